@@ -1,0 +1,54 @@
+"""GMI: generative model inversion (Zhang et al., "The Secret Revealer", CVPR 2020)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
+from mibench.latents import descend_nesterov
+from mibench.losses import critic_prior, cross_entropy
+from mibench.oracle import Oracle
+from mibench.selection import best_restart
+
+
+class Gmi(Attack):
+    """Minimise 100 CE(T(G(z)), y) - D(G(z)) over z by Nesterov momentum, z clamped to [-1, 1] after each step."""
+
+    access = Access.WHITE_BOX
+
+    class Params(BaseParams):
+        iterations: int = Field(2400, ge=0, description="steps, at least 0")
+        lr: float = Field(0.02, gt=0)
+        momentum: float = Field(0.9, ge=0, lt=1)
+        identity_weight: float = Field(100.0, ge=0)
+        bound: float = Field(1.0, gt=0, description="z stays in [-bound, bound]")
+        reference_batch: int = Field(60, ge=1, description="batch whose mean the published step is")
+        restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
+        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the WGAN-GP prior")
+
+    def prior(self) -> PriorRef:
+        return PriorRef("wgan_gp", self.params.prior_params)
+
+    def invert(
+        self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
+    ) -> Iterator[Reconstruction]:
+        p = self.params
+        generator, critic = prior.generator, prior.critic
+        assert critic is not None
+        rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
+
+        def objective(z: Tensor) -> Tensor:
+            x = generator(z)
+            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label) + critic_prior(critic(x))
+
+        start = rows.streams("latent").normal(len(rows), prior.latent_dim)
+        steps = ctx.steps("gmi", p.iterations)
+        z = descend_nesterov(start, objective, steps, p.lr, p.momentum, p.bound, p.reference_batch)
+        with torch.no_grad(), oracle.phase("selection"):
+            images = generator(z)
+            score = oracle.logits(images, rows).gather(1, rows.label[:, None])[:, 0]
+            initial = generator(start)
+        yield from best_restart(rows, images, initial, score)

@@ -1,0 +1,98 @@
+"""PPA: plug-and-play attacks with a pretrained public generator (Struppek et al., ICML 2022)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mibench.augment import mirror, resized_crop
+from mibench.contracts import (
+    Access,
+    Attack,
+    AttackContext,
+    BaseParams,
+    PriorModel,
+    PriorRef,
+    Reconstruction,
+    Rows,
+)
+from mibench.latents import descend_adam
+from mibench.losses import poincare
+from mibench.oracle import Oracle
+from mibench.selection import top_restarts
+
+
+class Ppa(Attack):
+    """Search a shared pool of latents for each class, optimise the best with the Poincare loss on randomly cropped
+    images, keep the results that the target recognises under many transformations."""
+
+    access = Access.WHITE_BOX
+    deviations = (
+        "With a DCGAN prior there is no mapping network: w = z, and truncation scales z towards its mean 0.",
+        "Crops are drawn per row, not once per batch.",
+    )
+
+    class Params(BaseParams):
+        prior: str = Field("dcgan", description="the generator: id of a prior with scope public, dcgan or digiface")
+        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
+        pool: int = Field(5000, ge=1, description="latents in the candidate search (S)")
+        truncation: float = Field(0.5, gt=0, description="psi, scale of the pool's latents")
+        candidates: int = Field(200, ge=1, description="pool members optimised per identity")
+        keep: int = Field(50, ge=1, description="results kept per identity, at most candidates")
+        iterations: int = Field(70, ge=0, description="steps, at least 0")
+        lr: float = Field(0.005, gt=0)
+        betas: tuple[float, float] = (0.1, 0.1)
+        crop: tuple[float, float] = Field((0.9, 1.0), description="area range of the crop while optimising")
+        selection_views: int = Field(100, ge=1, description="transformed copies per result in the final selection")
+        selection_crop: tuple[float, float] = (0.5, 0.9)
+        selection_ratio: tuple[float, float] = (0.8, 1.2)
+
+    def prior(self) -> PriorRef:
+        return PriorRef(self.params.prior, self.params.prior_params)
+
+    def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
+        """The (S, d) latents that every identity's candidates come from."""
+        return self.params.truncation * ctx.stream("pool").normal(self.params.pool, prior.latent_dim)
+
+    @torch.no_grad()
+    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
+        """(S, K) confidence of the target in each pool image: mean softmax of the image and its mirror."""
+        assert prior is not None
+        confidence = []
+        with oracle.phase("search"):
+            for w in self.pool(prior, ctx).split(250):
+                x = prior.generator(w).clamp(0, 1)
+                confidence.append((oracle.scores(x) + oracle.scores(x.flip(3))) / 2)
+        return {"confidence": torch.cat(confidence)}
+
+    def invert(
+        self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
+    ) -> Iterator[Reconstruction]:
+        p = self.params
+        rows = ctx.rows(labels, p.candidates)
+        confidence = ctx.artifact["confidence"][:, list(labels)]
+        best = confidence.topk(p.candidates, dim=0).indices
+        start = self.pool(prior, ctx)[best.T.flatten()]
+        crops = rows.streams("crop")
+
+        def objective(w: Tensor) -> Tensor:
+            return poincare(oracle.logits(resized_crop(prior.generator(w), crops, p.crop), rows), rows.label)
+
+        w = descend_adam(start, objective, ctx.steps("ppa", p.iterations), p.lr, p.betas)
+        with torch.no_grad():
+            images, initial = prior.generator(w), prior.generator(start)
+            score = self._robustness(oracle, images, rows)
+        yield from top_restarts(rows, images, initial, score, min(p.keep, p.candidates))
+
+    def _robustness(self, oracle: Oracle, images: Tensor, rows: Rows) -> Tensor:
+        """(R,) mean target confidence over ``selection_views`` random crops and mirrors."""
+        p = self.params
+        views = rows.streams("selection")
+        total = torch.zeros(len(rows), device=images.device)
+        with oracle.phase("selection"):
+            for _ in range(p.selection_views):
+                view = mirror(resized_crop(images, views, p.selection_crop, p.selection_ratio), views)
+                total += oracle.scores(view, rows).gather(1, rows.label[:, None])[:, 0]
+        return total / p.selection_views

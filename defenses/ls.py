@@ -1,0 +1,32 @@
+"""Label smoothing and negative label smoothing (Struppek et al., "Be Careful What You Smooth For", ICLR 2024)."""
+
+from pydantic import Field
+from torch import Tensor
+
+from mibench.contracts import BaseParams, Batch, Defense, Output, Progress
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
+    """mean over rows of (1 - alpha) (-lp_y) + alpha (-mean_c lp_c), lp = log softmax(logits); alpha may be negative."""
+    log_p = logits.log_softmax(1)
+    own = log_p.gather(1, labels[:, None])[:, 0]
+    return -((1 - alpha) * own + alpha * log_p.mean(1)).mean()
+
+
+def scheduled(alpha: float, progress: Progress) -> float:
+    """alpha at an epoch, as released: a negative alpha is 0 for the first half, ramps to half of itself until three
+    quarters, then jumps to its full value. A positive one is constant."""
+    e, n = progress.epoch, progress.epochs
+    if alpha >= 0 or e >= 0.75 * n:
+        return alpha
+    return 0.0 if e < 0.5 * n else alpha * (e + 1 - 0.5 * n) / (0.5 * n)
+
+
+class LabelSmoothing(Defense):
+    """Positive alpha flattens the target's outputs and leaks more; negative alpha sharpens them."""
+
+    class Params(BaseParams):
+        alpha: float = Field(-0.05, gt=-1, lt=1, description="smoothing factor, in (-1, 1)")
+
+    def loss(self, batch: Batch, output: Output, progress: Progress) -> Tensor:
+        return smoothed_cross_entropy(output.logits, batch.labels, scheduled(self.params.alpha, progress))

@@ -1,0 +1,51 @@
+"""MID: a variational information bottleneck before the classifier (Wang et al., AAAI 2021)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mibench.contracts import BaseParams, Batch, Classifier, Defense, Output, Progress, Rng
+
+
+def information(mu: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mu, std^2) || N(0, 1)), summed over dimensions, mean over the batch. (N, k) each; a scalar, in nats."""
+    return -0.5 * (1 + 2 * std.log() - mu.square() - std.square()).sum(1).mean()
+
+
+class Bottleneck(nn.Module):
+    """s = Linear(F, 2k)(f), mu = s[:k], std = softplus(s[k:] - 5), z = mu + std eps, logits = Linear(k, K)(z), k = F // 2.
+
+    z is sampled at inference too, as released, unless ``mean_only``.
+    """
+
+    def __init__(self, features: int, classes: int, mean_only: bool) -> None:
+        super().__init__()
+        self.k = features // 2
+        self.statistics = nn.Linear(features, 2 * self.k)
+        self.classify = nn.Linear(self.k, classes)
+        self.mean_only = mean_only
+
+    def sample(self, features: Tensor, rng: Rng | None) -> tuple[Tensor, dict[str, Tensor]]:
+        s = self.statistics(features)
+        mu, std = s[:, : self.k], functional.softplus(s[:, self.k :] - 5)
+        if self.mean_only and not self.training:
+            return self.classify(mu), {"mu": mu, "std": std}
+        eps = torch.randn_like(mu) if rng is None else rng.normal(*mu.shape)
+        return self.classify(mu + std * eps), {"mu": mu, "std": std}
+
+
+class Mid(Defense):
+    """L = CE + beta I(features; z)."""
+
+    class Params(BaseParams):
+        beta: float = Field(0.003, ge=0, description="weight of the information term, at least 0")
+        mean_only: bool = Field(False, description="no noise at inference")
+
+    def build(self, net: Classifier) -> Classifier:
+        net.head = Bottleneck(net.feature_dim, self.track.num_classes, self.params.mean_only)
+        return net
+
+    def loss(self, batch: Batch, output: Output, progress: Progress) -> Tensor:
+        cross_entropy = functional.cross_entropy(output.logits, batch.labels)
+        return cross_entropy + self.params.beta * information(output.hidden["mu"], output.hidden["std"])

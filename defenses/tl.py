@@ -1,0 +1,28 @@
+"""TL-DMI: pretrain on public faces, freeze the first stages, fine-tune the rest (Ho et al., CVPR 2024)."""
+
+from pydantic import Field
+
+from mibench.contracts import BaseParams, Classifier, Defense, TrainContext
+
+
+class TransferLearning(Defense):
+    """The frozen stages have never been trained on a private image."""
+
+    deviations = ("Pretraining uses the track's public identities where the papers' face and ImageNet weights do not fit.",)
+
+    class Params(BaseParams):
+        frozen: int = Field(2, ge=0, description="stages frozen, from the image on")
+        frozen_statistics: bool = Field(False, description="freeze the frozen stages' batch norm statistics too")
+
+    def train(self, ctx: TrainContext) -> Classifier:
+        public = ctx.public_labelled()
+        assert public is not None  # skip() says so where there is none
+        source = ctx.fit(ctx.new_network(public.num_classes), public, "pretrain")
+        stages = dict(source.stages())
+        for name, stage in ctx.net.stages():
+            stage.load_state_dict(stages[name].state_dict())
+        ctx.net.freeze(self.params.frozen, self.params.frozen_statistics)
+        return ctx.default_train()
+
+    def skip(self) -> str | None:
+        return None if self.track.public_labelled else "the track has no labelled public images to pretrain on"

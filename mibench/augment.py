@@ -1,0 +1,131 @@
+"""Batched, per-image augmentation on the device. Every function draws its numbers from an ``Rng``, so the same code
+serves training (one stream) and attacks (one stream per row)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mibench.random import Rng
+
+Fill = Literal["mean", "zero", "image_mean", "patch", "noise"]
+
+
+def shift_flip_warp(
+    images: Tensor,
+    rng: Rng,
+    shift: float = 0.0,
+    flip: bool = False,
+    rotate: float = 0.0,
+    scale: float = 0.0,
+    light: float = 0.0,
+) -> Tensor:
+    """The standard augmentation: per image, a shift of up to ``shift`` of the side, a mirror image half of the time,
+    up to ``rotate`` degrees, a zoom within 1 +- ``scale`` and contrast and brightness within 1 +- ``light``.
+    Borders are replicated. (N, C, H, W) in [0, 1] -> the same."""
+    n = len(images)
+    u = 2 * rng.uniform(n, 7) - 1
+    angle = u[:, 2] * math.radians(rotate)
+    zoom = 1 + u[:, 3] * scale
+    mirror = torch.where((u[:, 4] < 0) & flip, -1.0, 1.0)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    theta = torch.stack(
+        [
+            torch.stack([cos * mirror, -sin, 2 * shift * u[:, 0]], 1),
+            torch.stack([sin * mirror, cos, 2 * shift * u[:, 1]], 1),
+        ],
+        1,
+    )
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    out = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    if light:
+        mean = out.mean((1, 2, 3), keepdim=True)
+        contrast, brightness = (1 + light * u[:, 5:7]).reshape(n, 2, 1, 1, 1).unbind(1)
+        out = (((out - mean) * contrast + mean) * brightness).clamp(0, 1)
+    return out
+
+
+def erase_rectangles(
+    images: Tensor,
+    rng: Rng,
+    area: tuple[float, float],
+    p: float = 1.0,
+    ratio: tuple[float, float] = (1.0, 1.0),
+    fill: Fill | tuple[float, ...] = "mean",
+    mean: tuple[float, ...] = (0.0,),
+) -> Tensor:
+    """Erase one rectangle per image (random erasing; Zhong et al., AAAI 2020), each image its own.
+
+    With probability ``p``: area a ~ U(area) of the image, aspect ratio r ~ log-uniform(ratio), height
+    round(sqrt(a H W r)), width round(sqrt(a H W / r)), up to ten tries until both are smaller than the image (else
+    the image stays as it is), position uniform among those that fit. The distribution is torchvision's
+    ``RandomErasing``. ``fill``: ``mean`` (the given constants per channel), ``zero``, ``image_mean`` (per image and
+    channel), ``patch`` (one uniform colour per image), ``noise`` (standard normal per pixel), or constants.
+    """
+    n, channels, height, width = images.shape
+    tries = rng.uniform(n, 10, 2)
+    place = rng.uniform(n, 3)
+    a = area[0] + (area[1] - area[0]) * tries[..., 0]
+    r = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * tries[..., 1])
+    h = torch.sqrt(a * height * width * r).round()
+    w = torch.sqrt(a * height * width / r).round()
+    fits = (h < height) & (w < width)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    h, w = h.gather(1, first), w.gather(1, first)
+    top = torch.floor(place[:, 0:1] * (height - h + 1))
+    left = torch.floor(place[:, 1:2] * (width - w + 1))
+    apply = fits.any(1, keepdim=True) & (place[:, 2:3] < p)
+    y = torch.arange(height, device=images.device)[None]
+    x = torch.arange(width, device=images.device)[None]
+    inside_y = (y >= top) & (y < top + h) & apply
+    inside_x = (x >= left) & (x < left + w)
+    mask = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
+    return torch.where(mask, _fill(images, rng, fill, mean), images)
+
+
+def _fill(images: Tensor, rng: Rng, fill: Fill | tuple[float, ...], mean: tuple[float, ...]) -> Tensor:
+    n, channels, height, width = images.shape
+    if fill == "zero":
+        return torch.zeros(1, channels, 1, 1, device=images.device)
+    if fill == "image_mean":
+        return images.mean((2, 3), keepdim=True)
+    if fill == "patch":
+        return rng.uniform(n, channels, 1, 1)
+    if fill == "noise":
+        return rng.normal(n, channels, height, width)
+    values = mean if isinstance(fill, str) else fill
+    return torch.tensor(values, device=images.device).reshape(1, -1, 1, 1)
+
+
+def resized_crop(
+    images: Tensor, rng: Rng, scale: tuple[float, float], ratio: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """A random crop per image, resized back to the image's size: area a ~ U(scale), aspect ratio log-uniform, position
+    uniform, bilinear. Two small matrix products per image, so its gradient is deterministic on every device."""
+    n, _, height, width = images.shape
+    u = rng.uniform(n, 4)
+    a = scale[0] + (scale[1] - scale[0]) * u[:, 0]
+    r = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
+    crop_w = (torch.sqrt(a * r)).clamp(max=1) * width
+    crop_h = (torch.sqrt(a / r)).clamp(max=1) * height
+    rows = _interpolation(height, crop_h, u[:, 2] * (height - crop_h))
+    columns = _interpolation(width, crop_w, u[:, 3] * (width - crop_w))
+    return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
+
+
+def _interpolation(size: int, length: Tensor, start: Tensor) -> Tensor:
+    """(N, size, size): row i holds the weights that bilinear interpolation gives the pixels for output pixel i."""
+    position = torch.arange(size, device=length.device) + 0.5
+    at = (start[:, None] + position[None] * length[:, None] / size - 0.5).clamp(0, size - 1)
+    pixel = torch.arange(size, device=length.device)
+    return (1 - (at[..., None] - pixel).abs()).clamp(min=0)
+
+
+def mirror(images: Tensor, rng: Rng, p: float = 0.5) -> Tensor:
+    """Each image mirrored with probability ``p``."""
+    flip = rng.uniform(len(images)) < p
+    return torch.where(flip[:, None, None, None], images.flip(3), images)

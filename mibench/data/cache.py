@@ -1,0 +1,170 @@
+"""Named numpy arrays in a folder that is either complete or absent.
+
+A folder is written beside its place, synced, and renamed into it. A crash leaves a temporary folder and never
+half a cache; of two processes that write the same folder one wins and the other takes the winner's.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mibench.errors import MissingError
+
+INDEX = "index.json"
+SCHEMA = 1
+_ABANDONED_AFTER = 3600.0  # seconds until another process's temporary folder counts as left over from a crash
+
+
+def exists(folder: Path) -> bool:
+    return folder.is_dir()
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The folder's index: ``arrays``: shape, dtype, bytes and sha256 by name; ``meta`` is the writer's."""
+    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+
+
+def open_array(folder: Path, name: str) -> np.memmap:
+    """One array, memory-mapped and read-only: its bytes are read when they are used."""
+    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def problems(folder: Path, *, contents: bool = False) -> list[str]:
+    """What is wrong with a folder, in sentences. ``contents`` also compares each file's stored SHA-256."""
+    try:
+        index = read_index(folder)
+        entries = {name: dict(entry) for name, entry in index["arrays"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{folder / INDEX} cannot be read ({error})."]
+    if index.get("schema") != SCHEMA:
+        return [f"{folder / INDEX} has schema {index.get('schema')}, this version of mibench reads {SCHEMA}."]
+    found = [_problem(folder, name, entry, contents) for name, entry in entries.items()]
+    return [problem for problem in found if problem]
+
+
+def _problem(folder: Path, name: str, entry: dict[str, Any], contents: bool) -> str | None:
+    path = folder / f"{name}.npy"
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            return f"{path} has {size} bytes, expected {entry['bytes']}."
+        array = open_array(folder, name)
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read ({error})."
+    if list(array.shape) != entry["shape"] or array.dtype.str != entry["dtype"]:
+        return (
+            f"{path} holds {array.dtype.str} {list(array.shape)}, expected {entry['dtype']} {entry['shape']}."
+        )
+    if contents and _hash_file(path) != entry["sha256"]:
+        return f"{path} is damaged: its bytes do not have the SHA-256 they were written with."
+    return None
+
+
+def write(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Write ``folder`` atomically. If a sound folder is there already it stays; a damaged one is replaced."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep(folder.parent)
+        temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            _fill(temporary, arrays, meta)
+            _publish(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            needed = sum(array.nbytes for array in arrays.values()) / 2**20
+            raise MissingError(
+                f"No space left for {needed:.0f} MB of images in {folder.parent}. "
+                f"Free some, or set MIBENCH_HOME to a folder on a larger disk."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise MissingError(
+                f"{folder.parent} cannot be written ({error.strerror}). "
+                f"Set MIBENCH_HOME to a folder that you may write to."
+            ) from error
+        raise
+
+
+def sweep(parent: Path) -> None:
+    """Remove temporary folders that crashed processes left behind."""
+    for left in parent.glob(".*.tmp"):
+        try:
+            abandoned = time.time() - left.stat().st_mtime > _ABANDONED_AFTER
+        except OSError:  # its owner has just renamed it
+            continue
+        if abandoned:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _fill(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    folder.mkdir()
+    entries = {}
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        with path.open("wb") as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            _sync(file.fileno(), file.flush)
+        entries[name] = {
+            "shape": list(array.shape),
+            "dtype": array.dtype.str,
+            "bytes": path.stat().st_size,
+            "sha256": _hash_file(path),
+        }
+    with (folder / INDEX).open("w", encoding="utf-8") as file:
+        json.dump({"schema": SCHEMA, "arrays": entries, "meta": meta}, file, indent=1)
+        _sync(file.fileno(), file.flush)
+    _sync_folder(folder)
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    while True:
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not problems(folder):
+                return  # another process was first, with the same content
+            _set_aside(folder)
+        else:
+            _sync_folder(folder.parent)
+            return
+
+
+def _set_aside(folder: Path) -> None:
+    """Take a damaged folder out of the way. Arrays mapped from it stay readable until they are closed."""
+    aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:  # another process has just done so
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(descriptor: int, flush: Any) -> None:
+    flush()
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,53 @@
+"""Public faces that are nobody's: samples of a DCGAN trained on the synthetic faces of DigiFace-1M.
+
+The weights come with the package (``weights/LICENSE.digiface-dcgan``); ``scripts/convert_digiface.py`` made
+the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from mibench.nets.gan import DcganGenerator
+from mibench.nets.published import load_published
+from mibench.random import Stream
+
+WEIGHTS = Path(__file__).parent / "weights" / "digiface_dcgan.safetensors"
+BOX = (5, 4, 59, 58)  # left, top, right, bottom of the face in a 64x64 sample
+BATCH = 256
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
+
+
+def load_generator(device: torch.device | str) -> DcganGenerator:
+    """The 64-pixel colour generator, float32 and in eval mode, on ``device``. Its latents are N(0, I_100)."""
+    generator = DcganGenerator(resolution=64, channels=3, width=64, latent_dim=100, output="tanh")
+    load_published(generator, load_file(WEIGHTS))
+    return generator.to(device).eval()
+
+
+def face_crop(images: Tensor, resolution: int, grey: bool) -> Tensor:
+    """(N, 3, 64, 64) samples -> (N, 1 or 3, resolution, resolution) faces, differentiable; antialiased bilinear."""
+    if grey:
+        images = (images * torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    left, top, right, bottom = BOX
+    size = (resolution, resolution)
+    return functional.interpolate(images[:, :, top:bottom, left:right], size, mode="bilinear", antialias=True)
+
+
+@torch.inference_mode()
+def sample_faces(count: int, seed: int, resolution: int) -> np.ndarray:
+    """(count, 1, resolution, resolution) uint8 grey faces. A smaller ``count`` gives the first of them."""
+    generator = load_generator("cpu")
+    stream = Stream(seed)
+    faces = np.empty((count, 1, resolution, resolution), dtype=np.uint8)
+    for start in range(0, count, BATCH):
+        latents = stream.normal(BATCH, generator.latent_dim)[: count - start]
+        small = face_crop(generator(latents), resolution, grey=True)
+        faces[start : start + BATCH] = (small * 255).round().clamp(0, 255).byte().numpy()
+    return faces

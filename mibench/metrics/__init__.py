@@ -1,0 +1,92 @@
+"""What is measured: ids, directions and units here, without torch; the computing lies in the modules beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """One metric. ``direction`` says which values are more private (for ``nat1``: more useful). ``compute`` is the
+    function, as ``module:name``, that takes an ``Evidence`` and returns a ``MetricValue``."""
+
+    title: str
+    direction: Literal["low", "high", "none"]
+    unit: str
+    help: str
+    compute: str
+    version: int = 1
+
+
+_A, _D, _P = "mibench.metrics.accuracy", "mibench.metrics.distance", "mibench.metrics.perceptual"
+
+METRICS: dict[str, MetricInfo] = {
+    "nat1": MetricInfo(
+        "natural accuracy", "high", "fraction", "Top-1 accuracy of the target on the sealed test images.", f"{_A}:nat1"
+    ),
+    "att1": MetricInfo(
+        "attack accuracy, top-1",
+        "low",
+        "fraction",
+        "Share of all reconstructions that the evaluator assigns to the attacked identity, mean over identities.",
+        f"{_A}:att1",
+    ),
+    "att5": MetricInfo(
+        "attack accuracy, top-5", "low", "fraction", "The same with the evaluator's five best guesses.", f"{_A}:att5"
+    ),
+    "att1_selected": MetricInfo(
+        "attack accuracy, top-1, selected",
+        "low",
+        "fraction",
+        "att1 over the images that the attack keeps by looking only at the target.",
+        f"{_A}:att1_selected",
+    ),
+    "att5_selected": MetricInfo(
+        "attack accuracy, top-5, selected", "low", "fraction", "att5 over the selected images.", f"{_A}:att5_selected"
+    ),
+    "att1_step0": MetricInfo(
+        "top-1 before optimisation",
+        "none",
+        "fraction",
+        "att1 of the same rows before the first step: the floor that an attack must beat.",
+        f"{_A}:att1_step0",
+    ),
+    "conf": MetricInfo(
+        "confidence", "low", "fraction", "Mean probability of the attacked identity under the evaluator.", f"{_A}:conf"
+    ),
+    "knn_eval": MetricInfo(
+        "KNN distance",
+        "high",
+        "squared L2, evaluator features",
+        "Squared distance to the nearest private training image of the identity, in the evaluator's features, all images.",
+        f"{_D}:knn_eval",
+    ),
+    "d_eval": MetricInfo(
+        "feature distance",
+        "high",
+        "squared L2, evaluator features",
+        "The same over the selected images.",
+        f"{_D}:d_eval",
+    ),
+    "d_face": MetricInfo(
+        "FaceNet distance",
+        "high",
+        "squared L2, unit FaceNet vectors",
+        "Squared distance to the nearest private training image in VGGFace2 FaceNet features (0 to 4), selected images.",
+        f"{_P}:d_face",
+    ),
+    "lpips": MetricInfo(
+        "LPIPS", "high", "LPIPS (AlexNet)", "Perceptual distance to the nearest private training image.", f"{_P}:lpips"
+    ),
+    "fid": MetricInfo(
+        "FID",
+        "none",
+        "Frechet distance, Inception features",
+        "Against the private training images; needs 5,000 reconstructions.",
+        f"{_P}:fid",
+    ),
+    "face_rate": MetricInfo(
+        "face detection rate", "none", "fraction", "Share of reconstructions in which MTCNN finds a face.", f"{_P}:face_rate"
+    ),
+}

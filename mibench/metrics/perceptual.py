@@ -1,0 +1,111 @@
+"""Metrics whose networks come with published weights. Where those are not on this machine the value is null."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mibench.metrics.distributions import frechet_distance
+from mibench.metrics.evidence import Evidence, macro, nearest_private
+from mibench.records import MetricValue
+
+FID_MINIMUM = 5000
+_BATCH = 64
+
+
+def facenet_file() -> Path:
+    """Where facenet-pytorch keeps the VGGFace2 weights."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")) / "checkpoints" / "20180402-114759-vggface2.pt"
+
+
+def alexnet_file() -> Path:
+    """Where torchvision keeps LPIPS's AlexNet backbone."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
+
+
+def inception_file() -> Path:
+    """Where pytorch-fid keeps its Inception weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
+
+
+def _colour(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    return functional.interpolate(_colour(images), (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def d_face(e: Evidence) -> MetricValue:
+    if not facenet_file().is_file():
+        return MetricValue(
+            None, reason="FaceNet's VGGFace2 weights are not on this machine; get them: mibench data weights facenet"
+        )
+    from facenet_pytorch import InceptionResnetV1
+
+    net = InceptionResnetV1(pretrained="vggface2").eval()
+
+    def embed(images: Tensor) -> Tensor:
+        chunks = (_resized(images, 160) * 2 - 1).split(_BATCH)
+        return torch.cat([net(chunk) for chunk in chunks])
+
+    label = e.label[e.selected]
+    with torch.inference_mode():
+        distance, _ = nearest_private(embed(e.images[e.selected]), label, embed(e.private_images), e.private_labels)
+    return macro(distance, label)
+
+
+def lpips(e: Evidence) -> MetricValue:
+    if not alexnet_file().is_file():
+        return MetricValue(
+            None, reason="LPIPS's AlexNet weights are not on this machine; get them: mibench data weights lpips"
+        )
+    import lpips as library
+
+    net = library.LPIPS(net="alex", verbose=False).eval()
+    private = _resized(e.private_images, 64) * 2 - 1
+    values = []
+    with torch.inference_mode():
+        for image, label in zip(_resized(e.images, 64) * 2 - 1, e.label, strict=True):
+            own = private[e.private_labels == label]
+            values.append(net(image.expand_as(own), own).min())
+    return macro(torch.stack(values), e.label)
+
+
+def fid(e: Evidence) -> MetricValue:
+    if len(e.images) < FID_MINIMUM:
+        return MetricValue(
+            None, reason=f"FID needs at least {FID_MINIMUM:,} reconstructions; this run has {len(e.images):,}"
+        )
+    if importlib.util.find_spec("pytorch_fid") is None or not inception_file().is_file():
+        return MetricValue(
+            None, reason="FID's Inception weights are not on this machine; get them: mibench data weights inception"
+        )
+    from pytorch_fid.inception import InceptionV3
+
+    net = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
+
+    def embed(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([net(chunk)[0].flatten(1) for chunk in _resized(images, 299).split(_BATCH)])
+
+    value = frechet_distance(embed(e.private_images), embed(e.images))
+    return MetricValue(float(value), len(e.images))
+
+
+def face_rate(e: Evidence) -> MetricValue:
+    from facenet_pytorch import MTCNN
+
+    detector = MTCNN(image_size=160, keep_all=False, post_process=False, device="cpu")
+    pixels = (_resized(e.images, 160) * 255).round().byte().permute(0, 2, 3, 1).cpu()
+    found: list[float] = []
+    for chunk in pixels.split(_BATCH):
+        boxes, _ = detector.detect([image.numpy() for image in chunk])
+        found += [float(box is not None) for box in boxes]
+    return macro(torch.tensor(found), e.label.cpu())

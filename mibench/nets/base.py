@@ -1,0 +1,87 @@
+"""What every classifier here looks like: a body that yields named hidden tensors, features, and a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mibench.random import Rng
+
+
+class Output(NamedTuple):
+    """What a classifier returns.
+
+    logits: (N, K). features: (N, F), the input of the head. hidden: tensors by name, in order of depth: what a
+    defense may regularise (BiDO) and what a stochastic head adds (MID's ``mu`` and ``std``).
+    """
+
+    logits: Tensor
+    features: Tensor
+    hidden: dict[str, Tensor]
+
+
+@runtime_checkable
+class StochasticHead(Protocol):
+    """A head that draws noise, in training and at inference: it returns logits and further named tensors."""
+
+    def sample(self, features: Tensor, rng: Rng | None) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class Classifier(nn.Module):
+    """Base of targets and evaluators. Images are (N, C, H, W) float in [0, 1]; any normalisation is inside.
+
+    A subclass sets ``head`` and implements ``stages``; its stages are what a transfer defense freezes and, unless
+    ``taps`` says otherwise, what a dependency defense regularises.
+    """
+
+    head: nn.Module
+    feature_dim: int
+    _statistics_frozen: tuple[nn.Module, ...] = ()
+
+    def freeze(self, count: int, statistics: bool = False) -> None:
+        """Stop training the first ``count`` stages. Their batch norm keeps adapting to the data it sees unless
+        ``statistics`` freezes that too. Raises ValueError if there are not that many stages before the features."""
+        stages = [stage for name, stage in self.stages() if name != "features"]
+        if not 0 <= count <= len(stages):
+            raise ValueError(f"{type(self).__name__} has {len(stages)} stages; {count} cannot be frozen")
+        for stage in stages[:count]:
+            stage.requires_grad_(False)
+        if statistics:
+            self._statistics_frozen = tuple(stages[:count])
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        for stage in self._statistics_frozen:
+            stage.eval()
+        return self
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        """The parts of the body from the image to the features, in order, by name. Each is applied to the last."""
+        raise NotImplementedError(f"{type(self).__name__} must implement stages()")
+
+    def body(self, images: Tensor) -> dict[str, Tensor]:
+        """Every stage's output by name; the last one holds the (N, F) features."""
+        hidden: dict[str, Tensor] = {}
+        x = images
+        for name, stage in self.stages():
+            x = stage(x)
+            hidden[name] = x
+        return hidden
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Output:
+        """``rng`` feeds a stochastic head; deterministic classifiers ignore it."""
+        hidden = self.body(images)
+        features = next(reversed(hidden.values()))
+        if isinstance(self.head, StochasticHead):
+            logits, extra = self.head.sample(features, rng)
+            return Output(logits, features, hidden | extra)
+        return Output(self.head(features), features, hidden)
+
+
+@torch.no_grad()
+def parameter_count(net: nn.Module, trainable: bool = False) -> int:
+    """Number of scalars in the parameters; only those that train if ``trainable``."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad or not trainable)

@@ -1,0 +1,90 @@
+"""The default track's networks: small enough for two CPU cores, with the interface of the large ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from mibench.nets.base import Classifier
+
+
+def _conv_stage(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+
+
+class ConvNet(Classifier):
+    """Four times conv3x3-BN-ReLU-maxpool, widths 16/32/64/128, then a linear head on the flattened map."""
+
+    widths = (16, 32, 64, 128)
+
+    def __init__(self, num_classes: int, channels: int = 1, resolution: int = 32) -> None:
+        super().__init__()
+        sizes = (channels, *self.widths)
+        self.convs = nn.ModuleList(_conv_stage(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.flatten = nn.Flatten()
+        self.feature_dim = self.widths[-1] * (resolution // 16) ** 2
+        self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        for index, stage in enumerate(self.convs, start=1):
+            yield f"stage{index}", stage
+        yield "features", self.flatten
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        same = stride == 1 and channels_in == channels_out
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+        )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.branch(x) + self.shortcut(x))
+
+
+class SmallResNet(Classifier):
+    """The evaluator of the small tracks: stem 5x5, residual stages 24/48/96/128, global average (0.45 M)."""
+
+    widths = (24, 48, 96, 128)
+
+    def __init__(self, num_classes: int, channels: int = 1, resolution: int = 32) -> None:
+        super().__init__()
+        first = self.widths[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, first, 5, 1 if resolution <= 32 else 2, 2, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+        )
+        sizes = (first, *self.widths)
+        self.blocks = nn.ModuleList(
+            _Residual(a, b, 1 if index == 0 else 2)
+            for index, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+        )
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.feature_dim = self.widths[-1]
+        self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        yield "stem", self.stem
+        for index, block in enumerate(self.blocks, start=1):
+            yield f"stage{index}", block
+        yield "features", self.pool

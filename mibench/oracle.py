@@ -1,0 +1,97 @@
+"""The only view of the target that an attack or a target-scoped prior gets: what its access allows, counted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mibench.errors import StageFailed
+from mibench.nets.base import Classifier, Output
+from mibench.random import Stream
+
+if TYPE_CHECKING:
+    from mibench.contracts import Access, Rows
+
+_RANK = {"labels": 0, "scores": 1, "white_box": 2}
+
+
+class AccessDenied(StageFailed):
+    """An attack asked the target for more than its declared access allows."""
+
+
+class Oracle:
+    """Answers about a frozen target in eval mode, as much as ``access`` allows, and counts every question.
+
+    Counts are images, per identity where ``rows`` is given and under "shared" where it is not, per phase, in three
+    kinds: ``forward`` (scores or logits), ``gradient`` (images whose input gradient can be taken) and ``label``.
+    One call asks about each row once; a method that looks at several views of a row calls once per view.
+    """
+
+    def __init__(self, net: Classifier, access: Access | str, num_classes: int, seed: int = 0) -> None:
+        self._net = net.eval().requires_grad_(False)
+        self._rank = _RANK[str(access)]
+        self.access = str(access)
+        self.num_classes = num_classes
+        self._seed = seed
+        self._phase = "optimisation"
+        self._counts: dict[str, dict[str, dict[str, int]]] = defaultdict(
+            lambda: defaultdict(lambda: {"forward": 0, "gradient": 0, "label": 0})
+        )
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Book the questions asked inside under ``name`` (search, optimisation, selection, prior)."""
+        previous, self._phase = self._phase, name
+        try:
+            yield
+        finally:
+            self._phase = previous
+
+    def output(self, images: Tensor, rows: Rows | None = None) -> Output:
+        """Logits, features and named hidden tensors, differentiable in ``images``. White box only."""
+        self._require("white_box")
+        self._count(images, rows, "gradient" if images.requires_grad and torch.is_grad_enabled() else "forward")
+        return self._ask(images, rows)
+
+    def logits(self, images: Tensor, rows: Rows | None = None) -> Tensor:
+        """(N, K) logits, differentiable in ``images``. White box only."""
+        return self.output(images, rows).logits
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, rows: Rows | None = None) -> Tensor:
+        """(N, K) softmax scores, without gradient."""
+        self._require("scores")
+        self._count(images, rows, "forward")
+        return self._ask(images, rows).logits.softmax(1)
+
+    @torch.no_grad()
+    def labels(self, images: Tensor, rows: Rows | None = None) -> Tensor:
+        """(N,) predicted classes."""
+        self._count(images, rows, "label")
+        return self._ask(images, rows).logits.argmax(1)
+
+    def counts(self) -> dict[str, Any]:
+        """{identity or "shared": {phase: {"forward": n, "gradient": n, "label": n}}}."""
+        return {who: {phase: dict(kinds) for phase, kinds in phases.items()} for who, phases in self._counts.items()}
+
+    def _ask(self, images: Tensor, rows: Rows | None) -> Output:
+        rng = rows.noise if rows is not None else Stream(self._seed, images.device)
+        return self._net(images, rng)
+
+    def _count(self, images: Tensor, rows: Rows | None, kind: str) -> None:
+        if rows is None:
+            self._counts["shared"][self._phase][kind] += len(images)
+            return
+        if len(images) != len(rows):
+            raise ValueError(f"{len(images)} images were asked about for {len(rows)} rows")
+        for label in rows.identities:
+            self._counts[str(label)][self._phase][kind] += rows.restarts
+
+    def _require(self, access: str) -> None:
+        if self._rank < _RANK[access]:
+            raise AccessDenied(f"The attack declares access {self.access!r} and asked for {access!r}.")

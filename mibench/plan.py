@@ -1,0 +1,148 @@
+"""Cells to a graph of stages. Pure: no files, no torch.
+
+    evaluator   target -----> utility ----------.
+        |         |  \\                           |
+        |         |   prior (scope "target")     |
+        |         |   /      \\                   |
+        |       invert <- prepare                |
+        '-----------+------> evaluate <----------'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mibench.identity import digest, stage_key
+from mibench.registry import Facts
+from mibench.tracks import Track
+
+# Bumped when the engine's part of a stage may change its result.
+ENGINE_VERSIONS = {"evaluator": 1, "target": 1, "prior": 1, "prepare": 1, "invert": 1, "utility": 1, "evaluate": 1}
+
+# Which sections of a track can change a stage's result.
+TRACK_PARTS = {
+    "evaluator": ("private", "evaluator"),
+    "target": ("private", "public", "target"),
+    "prior": ("public",),
+    "prepare": ("public", "attack"),
+    "invert": ("public", "attack"),
+    "utility": ("private",),
+    "evaluate": ("private", "attack", "metrics"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cached step. ``inputs`` maps a role to (kind, key) of the stage whose artefact it reads."""
+
+    kind: str
+    key: str
+    plugin: str  # id, or "engine"
+    version: int
+    params: dict[str, Any]
+    non_default: dict[str, Any]
+    seed: int
+    track: str
+    inputs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    source_sha256: str = ""
+    access: str | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be: a defense and an attack on a track with a seed, and how to find an attack's prior."""
+
+    track: Track
+    defense: Facts
+    attack: Facts
+    seed: int
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A cell and the keys of its stages by role."""
+
+    run: str
+    cell: Cell
+    stages: dict[str, Stage]
+
+
+@dataclass
+class Plan:
+    """Every stage once, parents before children, and the runs that need them."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    runs: list[PlannedRun] = field(default_factory=list)
+    skipped: list[tuple[Cell, str]] = field(default_factory=list)
+
+
+PriorFacts = Callable[[str, dict[str, Any], Track], Facts]
+
+
+def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
+    """Expand ``cells``; stages with the same key are one. ``prior_facts`` resolves an attack's prior on a track."""
+    plan = Plan()
+    for cell in cells:
+        reason = cell.defense.skip or cell.attack.skip
+        if reason:
+            plan.skipped.append((cell, reason))
+            continue
+        stages = _stages(cell, prior_facts)
+        for stage in stages.values():
+            plan.stages.setdefault(stage.key, stage)
+        run = digest({"evaluate": stages["evaluate"].key, "target": stages["target"].key})[:12]
+        if all(run != planned.run for planned in plan.runs):
+            plan.runs.append(PlannedRun(run, cell, stages))
+    return plan
+
+
+def _stages(cell: Cell, prior_facts: PriorFacts) -> dict[str, Stage]:
+    track, defense, attack, seed = cell.track, cell.defense, cell.attack, cell.seed
+    stages: dict[str, Stage] = {}
+
+    def add(kind: str, facts: Facts | None, stage_seed: int, roles: Iterable[str], title: str) -> Stage:
+        inputs = {role: (stages[role].kind, stages[role].key) for role in roles if role in stages}
+        version = ENGINE_VERSIONS[kind] * 1000 + (facts.version if facts else 0)
+        plugin = facts.id if facts else "engine"
+        key = stage_key(
+            kind,
+            plugin,
+            version,
+            facts.non_default if facts else {},
+            stage_seed,
+            track.part(*TRACK_PARTS[kind]),
+            {role: parent for role, (_, parent) in inputs.items()},
+        )
+        stages[kind] = Stage(
+            kind,
+            key,
+            plugin,
+            version,
+            facts.params if facts else {},
+            facts.non_default if facts else {},
+            stage_seed,
+            track.id,
+            inputs,
+            facts.source_sha256 if facts else "",
+            attack.access if kind in ("prior", "prepare", "invert") else None,
+            title,
+        )
+        return stages[kind]
+
+    add("evaluator", None, 0, (), f"evaluator of {track.id}")
+    add("target", defense, seed, (), f"target {defense.label} seed {seed}")
+    if attack.prior is not None:
+        prior = prior_facts(attack.prior["id"], attack.prior["params"], track)
+        own = prior.scope == "target"
+        title = f"prior {prior.id}" + (f" for {defense.label} seed {seed}" if own else "")
+        add("prior", prior, seed if own else 0, ("target",) if own else (), title)
+    who = f"{attack.label} on {defense.label} seed {seed}"
+    if attack.prepares:
+        add("prepare", attack, seed, ("target", "prior"), f"prepare {who}")
+    add("invert", attack, seed, ("target", "prior", "prepare"), f"invert {who}")
+    add("utility", defense, seed, ("target",), f"utility of {defense.label} seed {seed}")
+    add("evaluate", None, 0, ("evaluator", "invert", "utility"), f"evaluate {who}")
+    return stages

@@ -1,0 +1,30 @@
+"""The untouched DCGAN of synthetic DigiFace-1M faces as a prior: nothing is trained, and its faces are nobody's."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mibench.contracts import Prior, PriorContext, PriorModel
+from mibench.data.digiface import face_crop, load_generator
+
+
+class _Faces(nn.Module):
+    def __init__(self, resolution: int, channels: int) -> None:
+        super().__init__()
+        self.generator = load_generator("cpu")
+        self.resolution, self.channels = resolution, channels
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return face_crop(self.generator(latents), self.resolution, grey=self.channels == 1)
+
+
+class DigiFace(Prior):
+    """64x64 colour samples, grey if the track is, cropped to the face and resized to the track's resolution."""
+
+    scope = "public"
+
+    def build(self) -> PriorModel:
+        return PriorModel(_Faces(self.track.resolution, self.track.channels), 100)
+
+    def train(self, ctx: PriorContext, model: PriorModel) -> None:
+        """Published weights are used as they are."""

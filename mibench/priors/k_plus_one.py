@@ -1,0 +1,92 @@
+"""KEDMI's inversion-specific GAN (Chen et al., ICCV 2021): a discriminator with the target's K classes and "fake".
+
+Its labels on public images are the target's soft labels, so it is trained per target.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
+from mibench.losses import log_partition
+from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
+
+
+def discriminator_loss(labelled: Tensor, target: Tensor, unlabelled: Tensor, fake: Tensor) -> Tensor:
+    """L_D = L_sup + L_unsup, a scalar. All arguments are (N, K) logits; ``target`` are the target model's.
+
+    L_sup = -E sum_k softmax(o)_k log softmax(D(xA))_k. L_unsup = 0.5 (E softplus(Z(xB)) - E Z(xB) + E softplus(Z(G(z)))),
+    with Z the log-partition over the K real classes.
+    """
+    supervised = -(target.softmax(1) * labelled.log_softmax(1)).sum(1).mean()
+    real, generated = log_partition(unlabelled), log_partition(fake)
+    return supervised + 0.5 * (softplus(real).mean() - real.mean() + softplus(generated).mean())
+
+
+def generator_loss(
+    fake_features: Tensor, real_features: Tensor, fake_logits: Tensor, entropy_weight: float = 1e-4
+) -> Tensor:
+    """L_G, a scalar: mean over feature dimensions of |mean_i f(G(z_i)) - mean_i f(x_i)|, plus ``entropy_weight`` times
+    the entropy of softmax D(G(z)), summed (not averaged) over the batch."""
+    matching = (fake_features.mean(0) - real_features.mean(0)).abs().mean()
+    entropy = -(fake_logits.softmax(1) * fake_logits.log_softmax(1)).sum()
+    return matching + entropy_weight * entropy
+
+
+class KPlusOne(Prior):
+    """Three independent public batches per generator step: A labelled by the target, B unlabelled, C for features."""
+
+    scope = "target"
+
+    class Params(BaseParams):
+        steps: int = Field(56_160, ge=1, description="discriminator steps, at least 1 (120 epochs over 30,000 images)")
+        batch: int = Field(64, ge=2)
+        lr: float = Field(2e-4, gt=0)
+        betas: tuple[float, float] = (0.5, 0.999)
+        discriminator_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
+        entropy_weight: float = Field(1e-4, ge=0)
+        width: int = Field(64, ge=1)
+        latent_dim: int = Field(100, ge=1)
+        kernels: tuple[int, int] = Field((64, 50), description="minibatch discrimination: kernels, dimensions each")
+
+    def build(self) -> PriorModel:
+        p, t = self.params, self.track
+        generator = GmiGenerator(t.resolution, t.channels, p.width, p.latent_dim)
+        critic = KedmiDiscriminator(t.num_classes, t.resolution, t.channels, p.width, p.kernels)
+        return PriorModel(generator, p.latent_dim, critic)
+
+    def train(self, ctx: PriorContext, model: PriorModel) -> None:
+        p = self.params
+        generator, critic = model.generator, model.critic
+        assert critic is not None and ctx.oracle is not None
+        with ctx.oracle.phase("prior"):
+            labels = torch.cat([ctx.oracle.scores(chunk) for chunk in ctx.public.images.split(256)])
+        target_logits = labels.clamp(min=1e-30).log()  # softmax(log p) = p
+        opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
+        opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
+        loop = ctx.loop("k_plus_one", p.steps, {"model": model, "opt_g": opt_g, "opt_d": opt_d})
+        for step in loop:
+            rng = ctx.stream(f"step.{step}")
+            a, b = rng.integers(len(ctx.public), p.batch), rng.integers(len(ctx.public), p.batch)
+            with torch.no_grad():
+                fake = generator(rng.normal(p.batch, p.latent_dim))
+            images = torch.cat([ctx.public.images[a], ctx.public.images[b], fake])
+            labelled, unlabelled, generated = critic(images, group=p.batch).logits.split(p.batch)
+            loss_d = discriminator_loss(labelled, target_logits[a], unlabelled, generated)
+            opt_d.zero_grad()
+            loss_d.backward()
+            opt_d.step()
+            if (step + 1) % p.discriminator_steps == 0:
+                c = rng.integers(len(ctx.public), p.batch)
+                fake = generator(rng.normal(p.batch, p.latent_dim))
+                with torch.no_grad():
+                    real_features = critic(ctx.public.images[c]).features
+                out = critic(fake)
+                loss_g = generator_loss(out.features, real_features, out.logits, p.entropy_weight)
+                opt_g.zero_grad()
+                loss_g.backward()
+                opt_g.step()
+            loop.report(loss=loss_d)

@@ -1,0 +1,64 @@
+"""WGAN-GP on public images: GMI's prior (Zhang et al., CVPR 2020), target-independent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
+from mibench.nets.gan import GmiCritic, GmiGenerator
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """E (||grad D(x^)||_2 - 1)^2 at x^ = alpha real + (1 - alpha) fake. ``alpha`` (N, 1, 1, 1) in [0, 1]; a scalar."""
+    between = (alpha * real + (1 - alpha) * fake).detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (gradient.flatten(1).norm(2, dim=1) - 1).square().mean()
+
+
+class WganGp(Prior):
+    """L_D = -(E D(x) - E D(G(z))) + 10 GP, L_G = -E D(G(z)); one generator step every fifth critic step."""
+
+    scope = "public"
+
+    class Params(BaseParams):
+        steps: int = Field(56_160, ge=1, description="critic steps, at least 1 (120 epochs over 30,000 images)")
+        batch: int = Field(64, ge=2)
+        lr: float = Field(2e-4, gt=0)
+        betas: tuple[float, float] = (0.5, 0.999)
+        penalty: float = Field(10.0, ge=0)
+        critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
+        width: int = Field(64, ge=1)
+        latent_dim: int = Field(100, ge=1)
+
+    def build(self) -> PriorModel:
+        p, t = self.params, self.track
+        generator = GmiGenerator(t.resolution, t.channels, p.width, p.latent_dim)
+        return PriorModel(generator, p.latent_dim, GmiCritic(t.resolution, t.channels, p.width))
+
+    def train(self, ctx: PriorContext, model: PriorModel) -> None:
+        p = self.params
+        generator, critic = model.generator, model.critic
+        assert critic is not None
+        opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
+        opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
+        loop = ctx.loop("wgan_gp", p.steps, {"model": model, "opt_g": opt_g, "opt_d": opt_d})
+        for step in loop:
+            rng = ctx.stream(f"step.{step}")
+            real = ctx.public.images[rng.integers(len(ctx.public), p.batch)]
+            with torch.no_grad():
+                fake = generator(rng.normal(p.batch, p.latent_dim))
+            gap = critic(fake).mean() - critic(real).mean()
+            loss_d = gap + p.penalty * gradient_penalty(critic, real, fake, rng.uniform(p.batch, 1, 1, 1))
+            opt_d.zero_grad()
+            loss_d.backward()
+            opt_d.step()
+            if (step + 1) % p.critic_steps == 0:
+                loss_g = -critic(generator(rng.normal(p.batch, p.latent_dim))).mean()
+                opt_g.zero_grad()
+                loss_g.backward()
+                opt_g.step()
+            loop.report(loss=loss_d)

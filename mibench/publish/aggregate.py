@@ -1,0 +1,256 @@
+"""From runs to leaderboard rows: means and intervals over seeds, worst attacks, ranks and the Pareto
+front."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mibench.records import RunRecord
+
+TABLE_METRICS = (
+    "nat1",
+    "att1",
+    "att5",
+    "att1_selected",
+    "att1_step0",
+    "conf",
+    "knn_eval",
+    "d_eval",
+    "face_rate",
+)
+UTILITY, LEAKAGE = "nat1", "att1"
+
+
+def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """The t interval of the mean over seeds (evaluation 7.7), None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (utility, leakage) that no other point beats, by rising utility.
+
+    A point is beaten by one with no less utility and no more leakage that is strictly better in one of
+    them; equal points therefore stand or fall together. No convex hull: mixing two models is not a
+    defense."""
+    front: list[int] = []
+    best = math.inf  # the least leakage seen at a higher utility
+    by_utility: dict[float, list[int]] = defaultdict(list)
+    for index, (utility, _) in enumerate(points):
+        by_utility[utility].append(index)
+    for utility in sorted(by_utility, reverse=True):
+        least = min(points[index][1] for index in by_utility[utility])
+        if least < best:
+            front += [index for index in reversed(by_utility[utility]) if points[index][1] == least]
+            best = least
+    return front[::-1]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of the leaderboard. ``mean`` is None exactly when ``reason`` is set. ``seeds`` of ``of``
+    runs had a value; ``source`` says what the interval is over: ``seeds``, ``bootstrap`` or None without
+    one."""
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+    seeds: int = 0
+    of: int = 0
+    source: str | None = None
+
+    @property
+    def upper(self) -> float:
+        """The upper end of the interval, or the mean without one."""
+        if self.mean is None:
+            return math.inf
+        return self.mean if self.high is None else self.high
+
+
+@dataclass
+class Row:
+    """A defense and an attack on a track, over seeds. ``runs`` includes failed ones, by seed."""
+
+    defense: str
+    attack: str
+    defense_label: str
+    attack_label: str
+    runs: list[RunRecord]
+    values: dict[str, Value]
+    seconds: float | None
+    position: int = 0  # in the default order
+    rank: int | None = None  # of the defense; None when it was not run against every attack
+    missing: tuple[str, ...] = ()  # attacks it still has to face
+    worst: bool = False  # the attack that recovers most from this defense
+    front: bool = False  # worst row of a defense on the Pareto front
+
+
+@dataclass(frozen=True)
+class Board:
+    """One track (one version of it) with its rows in default order. ``required`` are the attacks that a
+    defense has to face to be ranked."""
+
+    track: str
+    version: int
+    current: bool
+    rows: list[Row]
+    required: tuple[str, ...]
+    chance: float
+
+    @property
+    def key(self) -> str:
+        return self.track if self.current else f"{self.track}-v{self.version}"
+
+    @property
+    def front(self) -> list[str]:
+        """The defenses on the Pareto front, by rising utility."""
+        return [row.defense_label for row in sorted(self.rows, key=_utility) if row.front]
+
+
+def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """The runs that count, sorted: within a cell those of the newest run's method (versions and
+    parameters), and per seed the newest, a finished one before a failed one. Older ones would mix two
+    methods in one mean."""
+    cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
+    kept: list[RunRecord] = []
+    for key in sorted(cells):
+        ordered = sorted(cells[key], key=lambda run: (run.created, run.run))
+        done = [run for run in ordered if run.status == "done"]
+        by_seed = {run.seed: run for run in ordered if run.status != "done"}
+        by_seed |= {run.seed: run for run in done if _method(run) == _method(done[-1])}
+        kept += [by_seed[seed] for seed in sorted(by_seed)]
+    return kept
+
+
+def boards(runs: Sequence[RunRecord], tracks: Iterable[str] = ()) -> list[Board]:
+    """One board per track version that has runs: tracks in the given order, then by name; newest version
+    first. ``runs`` as of ``current_runs``."""
+    place = {track: index for index, track in enumerate(tracks)}
+    groups: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        groups[(run.track, run.track_version)].append(run)
+    newest = {track: max(v for t, v in groups if t == track) for track, _ in groups}
+    return [
+        _board(track, version, newest[track] == version, groups[(track, version)])
+        for track, version in sorted(groups, key=lambda key: (place.get(key[0], len(place)), key[0], -key[1]))
+    ]
+
+
+def _board(track: str, version: int, current: bool, runs: list[RunRecord]) -> Board:
+    cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        cells[(run.defense_label, run.attack_label)].append(run)
+    rows = [_row(cells[key]) for key in sorted(cells)]
+    required = required_attacks(rows)
+    _order(rows, required)
+    return Board(
+        track, version, current, sorted(rows, key=lambda row: row.position), required, runs[0].chance
+    )
+
+
+def required_attacks(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The attacks in their default setting that some defense faced; if there is none, all attacks."""
+    seen = {(row.attack_label, row.attack) for row in rows if row.values[LEAKAGE].mean is not None}
+    default = {label for label, attack in seen if label == attack}
+    return tuple(sorted(default or {label for label, _ in seen}))
+
+
+def _order(rows: list[Row], required: Sequence[str]) -> None:
+    """Fill position, rank, missing, worst and front. Defenses go by the upper end of their worst attack's
+    interval; those that did not face every attack come last and have no rank."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.defense_label].append(row)
+    for group in groups.values():
+        group.sort(key=_leakiest)
+        faced = {row.attack_label for row in group if row.values[LEAKAGE].mean is not None}
+        for row in group:
+            row.missing = tuple(attack for attack in required if attack not in faced)
+        group[0].worst = bool(faced)
+    ordered = sorted(
+        groups.values(), key=lambda g: (bool(g[0].missing), g[0].values[LEAKAGE].upper, _leakiest(g[0]))
+    )
+    position = 0
+    for rank, group in enumerate(ordered, start=1):
+        for row in group:
+            row.position, position = position, position + 1
+            row.rank = rank if group[0].worst and not row.missing else None
+    worst = [
+        (row, (row.values[UTILITY].mean, row.values[LEAKAGE].mean))
+        for row in rows
+        if row.worst and row.rank is not None and row.values[UTILITY].mean is not None
+    ]
+    for index in pareto_front([point for _, point in worst]):  # type: ignore[misc]
+        worst[index][0].front = True
+
+
+def _leakiest(row: Row) -> tuple[bool, float, float, str, str]:
+    value = row.values[LEAKAGE]
+    mean = -math.inf if value.mean is None else value.mean
+    return value.mean is None, -mean, -value.upper, row.defense_label, row.attack_label
+
+
+def _utility(row: Row) -> tuple[float, float, str]:
+    utility, leakage = row.values[UTILITY].mean, row.values[LEAKAGE].mean
+    return utility or 0.0, leakage or 0.0, row.defense_label
+
+
+def _row(runs: list[RunRecord]) -> Row:
+    done = [run for run in runs if run.status == "done"]
+    first = runs[0]
+    return Row(
+        defense=first.defense,
+        attack=first.attack,
+        defense_label=first.defense_label,
+        attack_label=first.attack_label,
+        runs=runs,
+        values={name: mean_over_seeds(name, done) for name in TABLE_METRICS},
+        seconds=math.fsum(run.seconds for run in done) / len(done) if done else None,
+    )
+
+
+def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
+    """One metric over the finished runs of a cell. One value keeps its run's own bootstrap interval."""
+    if not runs:
+        return Value(None, reason="no run finished")
+    metrics = [run.metrics[name] for run in runs if name in run.metrics]
+    known = [metric for metric in metrics if metric.value is not None]
+    if not known:
+        reasons = sorted({metric.reason for metric in metrics if metric.reason})
+        return Value(None, reason="; ".join(reasons) or "not measured on this track", of=len(runs))
+    values = [metric.value for metric in known if metric.value is not None]
+    mean = math.fsum(values) / len(values)
+    interval, source = seed_interval(values), "seeds"
+    if interval is None and known[0].ci_low is not None and known[0].ci_high is not None:
+        interval, source = (known[0].ci_low, known[0].ci_high), "bootstrap"
+    if interval is None:
+        return Value(mean, seeds=len(values), of=len(runs))
+    return Value(mean, *interval, seeds=len(values), of=len(runs), source=source)
+
+
+def _method(run: RunRecord) -> tuple[Any, ...]:
+    """What has to be equal for two runs of a cell to be seeds of the same method."""
+    versions = sorted({(stage.kind, stage.plugin, stage.version) for stage in run.stages})
+    return _frozen(run.defense_params), _frozen(run.attack_params), tuple(versions)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), _frozen(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return repr(value)

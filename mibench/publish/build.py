@@ -1,0 +1,234 @@
+"""Write the site into a fresh folder beside the old one, then swap the two by renaming."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import mibench
+from mibench.errors import UserError
+from mibench.publish import text
+from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.model import Catalogue, SiteOptions
+from mibench.publish.pages import Legend, board_view, protocol_view, run_page, run_view
+from mibench.records import SCHEMA, RunRecord
+from mibench.resources import resource_root
+
+MARK = "leaderboard.json"  # a folder without it was not written by build_site and is never replaced
+
+
+def build_site(runs: list[RunRecord], catalogue: Catalogue, out: Path, options: SiteOptions) -> Path:
+    """Write the leaderboard to the folder ``out`` and return its ``index.html``.
+
+    The same input gives the same bytes, in whatever order the runs come. ``out`` is replaced as a whole
+    once the new site is complete; on an error the old one stays. Raises UserError when ``out`` holds
+    something else than a site."""
+    out = Path(out).resolve()
+    shown = current_runs(runs)
+    _check(shown)
+    with _replacing(out) as folder:
+        _write(Folder(folder, out), shown, catalogue, options)
+    return out / "index.html"
+
+
+class Folder:
+    """The new site's folder. A file that the old site already has is linked from there: with thousands of
+    images that is what makes a rebuild fast. Nothing is ever linked to the store."""
+
+    def __init__(self, path: Path, old: Path) -> None:
+        self.path, self.old = path, old
+
+    def write(self, name: str, content: str) -> None:
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, encoding="utf-8", newline="\n")
+
+    def copy(self, source: Path, name: str) -> None:
+        target, before = self.path / name, self.old / name
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _same(source, before):
+            with contextlib.suppress(OSError):  # a file system without hard links
+                os.link(before, target)
+                return
+        shutil.copyfile(source, target)
+        stamp = source.stat()
+        os.utime(target, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+def _same(source: Path, copy: Path) -> bool:
+    """Whether ``copy`` was made from ``source`` as it is now: same size and time of change, to the
+    nanosecond."""
+    try:
+        one, two = source.stat(), copy.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(two.st_mode) and (one.st_size, one.st_mtime_ns) == (two.st_size, two.st_mtime_ns)
+
+
+def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options: SiteOptions) -> None:
+    site = resource_root() / "site"
+    for source in sorted((site / "static").rglob("*")):
+        if source.is_file():
+            folder.copy(source, source.relative_to(site).as_posix())
+    render = _renderer(site / "templates", options)
+    tracks = boards(runs, catalogue.tracks)
+    legend = Legend(tracks)
+    views = [board_view(board, catalogue, legend) for board in tracks]
+    folder.write("index.html", render("index.html", boards=views, root=""))
+    folder.write("protocol.html", render("protocol.html", **protocol_view(catalogue, tracks), root=""))
+    for run in runs:
+        view = run_view(run, catalogue, _pictures(folder, run, options))
+        folder.write(run_page(run), render("run.html", **view, root="../"))
+    folder.write("leaderboard.csv", _csv(runs))
+    data = {"schema": SCHEMA, "mibench": mibench.__version__, "runs": [run.public() for run in runs]}
+    folder.write(MARK, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _renderer(templates: Path, options: SiteOptions) -> Callable[..., str]:
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"duration": text.duration, "safe_url": text.safe_url, "plain": text.plain}
+    environment.globals |= {"anchor": text.anchor, "version": mibench.__version__, "options": options}
+
+    def render(template: str, **values: Any) -> str:
+        return environment.get_template(template).render(**values)
+
+    return render
+
+
+def _pictures(folder: Folder, run: RunRecord, options: SiteOptions) -> Callable[[dict[str, Any]], Any]:
+    """What the gallery shows of an image; copies the files it names. Names come from numbers, never from a
+    record."""
+
+    def copied(source: Path | None, name: str) -> str | None:
+        if source is None or not source.is_file():
+            return None
+        folder.copy(source, name)
+        return name
+
+    def picture(image: dict[str, Any]) -> dict[str, Any] | None:
+        if options.images == "none" or options.image_source is None:
+            return None
+        label, index = int(image["label"]), int(image["index"])
+        shown = {
+            "src": copied(options.image_source(run, image), f"img/{run.run}/{label}-{index}.png"),
+            "nearest": None,
+        }
+        if options.shows_private and options.private_source and image.get("nearest") is not None:
+            nearest = int(image["nearest"])
+            track = text.anchor(run.track)
+            source = options.private_source(run.track, label, nearest)
+            shown["nearest"] = copied(source, f"private/{track}/{label}-{nearest}.png")
+        return shown
+
+    return picture
+
+
+def _csv(runs: Sequence[RunRecord]) -> str:
+    """One line per run; of every metric the value, the interval and, without a value, the reason."""
+    names = sorted({name for run in runs for name in run.metrics})
+    head = ["run", "track", "track_version", "defense", "attack", "seed", "status", "chance", "seconds"]
+    parts = ("", "_low", "_high", "_n", "_reason")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head + [name + part for name in names for part in parts])
+    for run in runs:
+        line: list[Any] = [
+            run.run,
+            run.track,
+            run.track_version,
+            run.defense_label,
+            run.attack_label,
+            run.seed,
+        ]
+        line += [run.status, run.chance, round(run.seconds, 3)]
+        for name in names:
+            metric = run.metrics.get(name)
+            line += (
+                ["", "", "", "", "not measured"]
+                if metric is None
+                else [metric.value, metric.ci_low, metric.ci_high, metric.n, metric.reason]
+            )
+        writer.writerow([_inert(item) for item in line])
+    return buffer.getvalue()
+
+
+def _inert(item: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    return f"'{item}" if isinstance(item, str) and item.startswith(("=", "+", "-", "@", "\t", "\r")) else item
+
+
+def _check(runs: Sequence[RunRecord]) -> None:
+    for run in runs:
+        if not re.fullmatch(r"[0-9a-f]{12}", run.run):
+            raise UserError(f"Run {run.run!r}: expected an id of 12 hexadecimal characters.")
+        for name, metric in run.metrics.items():
+            numbers = (metric.value, metric.ci_low, metric.ci_high, *metric.per_identity.values())
+            if not all(math.isfinite(number) for number in numbers if number is not None):
+                raise UserError(
+                    f"Run {run.run}: metric {name} is not finite; a missing value is null with a reason."
+                )
+    seen = [run.run for run in runs]
+    if len(set(seen)) != len(seen):
+        twice = sorted({run for run in seen if seen.count(run) > 1})
+        raise UserError(f"Two different cells have the run id {', '.join(twice)}.")
+
+
+@contextlib.contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of ``out`` when the block ends well; one builder at a time."""
+    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not a site that mibench wrote. Name a new or an empty folder.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f".{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new, old = (f".{out.name}.{kind}-" for kind in ("new", "old"))
+        _recover(out, new, old)
+        folder = Path(tempfile.mkdtemp(prefix=new, dir=out.parent))
+        try:
+            yield folder
+            folder.chmod(0o755)
+            if out.exists():
+                aside = Path(tempfile.mkdtemp(prefix=old, dir=out.parent))
+                out.replace(aside)
+                try:
+                    folder.replace(out)
+                except OSError:
+                    aside.replace(out)
+                    raise
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                folder.replace(out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _recover(out: Path, new: str, old: str) -> None:
+    """Clear what a killed builder left; if it died between the two renames, put the old site back."""
+    for left in sorted(out.parent.iterdir()):
+        if left.name.startswith(old) and not out.exists() and (left / MARK).is_file():
+            left.replace(out)
+        elif left.name.startswith((new, old)):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""How numbers, durations and links are written on the pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+FRACTIONS = frozenset(
+    {"nat1", "att1", "att5", "att1_selected", "att5_selected", "att1_step0", "conf", "face_rate"}
+)
+MISSING = "–"
+
+
+def number(value: float | None, unit: str | None = None) -> str:
+    """A value without its unit: fractions as per cent with one decimal, the rest with four digits, None as
+    a dash."""
+    if value is None:
+        return MISSING
+    if unit == "fraction":
+        return f"{100 * value:.1f}".replace("-0.0", "0.0")
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def interval(low: float | None, high: float | None, unit: str | None = None) -> str:
+    """``35.0–51.7``, cut to 0 to 100 for fractions; empty without an interval."""
+    if low is None or high is None:
+        return ""
+    if unit == "fraction":
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{number(low, unit)}–{number(high, unit)}"
+
+
+def duration(seconds: float | None) -> str:
+    """``4.2 s``, ``42 s``, ``12.1 min``, ``3.3 h``."""
+    if seconds is None:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def anchor(*parts: object) -> str:
+    """An id for an element: letters, digits and dashes; other characters by their code point, so ids stay
+    apart."""
+    text = "-".join(str(part) for part in parts)
+    return re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found.group()):x}_", text)
+
+
+def safe_url(url: object) -> str | None:
+    """The address if it is http, https or relative, else None (``javascript:`` and the like)."""
+    if not isinstance(url, str) or re.search(r"[\x00-\x20\\]", url):
+        return None
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        return None
+    relative = not scheme and ":" not in url.split("/")[0] and not url.startswith("//")
+    return url if scheme.lower() in ("http", "https") or (url and relative) else None
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as sorted (dotted name, text) pairs."""
+    pairs: list[tuple[str, str]] = []
+    for key in sorted(data, key=str):
+        name, value = f"{prefix}{key}", data[key]
+        if isinstance(value, Mapping) and value:
+            pairs += flat(value, f"{name}.")
+        else:
+            pairs.append((name, plain(value)))
+    return pairs
+
+
+def plain(value: Any) -> str:
+    """A parameter value as a reader writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text}" for name, text in flat(value)) or "none"
+    return str(value)

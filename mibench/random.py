@@ -1,0 +1,119 @@
+"""Random streams. One interface, two sources.
+
+``Stream`` is one sequence (data order, augmentation, GAN latents), drawn on the CPU so that every device sees the
+same numbers. ``RowStreams`` is one sequence per attacked row, keyed by (seed, identity, restart): a row's numbers do
+not depend on which other rows are computed with it. It is the counter-based generator Threefry-2x32 with 20 rounds
+(Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written with 64-bit integer tensor
+operations so that it runs on any device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mibench.identity import stream_seed
+
+_MASK = 0xFFFFFFFF
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+
+
+class Rng(Protocol):
+    """What augmentations, samplers and stochastic networks draw from. ``n`` is the number of images or rows."""
+
+    def uniform(self, n: int, *shape: int) -> Tensor: ...
+
+    def normal(self, n: int, *shape: int) -> Tensor: ...
+
+
+class Stream:
+    """One sequence of numbers, given by a seed. Draws on the CPU, returns on ``device``."""
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.device = torch.device(device)
+
+    def uniform(self, n: int, *shape: int) -> Tensor:
+        """(n, *shape) float32 in [0, 1)."""
+        return torch.rand(n, *shape, generator=self.generator).to(self.device)
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        """(n, *shape) float32 standard normal."""
+        return torch.randn(n, *shape, generator=self.generator).to(self.device)
+
+    def integers(self, high: int, n: int) -> Tensor:
+        """(n,) int64 in [0, high)."""
+        return torch.randint(high, (n,), generator=self.generator).to(self.device)
+
+    def permutation(self, n: int) -> Tensor:
+        """(n,) int64, every number below ``n`` once."""
+        return torch.randperm(n, generator=self.generator).to(self.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+
+
+def threefry2x32(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Threefry-2x32-20. Keys and counters are int64 tensors holding unsigned 32-bit values; broadcast; returns two."""
+    ks = (key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDA)
+    x0, x1 = (counter[0] + ks[0]) & _MASK, (counter[1] + ks[1]) & _MASK
+    for block in range(5):
+        for rotation in _ROTATIONS[block % 2]:
+            x0 = (x0 + x1) & _MASK
+            x1 = (((x1 << rotation) & _MASK) | (x1 >> (32 - rotation))) ^ x0
+        x0 = (x0 + ks[(block + 1) % 3]) & _MASK
+        x1 = (x1 + ks[(block + 2) % 3] + block + 1) & _MASK
+    return x0, x1
+
+
+class RowStreams:
+    """One independent sequence per row. Rows advance together: every draw asks one number block of each row.
+
+    ``names`` gives each row's parts, for example ``[(seed, label, restart), ...]``; ``purpose`` separates streams of
+    the same row (latents, target noise, selection).
+    """
+
+    def __init__(
+        self, names: Sequence[tuple[int, ...]], purpose: str, device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        seeds = [stream_seed(purpose, *name) for name in names]
+        self._key = (
+            torch.tensor([s >> 31 & _MASK for s in seeds], dtype=torch.int64, device=self.device),
+            torch.tensor([s & _MASK for s in seeds], dtype=torch.int64, device=self.device),
+        )
+        self._draws = 0
+
+    def __len__(self) -> int:
+        return len(self._key[0])
+
+    def _words(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        count = math.prod(shape)
+        position = torch.arange(count, dtype=torch.int64, device=self.device)[None]
+        draw = torch.full_like(position, self._draws)
+        self._draws += 1
+        return threefry2x32((self._key[0][:, None], self._key[1][:, None]), (position, draw))
+
+    def uniform(self, n: int, *shape: int) -> Tensor:
+        """(rows, *shape) float32 in [0, 1); ``n`` must be the number of rows."""
+        self._check(n)
+        word, _ = self._words(shape)
+        return ((word >> 8).to(torch.float32) * 2.0**-24).reshape(n, *shape)
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        """(rows, *shape) float32 standard normal (Box-Muller); ``n`` must be the number of rows."""
+        self._check(n)
+        a, b = self._words(shape)
+        radius = torch.sqrt(-2 * torch.log((a.double() + 1) * 2.0**-32))
+        return (radius * torch.cos(2 * math.pi * b.double() * 2.0**-32)).float().reshape(n, *shape)
+
+    def _check(self, n: int) -> None:
+        if n != len(self):
+            raise ValueError(f"{n} images were given to {len(self)} row streams")

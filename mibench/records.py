@@ -1,0 +1,102 @@
+"""What the program knows of a run, as plain data: written by stages, kept in the database, shown on the site."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One metric of one run. ``value`` is None exactly when ``reason`` is set. ``per_identity`` maps a label to the
+    value for that identity. Accuracies are fractions."""
+
+    value: float | None
+    n: int = 0
+    ci_low: float | None = None
+    ci_high: float | None = None
+    reason: str | None = None
+    per_identity: dict[str, float] = field(default_factory=dict)
+
+    def public(self) -> dict[str, Any]:
+        """The part that ``--json`` and ``export`` print."""
+        return {key: getattr(self, key) for key in ("value", "ci_low", "ci_high", "n", "reason")}
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """One stage of a run. ``seconds`` is what it took when it was computed, whoever asked for it then."""
+
+    kind: str  # evaluator, target, prior, prepare, invert, utility, evaluate
+    key: str
+    plugin: str
+    version: int
+    params: dict[str, Any]  # resolved
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: a defense and an attack on a track with one seed, with everything a page about it shows."""
+
+    run: str  # 12 hexadecimal characters
+    track: str
+    track_version: int
+    defense: str
+    attack: str
+    seed: int
+    defense_label: str  # how to ask for it: "re[strong]", "re[area=0.1:0.6]"
+    attack_label: str
+    defense_params: dict[str, Any]  # resolved
+    attack_params: dict[str, Any]
+    status: str  # done, failed
+    created: str  # ISO 8601, UTC
+    metrics: dict[str, MetricValue]
+    stages: list[StageInfo]
+    environment: dict[str, Any]
+    queries: dict[str, Any]  # {"shared" | "<label>": {phase: {"forward": n, "gradient": n, "label": n}}}
+    images: list[dict[str, Any]]  # per image: label, index, file, selected, verdict, confidence, correct, nearest
+    chance: float
+    command: str
+    deviations: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """A readable name: ``re+kedmi.orl32.s0``."""
+        return f"{self.defense_label}+{self.attack_label}.{self.track}.s{self.seed}"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of computing behind this run, over all its stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def public(self, cached: bool | None = None) -> dict[str, Any]:
+        """The object that ``mibench run --json`` and ``export --format json`` print (schema 1)."""
+        return {
+            "run": self.run,
+            "track": self.track,
+            "defense": self.defense,
+            "attack": self.attack,
+            "seed": self.seed,
+            "status": self.status,
+            "cached": cached,
+            "seconds": round(self.seconds, 3),
+            "defense_label": self.defense_label,
+            "attack_label": self.attack_label,
+            "defense_params": self.defense_params,
+            "attack_params": self.attack_params,
+            "metrics": {name: metric.public() for name, metric in self.metrics.items()},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunRecord:
+        values = dict(data)
+        values["metrics"] = {name: MetricValue(**metric) for name, metric in data["metrics"].items()}
+        values["stages"] = [StageInfo(**stage) for stage in data["stages"]]
+        return cls(**values)

@@ -1,0 +1,297 @@
+"""What exists: tracks, defenses, attacks and priors, read from ``registry.yaml`` without importing any of them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mibench.errors import UserError, unknown
+from mibench.identity import digest
+from mibench.params import BaseParams, non_default, parse_call, resolve
+from mibench.resources import resource_root
+from mibench.tracks import Track
+
+Kind = Literal["defense", "attack", "prior"]
+SCHEMA = 1
+
+
+class Paper(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: str
+    venue: str
+    year: int
+    url: str = Field(pattern=r"^https?://")
+
+
+class Entry(BaseModel):
+    """One method: what a list shows of it. ``presets`` name parameter sets; a track's ``preset`` applies by itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: str
+    kind: str = ""
+    paper: Paper | None = None
+    access: str | None = None
+    prior: str | None = None
+    scope: str | None = None
+    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    schema_: int = Field(alias="schema")
+    tracks: dict[str, dict[str, Any]]
+    defenses: dict[str, Entry]
+    attacks: dict[str, Entry]
+    priors: dict[str, Entry]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not allowed {self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.YAMLError(f"duplicate key {key!r} {key_node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A method as the user asked for it: ``re[strong,p=0.5]``."""
+
+    kind: Kind
+    id: str
+    presets: tuple[str, ...] = ()
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How to ask for it again."""
+        parts = [*self.presets, *(f"{key}={_text(value)}" for key, value in sorted(self.params.items()))]
+        return f"{self.id}[{','.join(parts)}]" if parts else self.id
+
+    def with_params(self, params: dict[str, Any]) -> Selection:
+        return Selection(self.kind, self.id, self.presets, self.params | params)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What planning needs to know of a plugin with its parameters on a track; no torch needed to hold it."""
+
+    kind: Kind
+    id: str
+    label: str
+    version: int
+    params: dict[str, Any]  # resolved
+    non_default: dict[str, Any]
+    source_sha256: str
+    skip: str | None = None
+    deviations: tuple[str, ...] = ()
+    access: str | None = None
+    prior: dict[str, Any] | None = None  # {"id", "params"}
+    prepares: bool = False
+    scope: str | None = None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ":".join(_text(item) for item in value)
+    return json.dumps(value) if isinstance(value, bool | None) else str(value)
+
+
+class Registry:
+    """The registry of one checkout or installation. ``home`` is where plugin facts are remembered between runs."""
+
+    def __init__(self, root: Path | None = None, home: Path | None = None) -> None:
+        self.root = root or resource_root()
+        self.home = home
+
+    @cached_property
+    def _file(self) -> _File:
+        path = self.root / "registry.yaml"
+        try:
+            data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+            file = _File.model_validate(data)
+        except (yaml.YAMLError, ValidationError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
+        if file.schema_ > SCHEMA:
+            raise UserError(f"{path} has schema {file.schema_}; this version of mibench reads up to {SCHEMA}.")
+        return file
+
+    @cached_property
+    def tracks(self) -> dict[str, Track]:
+        tracks = {}
+        for name, section in self._file.tracks.items():
+            try:
+                tracks[name] = Track(id=name, **section)
+            except ValidationError as error:
+                raise UserError(f"Track {name!r} in registry.yaml cannot be read: {error}") from None
+        return tracks
+
+    def track(self, name: str) -> Track:
+        if name not in self.tracks:
+            raise unknown("track", name, self.tracks)
+        return self.tracks[name]
+
+    def entries(self, kind: Kind) -> dict[str, Entry]:
+        return {"defense": self._file.defenses, "attack": self._file.attacks, "prior": self._file.priors}[kind]
+
+    def entry(self, kind: Kind, name: str) -> Entry:
+        entries = self.entries(kind)
+        if name not in entries:
+            raise unknown(kind, name, entries)
+        return entries[name]
+
+    def select(self, kind: Kind, text: str) -> Selection:
+        """Read ``re[strong,p=0.5]``; the name and the presets must exist."""
+        name, presets, params = parse_call(text, kind)
+        entry = self.entry(kind, name)
+        for preset in presets:
+            if preset not in entry.presets:
+                raise unknown(f"preset of {name}", preset, entry.presets)
+        return Selection(kind, name, tuple(presets), params)
+
+    def path(self, kind: Kind, name: str) -> Path:
+        self.entry(kind, name)
+        if kind == "prior":
+            return Path(__file__).parent / "priors" / f"{name}.py"
+        return self.root / f"{kind}s" / f"{name}.py"
+
+    def plugin(self, kind: Kind, name: str) -> type[Any]:
+        """Import the plugin's file and return its class. Imports torch."""
+        from mibench import contracts
+
+        base = {"defense": contracts.Defense, "attack": contracts.Attack, "prior": contracts.Prior}[kind]
+        path = self.path(kind, name)
+        module_name = f"mibench_plugins.{kind}s.{name}"
+        if module_name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(module_name, path)
+            if spec is None or spec.loader is None or not path.is_file():
+                raise UserError(f"{kind.capitalize()} {name!r} is in registry.yaml but {path} does not exist.")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[module_name] = module
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[module_name]
+                raise
+        members = vars(sys.modules[module_name]).values()
+        found = [c for c in members if isinstance(c, type) and issubclass(c, base) and c.__module__ == module_name]
+        if len(found) != 1:
+            raise UserError(f"{path} must define exactly one subclass of {base.__name__}; it defines {len(found)}.")
+        return found[0]
+
+    def values(self, selection: Selection, track: Track) -> dict[str, Any]:
+        """Parameters from the track's preset, the named presets and the explicit ones, the later ones winning."""
+        presets = self.entry(selection.kind, selection.id).presets
+        values: dict[str, Any] = {}
+        for preset in ([track.preset] if track.preset else []) + list(selection.presets):
+            values |= presets.get(preset, {})
+        return values | selection.params
+
+    def facts(self, selection: Selection, track: Track) -> Facts:
+        """Resolve and validate the parameters and ask the plugin what planning must know.
+
+        Remembered under ``home`` by the plugin's source, the contract's and the question, so that a second, identical
+        run needs no torch. Raises UserError for a wrong parameter.
+        """
+        path = self.path(selection.kind, selection.id)
+        source = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        values = self.values(selection, track)
+        here = Path(__file__).parent
+        contract = [hashlib.sha256((here / f).read_bytes()).hexdigest() for f in ("contracts.py", "params.py", __file__)]
+        question = {"source": source, "contract": contract, "kind": selection.kind, "id": selection.id}
+        question |= {"values": values, "label": selection.label, "track": track.model_dump(mode="json")}
+        memo = self.home / "cache" / "facts" / f"{digest(question)}.json" if self.home else None
+        if memo and memo.is_file():
+            try:
+                known = json.loads(memo.read_text())
+                return Facts(**known | {"deviations": tuple(known["deviations"])})
+            except (ValueError, TypeError):
+                memo.unlink(missing_ok=True)
+        facts = self._ask(selection, track, values, source)
+        if memo:
+            from mibench.store.atomic import write_text
+
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            write_text(memo, json.dumps(asdict(facts)))
+        return facts
+
+    def _ask(self, selection: Selection, track: Track, values: dict[str, Any], source: str) -> Facts:
+        from mibench import contracts
+
+        cls = self.plugin(selection.kind, selection.id)
+        params = resolve(cls.Params, values, selection.id)
+        plugin = cls(params, track_info(track))
+        extra: dict[str, Any] = {}
+        if selection.kind == "attack":
+            reference = plugin.prior()
+            extra["prior"] = {"id": reference.id, "params": reference.params} if reference else None
+            extra["access"] = str(cls.access)
+            extra["prepares"] = cls.prepare is not contracts.Attack.prepare
+        if selection.kind == "prior":
+            extra["scope"] = cls.scope
+        else:
+            extra["skip"] = plugin.skip()
+            extra["deviations"] = tuple(cls.deviations)
+        return Facts(
+            selection.kind,
+            selection.id,
+            selection.label,
+            cls.version,
+            params.model_dump(mode="json"),
+            non_default(params),
+            source,
+            **extra,
+        )
+
+    def build(self, kind: Kind, name: str, params: dict[str, Any], track: Track) -> Any:
+        """An instance of the plugin with resolved ``params``. Imports torch."""
+        cls = self.plugin(kind, name)
+        return cls(resolve(cls.Params, params, name), track_info(track))
+
+    def unlisted(self) -> Iterator[str]:
+        """Plugin files that registry.yaml does not name, and names without a file, as sentences."""
+        for kind in ("defense", "attack"):
+            entries = self.entries(kind)  # type: ignore[arg-type]
+            files = {path.stem for path in (self.root / f"{kind}s").glob("*.py")}
+            for name in sorted(files - entries.keys()):
+                yield f"{kind}s/{name}.py is not in registry.yaml."
+            for name in sorted(entries.keys() - files):
+                yield f"{kind} {name!r} is in registry.yaml but {kind}s/{name}.py does not exist."
+
+
+def track_info(track: Track) -> Any:
+    """The part of a track that plugins see."""
+    from mibench.contracts import TrackInfo
+
+    return TrackInfo(
+        track.id,
+        track.kind,
+        track.resolution,
+        track.channels,
+        track.private.identities,
+        track.fill,
+        track.public.labelled,
+    )
+
+
+__all__ = ["BaseParams", "Entry", "Facts", "Kind", "Registry", "Selection", "track_info"]

@@ -1,0 +1,228 @@
+"""From what the user asked for to records: plan, look up, compute what is missing, collect."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mibench.environment import describe
+from mibench.errors import UserError, unknown
+from mibench.executors.local import Listener, LocalExecutor, Outcome
+from mibench.identity import digest
+from mibench.plan import Cell, Plan, PlannedRun, Stage, make_plan
+from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.registry import Registry, Selection
+from mibench.store.artifacts import Damaged, Manifest, Store
+from mibench.tracks import Track
+
+BASELINE = "none"  # the undefended model, shown beside every run
+
+
+@dataclass
+class Result:
+    """What a call of ``execute`` came to."""
+
+    plan: Plan
+    records: list[RunRecord] = field(default_factory=list)  # in the order asked for
+    cached: dict[str, bool] = field(default_factory=dict)  # by run
+    outcome: Outcome = field(default_factory=Outcome)
+    notes: list[str] = field(default_factory=list)
+
+
+def select_all(registry: Registry, kind: str, texts: Iterable[str]) -> list[Selection]:
+    """Read the ``--defense`` or ``--attack`` options; ``all`` means everything registered."""
+    selections: list[Selection] = []
+    for text in texts:
+        names = registry.entries(kind) if text == "all" else [text]  # type: ignore[arg-type]
+        for name in names:
+            selection = registry.select(kind, name)  # type: ignore[arg-type]
+            if selection not in selections:
+                selections.append(selection)
+    return selections
+
+
+def apply_settings(
+    registry: Registry, selections: list[Selection], kind: str, settings: dict[str, Any], track: Track
+) -> list[Selection]:
+    """Add ``--set defense.area=...`` to every selected method that has such a parameter.
+
+    Raises UserError if none has it.
+    """
+    for key in settings:
+        models = {s.id: registry.plugin(s.kind, s.id).Params for s in selections}
+        taking = [name for name, model in models.items() if key in model.model_fields]
+        if not taking:
+            fields = sorted({name for model in models.values() for name in model.model_fields})
+            raise unknown(f"parameter of {', '.join(models)}", key, fields)
+        selections = [s.with_params({key: settings[key]}) if s.id in taking else s for s in selections]
+    return selections
+
+
+def build_plan(
+    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: int
+) -> Plan:
+    """The plan for defenses x attacks x seeds on a track, the undefended model first."""
+    baseline = Selection("defense", BASELINE)
+    if all(s.id != BASELINE for s in defenses):
+        defenses = [baseline, *defenses]
+    defense_facts = [registry.facts(s, track) for s in defenses]
+    attack_facts = [registry.facts(s, track) for s in attacks]
+    cells = [
+        Cell(track, defense, attack, seed)
+        for attack in attack_facts
+        for defense in defense_facts
+        for seed in range(seeds)
+    ]
+
+    def prior_facts(name: str, params: dict[str, Any], on: Track) -> Any:
+        return registry.facts(Selection("prior", name, (), params), on)
+
+    return make_plan(cells, prior_facts)
+
+
+def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
+    """The manifests of the plan's stages that are done. A damaged artefact is named and set aside.
+
+    Raises UserError when a stored artefact was computed with other resolved parameters under the same key, that is,
+    a default changed without a new version.
+    """
+    found = {}
+    for stage in plan.stages.values():
+        try:
+            manifest = store.manifest(stage.kind, stage.key)
+        except Damaged as error:
+            notes.append(f"Damaged: {error}. It is computed again.")
+            continue
+        if manifest is None:
+            continue
+        if manifest.params != stage.params:
+            changed = sorted(
+                name
+                for name in manifest.params.keys() | stage.params.keys()
+                if manifest.params.get(name) != stage.params.get(name)
+            )
+            what = "; ".join(
+                f"{name} was {manifest.params.get(name)!r} and is now {stage.params.get(name)!r}" for name in changed
+            )
+            raise UserError(
+                f"A default of {stage.plugin!r} changed without a new version: {what}. Raise `version` in its file."
+            )
+        found[stage.key] = manifest
+    return found
+
+
+def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
+    """The stages to compute: a parent is only needed if a child is, so a finished run needs nothing."""
+    done = set(done)
+    wanted: set[str] = set()
+    for stage in reversed(list(plan.stages.values())):
+        is_goal = stage.kind == "evaluate"
+        if stage.key not in done and (is_goal or stage.key in wanted):
+            wanted |= {stage.key} | {parent for _, parent in stage.inputs.values()}
+    return [stage for stage in plan.stages.values() if stage.key in wanted and stage.key not in done]
+
+
+def execute(registry: Registry, store: Store, plan: Plan, slots: list[str], listener: Listener) -> Result:
+    """Compute what is missing and return the records of the runs that are complete."""
+    result = Result(plan)
+    found = lookup(store, plan, result.notes)
+    todo = needed(plan, found)
+    if todo:
+        # a parent of a stage to compute must be there, even if every other child of it is done
+        result.outcome = LocalExecutor(store.home, slots, listener).run(todo, set(found))
+        found = lookup(store, plan, result.notes)
+    computed = {stage.key for stage in todo}
+    for planned in plan.runs:
+        if all(stage.key in found for stage in planned.stages.values()):
+            record = _record(registry, store, planned, found)
+            result.records.append(record)
+            result.cached[record.run] = not any(s.key in computed for s in planned.stages.values())
+    return result
+
+
+def _record(registry: Registry, store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
+    """The run's record, from the store if it was written before."""
+    key = digest({"run": planned.run, "stages": {role: s.key for role, s in planned.stages.items()}})
+    try:
+        manifest = store.manifest("run", key)
+    except Damaged:
+        manifest = None
+    if manifest is not None:
+        return RunRecord.from_json(manifest.result["record"])
+    record = _assemble(registry, store, planned, found)
+    with store.claim("run", key) as claim:
+        if claim.manifest is None:
+            manifest = Manifest(
+                kind="run",
+                key=key,
+                plugin="engine",
+                version=1,
+                params={},
+                non_default={},
+                seed=planned.cell.seed,
+                track=planned.cell.track.id,
+                track_version=planned.cell.track.version,
+                inputs={role: stage.key for role, stage in planned.stages.items()},
+                started=record.created,
+                environment=describe(),
+                result={"record": record.to_json()},
+            )
+            store.publish("run", key, claim.workdir, manifest)
+    return record
+
+
+def _assemble(registry: Registry, store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
+    cell = planned.cell
+    manifests = {role: found[stage.key] for role, stage in planned.stages.items()}
+    evaluate = manifests["evaluate"]
+    table = store.path("evaluate", evaluate.key) / "images.json"
+    queries: dict[str, Any] = {}
+    for role in ("prior", "prepare", "invert"):
+        for who, phases in (manifests[role].result.get("queries", {}) if role in manifests else {}).items():
+            for phase, kinds in phases.items():
+                slot = queries.setdefault(who, {}).setdefault(phase, {})
+                for kind, count in kinds.items():
+                    slot[kind] = slot.get(kind, 0) + count
+    return RunRecord(
+        run=planned.run,
+        track=cell.track.id,
+        track_version=cell.track.version,
+        defense=cell.defense.id,
+        attack=cell.attack.id,
+        seed=cell.seed,
+        defense_label=cell.defense.label,
+        attack_label=cell.attack.label,
+        defense_params=cell.defense.params,
+        attack_params=cell.attack.params,
+        status="done",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
+        stages=[
+            StageInfo(role, m.key, m.plugin, m.version, m.params, m.seed, m.seconds)
+            for role, m in manifests.items()
+        ],
+        environment=evaluate.environment,
+        queries=queries,
+        images=json.loads(table.read_text()),
+        chance=cell.track.chance,
+        command=_command(cell),
+        deviations=[*cell.defense.deviations, *cell.attack.deviations],
+    )
+
+
+def _command(cell: Cell) -> str:
+    words = ["mibench", "run", "--track", cell.track.id]
+    words += ["--defense", cell.defense.label, "--attack", cell.attack.label, "--seeds", str(cell.seed + 1)]
+    return shlex.join(words)
+
+
+def image_file(store: Store, record: RunRecord, entry: dict[str, Any]) -> Path | None:
+    """The PNG of one reconstruction, or None if the artefact is gone."""
+    key = next((stage.key for stage in record.stages if stage.kind == "invert"), None)
+    path = store.path("invert", key) / entry["file"] if key else None
+    return path if path is not None and path.is_file() else None

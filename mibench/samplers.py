@@ -1,0 +1,29 @@
+"""Batch samplers that defenses share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mibench.random import Stream
+
+
+def identity_balanced(labels: Tensor, batch: int, per_identity: int, rng: Stream) -> Iterator[Tensor]:
+    """P x K batches of ``batch // per_identity`` identities with ``per_identity`` images each, for one epoch.
+
+    Each identity's images are shuffled and cut into groups (an identity with too few is drawn with replacement);
+    while enough identities have a group left, P random ones give one group each. The rest of the epoch is dropped.
+    """
+    identities = batch // per_identity
+    groups: dict[int, list[Tensor]] = {}
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero().flatten()
+        if len(own) < per_identity:
+            own = own[rng.integers(len(own), per_identity)]
+        shuffled = own[rng.permutation(len(own))]
+        groups[label] = list(shuffled.split(per_identity))[: len(own) // per_identity]
+    while len(ready := [label for label, left in groups.items() if left]) >= identities:
+        chosen = [ready[i] for i in rng.permutation(len(ready))[:identities].tolist()]
+        yield torch.cat([groups[label].pop() for label in chosen])

@@ -1,0 +1,84 @@
+"""Judge a run's reconstructions. This stage imports no plugin: it reads files and the evaluator."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.io import ImageReadMode, read_image
+
+from mibench.metrics import METRICS
+from mibench.metrics.evidence import Evidence, nearest_private
+from mibench.stages.job import Job, load_weights, predict
+from mibench.store.atomic import write_json
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Writes ``images.json`` (one entry per image: verdict, confidence, nearest private image); the result holds the
+    metrics."""
+    torch.manual_seed(0)
+    invert, _ = job.parent("invert")
+    entries: list[dict[str, Any]] = json.loads((invert / "images.json").read_text())
+    evidence = _evidence(job, invert, entries)
+    metrics = {}
+    for step, name in enumerate(job.track.metrics):
+        module, function = METRICS[name].compute.split(":")
+        metrics[name] = getattr(import_module(module), function)(evidence)
+        job.progress(step + 1, len(job.track.metrics), None, name)
+    probability, verdict = evidence.logits.softmax(1), evidence.logits.argmax(1)
+    _, nearest = nearest_private(
+        evidence.features, evidence.label, evidence.private_features, evidence.private_labels
+    )
+    table = [
+        entry
+        | {
+            "verdict": int(verdict[i]),
+            "confidence": float(probability[i, entry["label"]]),
+            "correct": bool(verdict[i] == entry["label"]),
+            "nearest": int(nearest[i]),
+        }
+        for i, entry in enumerate(entries)
+    ]
+    write_json(job.workdir / "images.json", table)
+    return {
+        "metrics": {name: vars(value) for name, value in metrics.items()},
+        "versions": {name: METRICS[name].version for name in metrics},
+    }
+
+
+def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence:
+    folder, _ = job.parent("evaluator")
+    evaluator = job.network(job.track.evaluator.arch)
+    load_weights(evaluator, folder / "model.safetensors")
+    evaluator = evaluator.to(job.device).eval()
+    utility, _ = job.parent("utility")
+    answers = load_file(utility / "logits.safetensors")
+    private = job.private_train()
+    images = _read(job, invert, [entry["file"] for entry in entries])
+    initial = _read(job, invert, [entry["file"].replace("images/", "initial/", 1) for entry in entries])
+    logits, features = predict(evaluator, images)
+    initial_logits, _ = predict(evaluator, initial)
+    _, private_features = predict(evaluator, private.images)
+    return Evidence(
+        images.cpu(),
+        torch.tensor([entry["label"] for entry in entries]),
+        torch.tensor([entry["selected"] for entry in entries]),
+        logits.cpu(),
+        features.cpu(),
+        initial_logits.cpu(),
+        private.images.cpu(),
+        private.labels.cpu(),
+        private_features.cpu(),
+        answers["logits"],
+        answers["labels"],
+    )
+
+
+def _read(job: Job, folder: Path, files: list[str]) -> Tensor:
+    mode = ImageReadMode.GRAY if job.track.channels == 1 else ImageReadMode.RGB
+    return torch.stack([read_image(str(folder / name), mode) for name in files]).to(job.device).float() / 255

@@ -1,0 +1,27 @@
+"""Train the track's evaluator on all private images. It judges reconstructions and is never shown to an attack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mibench.contracts import ImageSet
+from mibench.stages.job import Job, predict, save_weights
+from mibench.training import fit_classifier
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Writes ``model.safetensors``. The evaluator sees the sealed test images too: it judges, it is not judged."""
+    parts = [job.data.private_train(), job.data.private_test()]
+    sets = [job.images(*part, job.track.private.identities) for part in parts]
+    data = ImageSet(
+        torch.cat([s.images for s in sets]), torch.cat([s.labels for s in sets]), job.track.private.identities
+    )
+    job.seed_weights()
+    recipe = job.track.evaluator
+    net = job.network(recipe.arch).to(job.device)
+    fit_classifier(net, data, recipe, job.stream, job.loop, "evaluator")
+    save_weights(net, job.workdir / "model.safetensors")
+    logits, _ = predict(net, data.images)
+    return {"accuracy_on_its_training_images": float((logits.argmax(1) == data.labels).float().mean())}

@@ -1,0 +1,182 @@
+"""Run an attack against a target, in blocks of identities; and its preparation, once per target."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.io import write_png
+
+from mibench.contracts import AttackContext, Reconstruction
+from mibench.errors import StageFailed
+from mibench.oracle import Oracle
+from mibench.stages.job import Job, save_tensors
+from mibench.stages.prior import load_prior
+from mibench.store.atomic import write_json
+from mibench.training import Loop
+
+LARGEST_BLOCK = 60  # identities; a crash costs at most one block
+
+
+class _Context(AttackContext):
+    def __init__(self, job: Job, artifact: dict[str, Tensor]) -> None:
+        self._job = job
+        self.device, self.track, self.public = job.device, job.info, job.public
+        self.stream = job.stream  # type: ignore[method-assign]
+        self.images_per_identity = job.track.attack.images_per_identity
+        self.identities = job.track.identities
+        self.artifact = artifact
+        self.seed = job.stage.seed
+        self.where = ""
+
+    def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
+        return self._job.loop(name, steps, state)
+
+    def steps(self, name: str, count: int) -> Iterator[int]:
+        return iter(Loop(name + self.where, count, {}, None, self._job.progress))
+
+
+def prepare(job: Job) -> dict[str, Any]:
+    """Writes ``artifact.safetensors``: what the attack computes once per target."""
+    attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
+    oracle = _oracle(job)
+    job.seed_weights()
+    save_tensors(attack.prepare(oracle, load_prior(job), _Context(job, {})), job.workdir / "artifact.safetensors")
+    return {"queries": oracle.counts()}
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Writes ``images/`` and ``initial/`` as PNG and ``images.json``: label, index, file, score and selected of each."""
+    attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
+    artifact = {}
+    if "prepare" in job.stage.inputs:
+        folder, _ = job.parent("prepare")
+        artifact = load_file(folder / "artifact.safetensors", device=str(job.device))
+    prior = load_prior(job)
+    target = job.target()
+    for name in ("images", "initial", "blocks"):
+        (job.workdir / name).mkdir(exist_ok=True)
+    ctx = _Context(job, artifact)
+    memory = _BlockSize(job)
+    done = _finished_blocks(job)
+    left = [label for label in ctx.identities if label not in done]
+    while left:
+        labels = left[: memory.size]
+        ctx.where = f" {len(done) + 1}-{len(done) + len(labels)} of {len(ctx.identities)}"
+        oracle = Oracle(target, job.stage.access or "labels", job.track.private.identities, job.stage.seed)
+        try:
+            entries = _block(job, attack.invert(oracle, prior, labels, ctx), labels)
+        except torch.OutOfMemoryError:
+            memory.halve(len(labels))
+            continue
+        write_json(
+            job.workdir / "blocks" / f"{labels[0]:06d}.json",
+            {"labels": labels, "entries": entries, "queries": oracle.counts()},
+        )
+        done |= set(labels)
+        left = left[len(labels) :]
+    memory.remember()
+    return _collect(job)
+
+
+def _oracle(job: Job) -> Oracle:
+    return Oracle(job.target(), job.stage.access or "labels", job.track.private.identities, job.stage.seed)
+
+
+def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -> list[dict[str, Any]]:
+    """Check and write one block's reconstructions; the entries of its images."""
+    entries: list[dict[str, Any]] = []
+    seen = set()
+    for item in results:
+        if item.label not in labels or item.label in seen:
+            raise StageFailed(f"The attack returned identity {item.label}, which was not asked for once.")
+        seen.add(item.label)
+        _check(job, item)
+        selected = item.selected if item.selected is not None else torch.ones(len(item.images), dtype=torch.bool)
+        for index in range(len(item.images)):
+            name = f"{item.label:06d}_{index:03d}.png"
+            for folder, images in (("images", item.images), ("initial", item.initial)):
+                pixels = (images[index].detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+                write_png(pixels, str(job.workdir / folder / name), compression_level=3)
+            entries.append(
+                {
+                    "label": item.label,
+                    "index": index,
+                    "file": f"images/{name}",
+                    "score": None if item.score is None else float(item.score[index]),
+                    "selected": bool(selected[index]),
+                    "notes": item.notes,
+                }
+            )
+    if missing := set(labels) - seen:
+        raise StageFailed(f"The attack returned nothing for identities {sorted(missing)}.")
+    return entries
+
+
+def _check(job: Job, item: Reconstruction) -> None:
+    shape = (len(item.images), job.track.channels, job.track.resolution, job.track.resolution)
+    for name, images in (("images", item.images), ("initial", item.initial)):
+        if tuple(images.shape) != shape or not len(images):
+            raise StageFailed(
+                f"The attack's {name} for identity {item.label} have shape {tuple(images.shape)}; expected {shape}."
+            )
+        if not bool(torch.isfinite(images).all()):
+            raise StageFailed(f"The attack's {name} for identity {item.label} contain numbers that are not finite.")
+
+
+def _finished_blocks(job: Job) -> set[int]:
+    done: set[int] = set()
+    for path in sorted((job.workdir / "blocks").glob("*.json")):
+        done |= set(json.loads(path.read_text())["labels"])
+    return done
+
+
+def _collect(job: Job) -> dict[str, Any]:
+    entries: list[dict[str, Any]] = []
+    queries: dict[str, dict[str, Counter[str]]] = {}
+    paths = sorted((job.workdir / "blocks").glob("*.json"))
+    for path in paths:
+        block = json.loads(path.read_text())
+        entries += block["entries"]
+        for who, phases in block["queries"].items():
+            for phase, kinds in phases.items():
+                queries.setdefault(who, {}).setdefault(phase, Counter()).update(kinds)
+    write_json(job.workdir / "images.json", entries)
+    for path in paths:
+        path.unlink()
+    (job.workdir / "blocks").rmdir()
+    return {"queries": {who: {p: dict(k) for p, k in phases.items()} for who, phases in queries.items()}}
+
+
+class _BlockSize:
+    """How many identities fit on the device at once: found once, remembered per device and attack. It never enters a
+    stage key, because it never changes a result."""
+
+    def __init__(self, job: Job) -> None:
+        device = torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "cpu"
+        self._path = job.store.home / "cache" / "blocks.json"
+        self._name = f"{device}/{job.stage.track}/{job.stage.plugin}/{job.stage.key[:12]}"
+        self.size = int(self._read().get(self._name, LARGEST_BLOCK))
+
+    def _read(self) -> dict[str, int]:
+        try:
+            found: dict[str, int] = json.loads(self._path.read_text())
+            return found
+        except (OSError, ValueError):
+            return {}
+
+    def halve(self, used: int) -> None:
+        if used == 1:
+            raise StageFailed("One identity alone does not fit into the device's memory.")
+        torch.cuda.empty_cache()
+        self.size = used // 2
+
+    def remember(self) -> None:
+        if self.size != LARGEST_BLOCK:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, self._read() | {self._name: self.size})

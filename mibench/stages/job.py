@@ -1,0 +1,133 @@
+"""What a stage works with: its folder, its parents' artefacts, the track's data, the device and random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mibench.contracts import ImageSet, Rng, TrackInfo
+from mibench.data import TrackData, load
+from mibench.errors import StageFailed
+from mibench.identity import stream_seed
+from mibench.nets import build_classifier
+from mibench.nets.base import Classifier
+from mibench.plan import Stage
+from mibench.random import Stream
+from mibench.registry import Registry, track_info
+from mibench.store.artifacts import STATE, Manifest, Store
+from mibench.tracks import Track
+from mibench.training import Loop, Recipe
+
+# prepare and invert are two halves of one attack and share its streams
+_ROLES = {"prepare": "attack", "invert": "attack"}
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Job:
+    """One stage being computed in this process."""
+
+    stage: Stage
+    store: Store
+    registry: Registry
+    workdir: Path
+    device: torch.device
+    emit: Emit
+
+    @cached_property
+    def track(self) -> Track:
+        return self.registry.track(self.stage.track)
+
+    @cached_property
+    def info(self) -> TrackInfo:
+        info: TrackInfo = track_info(self.track)
+        return info
+
+    @cached_property
+    def data(self) -> TrackData:
+        return load(self.track, self.store.home)
+
+    def stream(self, name: str) -> Stream:
+        role = _ROLES.get(self.stage.kind, self.stage.kind)
+        return Stream(stream_seed(self.stage.track, role, self.stage.seed, name), self.device)
+
+    def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
+        return Loop(name, steps, state, self.workdir / STATE, self.progress)
+
+    def progress(self, step: int, steps: int, loss: float | None, name: str) -> None:
+        self.emit({"event": "progress", "name": name, "step": step, "steps": steps, "loss": loss})
+
+    def seed_weights(self, name: str = "weights") -> None:
+        """Make the weights of networks built from here on a function of the run's seed alone."""
+        torch.manual_seed(stream_seed(self.stage.track, self.stage.kind, self.stage.seed, name))
+
+    # --- parents ---------------------------------------------------------------------------------------------------
+
+    def parent(self, role: str) -> tuple[Path, Manifest]:
+        """The folder and manifest of a parent artefact, its files verified by their hashes."""
+        kind, key = self.stage.inputs[role]
+        manifest = self.store.manifest(kind, key, verify=True)
+        if manifest is None:
+            raise StageFailed(f"The {kind} {key[:12]} that this stage needs is not in the store.")
+        return self.store.path(kind, key), manifest
+
+    def target(self) -> Classifier:
+        """The trained target, as it is served."""
+        folder, manifest = self.parent("target")
+        defense = self.registry.build("defense", manifest.plugin, manifest.params, self.track)
+        net = defense.build(self.network(self.track.target.arch))
+        load_weights(net, folder / "model.safetensors")
+        served: Classifier = defense.deploy(net.to(self.device).eval())
+        return served
+
+    def network(self, arch: str, num_classes: int | None = None) -> Classifier:
+        """A fresh network for the track's images."""
+        count = num_classes or self.track.private.identities
+        return build_classifier(arch, count, self.track.channels, self.track.resolution)
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    def images(self, images: np.ndarray, labels: np.ndarray, num_classes: int) -> ImageSet:
+        """uint8 arrays -> float images in [0, 1] and labels, whole, on the device."""
+        tensor = torch.from_numpy(np.array(images)).to(self.device).float() / 255
+        return ImageSet(tensor, torch.from_numpy(np.array(labels)).to(self.device), num_classes)
+
+    @cached_property
+    def public(self) -> ImageSet:
+        return self.images(*self.data.public(), self.track.private.identities)
+
+    def private_train(self) -> ImageSet:
+        return self.images(*self.data.private_train(), self.track.private.identities)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.track.target
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """All parameters and buffers as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, path)
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    net.load_state_dict(load_file(path))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+@torch.no_grad()
+def predict(net: Classifier, images: Tensor, rng: Rng | None = None, batch: int = 256) -> tuple[Tensor, Tensor]:
+    """(N, K) logits and (N, F) features of a network in eval mode."""
+    outputs = [net(chunk, rng) for chunk in images.split(batch)]
+    return torch.cat([o.logits for o in outputs]), torch.cat([o.features for o in outputs])

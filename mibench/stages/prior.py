@@ -1,0 +1,45 @@
+"""Train the generative model that an attack searches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mibench.contracts import PriorContext, PriorModel
+from mibench.oracle import Oracle
+from mibench.stages.job import Job, load_weights, save_weights
+from mibench.training import Loop
+
+
+class _Context(PriorContext):
+    def __init__(self, job: Job, oracle: Oracle | None) -> None:
+        self._job = job
+        self.device, self.track, self.public, self.oracle = job.device, job.info, job.public, oracle
+        self.stream = job.stream  # type: ignore[method-assign]
+
+    def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
+        return self._job.loop(name, steps, state)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Writes ``model.safetensors``; the result counts what was asked of the target."""
+    prior = job.registry.build("prior", job.stage.plugin, job.stage.params, job.track)
+    oracle = None
+    if prior.scope == "target":
+        assert job.stage.access is not None
+        oracle = Oracle(job.target(), job.stage.access, job.track.private.identities, job.stage.seed)
+    job.seed_weights()
+    model = prior.build().to(job.device)
+    prior.train(_Context(job, oracle), model)
+    save_weights(model, job.workdir / "model.safetensors")
+    return {"queries": oracle.counts() if oracle else {}}
+
+
+def load_prior(job: Job) -> PriorModel | None:
+    """The parent prior in eval mode with its parameters frozen, or None if the attack has none."""
+    if "prior" not in job.stage.inputs:
+        return None
+    folder, manifest = job.parent("prior")
+    prior = job.registry.build("prior", manifest.plugin, manifest.params, job.track)
+    model: PriorModel = prior.build()
+    load_weights(model, folder / "model.safetensors")
+    return model.to(job.device).eval().requires_grad_(False)

@@ -1,0 +1,55 @@
+"""Train the target with a defense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mibench.contracts import ImageSet, TrainContext
+from mibench.nets.base import Classifier, parameter_count
+from mibench.stages.job import Job, predict, save_weights
+from mibench.training import Loop, fit_classifier
+
+
+class _Context(TrainContext):
+    def __init__(self, job: Job, defense: Any) -> None:
+        self._job, self._defense = job, defense
+        self.device, self.track, self.recipe = job.device, job.info, job.recipe
+        self.stream = job.stream  # type: ignore[method-assign]
+        self.data = job.private_train()
+        self.net = defense.build(job.network(job.recipe.arch)).to(job.device)
+
+    def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
+        return self._job.loop(name, steps, state)
+
+    def default_train(self) -> Classifier:
+        d = self._defense
+        return fit_classifier(
+            self.net, self.data, self.recipe, self.stream, self.loop, "train", d.loss, d.augment, d.sampler
+        )
+
+    def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:
+        return fit_classifier(net, data, self.recipe, self.stream, self.loop, name)
+
+    def public_labelled(self) -> ImageSet | None:
+        found = self._job.data.public_labelled()
+        return self._job.images(*found) if found else None
+
+    def new_network(self, num_classes: int) -> Classifier:
+        return self._job.network(self.recipe.arch, num_classes).to(self.device)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Writes ``model.safetensors``; the result holds the training accuracy (for the memorisation gap)."""
+    defense = job.registry.build("defense", job.stage.plugin, job.stage.params, job.track)
+    job.seed_weights()
+    ctx = _Context(job, defense)
+    net = defense.train(ctx).eval()
+    save_weights(net, job.workdir / "model.safetensors")
+    logits, _ = predict(net, ctx.data.images, job.stream("train accuracy"))
+    return {
+        "train_accuracy": float((logits.argmax(1) == ctx.data.labels).float().mean()),
+        "parameters": parameter_count(net),
+        "trainable": parameter_count(net, trainable=True),
+        "select": job.recipe.select,
+        "largest_logit": float(logits.abs().max()),
+    }

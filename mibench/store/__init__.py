@@ -1,0 +1,1 @@
+"""What the program keeps on disk: artefacts with manifests, resumable state and their index."""

@@ -1,0 +1,231 @@
+"""The artefact store: finished in ``store/<kind>/<key[:2]>/<key>/``, unfinished in ``work/<key>/``.
+
+A stage is computed like this, in any number of processes at once::
+
+    with store.claim(kind, key) as claim:
+        if claim.manifest is None:
+            ...  # write files to claim.workdir, resumable state to claim.workdir / STATE
+            store.publish(kind, key, claim.workdir, manifest)
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import platformdirs
+
+from mibench.errors import MissingError
+from mibench.store import atomic
+from mibench.store.manifest import FILE, Damaged, Manifest, check_name, dumps, file_sha256, read, safe_file
+
+__all__ = ["STATE", "Claim", "Damaged", "Manifest", "Store", "home"]
+
+STATE = "state"  # folder in a work folder for what a resumed stage needs; never published
+
+
+def home() -> Path:
+    """The folder that holds everything the program stores: ``MIBENCH_HOME`` or the user's data folder."""
+    return (
+        Path(os.environ.get("MIBENCH_HOME") or platformdirs.user_data_dir("mibench")).expanduser().absolute()
+    )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The exclusive right to compute one stage. ``manifest`` is set when there is nothing left to compute."""
+
+    workdir: Path
+    manifest: Manifest | None
+    waited: bool  # another process held the claim first
+    damaged: str | None  # why an artefact that was there has to be computed again
+
+
+class Store:
+    """The artefacts below one ``home`` folder. Nothing is created before something is written."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Path(home)
+        self.root = self.home / "store"
+        self.work = self.home / "work"
+
+    def path(self, kind: str, key: str) -> Path:
+        """The folder of an artefact, whether it exists or not; ``ValueError`` for a name that is not one."""
+        check_name(kind, key)
+        path = self.root / kind / key[:2] / key
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise ValueError(f"{path} leads outside the store {self.root}.")
+        return path
+
+    def workdir(self, key: str) -> Path:
+        """Where stage ``key`` is computed; its content survives a kill. Only the claim's holder writes."""
+        check_name("work", key)
+        return self.work / key
+
+    def manifest(self, kind: str, key: str, verify: bool = False) -> Manifest | None:
+        """The manifest of a stored artefact, or None. ``verify`` also hashes every file.
+
+        Raises:
+            Damaged: the artefact was not whole. It is moved to ``damaged/``, so that the next call returns
+                None (it stays while somebody holds the claim: that one deals with it).
+        """
+        path = self.path(kind, key)
+        if not path.exists():
+            return None
+        try:
+            return read(path, kind, key, verify)
+        except Damaged:
+            with suppress(OSError, MissingError), self._lock(key, wait=False) as locked:
+                if locked:
+                    self._whole_or_aside(kind, key, verify)
+            raise
+
+    @contextmanager
+    def claim(self, kind: str, key: str, on_wait: Callable[[], None] | None = None) -> Iterator[Claim]:
+        """Hold the exclusive right to compute a stage; waits while another process holds it.
+
+        ``on_wait`` is called once before waiting. A publication that a kill interrupted is completed here.
+        """
+        path, workdir = self.path(kind, key), self.workdir(key)
+        with self._lock(key, wait=False) as locked:
+            if locked:
+                yield self._claimed(kind, key, path, workdir, waited=False)
+                return
+        if on_wait is not None:
+            on_wait()
+        with self._lock(key):
+            yield self._claimed(kind, key, path, workdir, waited=True)
+
+    def publish(self, kind: str, key: str, workdir: Path, manifest: Manifest) -> Path:
+        """Make the files in ``workdir`` the artefact ``key``; hashes them and writes the manifest last.
+
+        Resumable state and temporary files are dropped. If the artefact is already there and whole, it stays.
+        """
+        path = self.path(kind, key)
+        if (manifest.kind, manifest.key) != (kind, key):
+            raise ValueError(f"The manifest is for {manifest.kind} {manifest.key}, not for {kind} {key}.")
+        with atomic.writing(path):
+            outputs = dict(sorted(self._outputs(workdir)))
+            atomic.write_text(workdir / FILE, dumps(replace(manifest, outputs=outputs)))
+            return self._install(kind, key, workdir)
+
+    def manifests(self) -> Iterator[Manifest]:
+        """Every whole artefact, sorted by kind and key; damaged ones are left out (see ``damaged``)."""
+        for kind, key in self._names():
+            with suppress(Damaged):
+                yield read(self.path(kind, key), kind, key)
+
+    def damaged(self, verify: bool = False) -> list[str]:
+        """One sentence for each artefact in the store that is not whole; moves nothing."""
+        sentences = []
+        for kind, key in self._names():
+            try:
+                read(self.path(kind, key), kind, key, verify)
+            except Damaged as error:
+                sentences.append(str(error))
+        return sentences
+
+    def _names(self) -> list[tuple[str, str]]:
+        names = []
+        for folder in sorted(self.root.glob("*/??/*")):
+            kind, key = folder.parts[-3], folder.name
+            with suppress(ValueError):
+                if self.path(kind, key) == folder:
+                    names.append((kind, key))
+        return names
+
+    def _claimed(self, kind: str, key: str, path: Path, workdir: Path, waited: bool) -> Claim:
+        """What is to be done, seen while holding the lock."""
+        manifest, problem = self._whole_or_aside(kind, key)
+        if manifest is None and (workdir / FILE).exists():
+            with suppress(Damaged):
+                read(workdir, kind, key, verify=True)
+                self._install(kind, key, workdir)
+                manifest, problem = read(path, kind, key), None
+        if manifest is None:
+            with atomic.writing(workdir):
+                workdir.mkdir(parents=True, exist_ok=True)
+                (workdir / FILE).unlink(missing_ok=True)
+        return Claim(workdir, manifest, waited, problem)
+
+    def _whole_or_aside(
+        self, kind: str, key: str, verify: bool = False
+    ) -> tuple[Manifest | None, str | None]:
+        """The artefact if it is whole; else it is moved to ``damaged/`` and the reason returned."""
+        path = self.path(kind, key)
+        if not path.exists():
+            return None, None
+        try:
+            return read(path, kind, key, verify), None
+        except Damaged as error:
+            aside = self.home / "damaged" / f"{kind}-{key[:16]}-{secrets.token_hex(3)}"
+            with atomic.writing(aside):
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(aside)
+            return None, str(error)
+
+    def _outputs(self, workdir: Path) -> Iterator[tuple[str, dict[str, str | int]]]:
+        for parent, folders, names in os.walk(workdir):
+            if Path(parent) == workdir:
+                folders[:] = [name for name in folders if name != STATE]
+                names = [name for name in names if name != FILE]
+            for name in names:
+                file = Path(parent, name)
+                relative = file.relative_to(workdir).as_posix()
+                if atomic.TEMPORARY.fullmatch(name):
+                    file.unlink()
+                elif not safe_file(relative) or not file.resolve().is_relative_to(workdir.resolve()):
+                    raise ValueError(f"{file} cannot be stored: it leads outside its folder.")
+                else:
+                    yield relative, {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+
+    def _install(self, kind: str, key: str, workdir: Path) -> Path:
+        """Rename a work folder that has its manifest into the store."""
+        path = self.path(kind, key)
+        shutil.rmtree(workdir / STATE, ignore_errors=True)
+        if self._whole_or_aside(kind, key)[0] is None:
+            try:
+                atomic.move_folder(workdir, path)
+            except OSError as error:  # somebody without a claim was faster
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        shutil.rmtree(workdir, ignore_errors=True)
+        return path
+
+    @contextmanager
+    def _lock(self, key: str, wait: bool = True) -> Iterator[bool]:
+        """Hold ``work/<key>.lock``; yields whether it is held, which without ``wait`` can be False."""
+        descriptor = self._acquire(self.work / f"{key}.lock", wait)
+        try:
+            yield descriptor is not None
+        finally:
+            if descriptor is not None:
+                if not self.workdir(key).exists():
+                    (self.work / f"{key}.lock").unlink(missing_ok=True)
+                os.close(descriptor)
+
+    def _acquire(self, file: Path, wait: bool) -> int | None:
+        """Lock ``file``. Its last holder may have removed it while we waited: then lock the new one."""
+        while True:
+            with atomic.writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), file.stat()):
+                        return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)

@@ -1,0 +1,152 @@
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mibench.errors import MissingError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp")
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
+_HERE = -100  # AT_FDCWD
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk met inside the block into a sentence naming ``path``.
+
+    Raises:
+        MissingError: no space, no quota, a read-only file system or no permission.
+    """
+    try:
+        yield
+    except Exception as error:
+        code = _os_code(error)
+        if code in FULL:
+            raise MissingError(
+                f"Cannot write {path}: the disk is full. Free some space, or set MIBENCH_HOME to a folder on "
+                "another disk, and run the command again; what was stored before is intact."
+            ) from error
+        if code in FORBIDDEN:
+            raise MissingError(
+                f"Cannot write {path}: {os.strerror(code)}. Make the folder writable, or set MIBENCH_HOME "
+                "to a folder you may write to; what was stored before is intact."
+            ) from error
+        raise
+
+
+def _os_code(error: Exception) -> int:
+    """The errno behind an error; safetensors only says it in its message."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = (
+        re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    )
+    return int(found.group(1)) if found else 0
+
+
+def temporary(path: Path) -> Path:
+    """A fresh hidden name beside ``path``; ``TEMPORARY`` recognises one that a killed process left behind."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force every file and folder below ``folder``, and itself, to the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(parent, name))
+        sync(Path(parent))
+
+
+@contextmanager
+def write_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name to write to; it becomes ``path`` when the block ends well."""
+    scratch = temporary(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield scratch
+            sync(scratch)
+            scratch.replace(path)
+            sync(path.parent)
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with write_file(path) as scratch:
+        scratch.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON; NaN and infinities are refused (``ValueError``)."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; it replaces ``path`` when the block ends well."""
+    scratch = temporary(path)
+    try:
+        with writing(path):
+            scratch.mkdir(parents=True)
+            yield scratch
+            sync_tree(scratch)
+            if path.exists():
+                _exchange(scratch, path)
+            else:
+                scratch.rename(path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target``, which must not exist, with everything in it on the disk first."""
+    with writing(target):
+        sync_tree(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+        sync(target.parent)
+        sync(source.parent)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step where the system can (Linux), else in two."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is not None and rename(_HERE, os.fsencode(new), _HERE, os.fsencode(old), _EXCHANGE) == 0:
+        return
+    aside = temporary(old)
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
+    aside.rename(new)

@@ -1,0 +1,260 @@
+"""The index of stages and runs. The manifests suffice to make it again at any time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+
+from mibench.errors import UserError
+from mibench.identity import digest
+from mibench.records import MetricValue, RunRecord
+from mibench.store import artifacts, atomic, engine
+from mibench.store.artifacts import Manifest, Store
+from mibench.store.models import Base, Environment, Metric, MetricSample, Run, Stage, StageInput
+
+_STAGE_COLUMNS = ("key", "kind", "plugin", "version", "track", "track_version", "seed", "seconds", "started")
+_RUN_COLUMNS = (
+    *("run", "track", "track_version", "defense", "defense_label", "attack", "attack_label"),
+    *("seed", "status", "created"),
+)
+
+
+class Database:
+    """Stages and runs as rows. One coordinator writes, any number of processes read."""
+
+    def __init__(self, opened: Engine, home: Path) -> None:
+        self._engine = opened
+        self.home = home
+
+    @classmethod
+    def open(cls, url: str | None = None, home: Path | None = None) -> Database:
+        """Open, make or migrate the database at ``url``, else ``MIBENCH_DB``, else ``home``/mibench.db.
+
+        A new database takes in what the store already holds, so that a deleted file mends itself.
+
+        Raises:
+            UserError: it is damaged, newer than this program, or not a mibench database.
+            MissingError: it cannot be reached or written, or its driver is not installed.
+        """
+        home = home or artifacts.home()
+        database = cls(engine.connect(engine.address(url, home)), home)
+        if engine.prepare(database._engine):
+            database._ingest_all(Store(home).manifests())
+        return database
+
+    @classmethod
+    def rebuild(cls, store: Store, url: str | None = None) -> Database:
+        """Make the database again from the manifests alone, whatever state it is in.
+
+        A SQLite file is built anew and swapped in; the old one is kept as ``<name>.before-rebuild``.
+        """
+        target = engine.address(url, store.home)
+        file = engine.sqlite_file(target)
+        if file is None:
+            database = cls.open(url, store.home)
+            database._ingest_all(store.manifests(), fresh=True)
+            return database
+        with atomic.write_file(file) as scratch:
+            fresh = cls(engine.connect(target.set(database=str(scratch))), store.home)
+            engine.prepare(fresh._engine)
+            fresh._ingest_all(store.manifests())
+            for suffix in ("-wal", "-shm", ""):  # the old log must never meet the new file
+                old = file.with_name(file.name + suffix)
+                if old.exists():
+                    old.replace(file.with_name(f"{file.name}.before-rebuild{suffix}"))
+        return cls.open(url, store.home)
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for PostgreSQL."""
+        return engine.sqlite_file(self._engine.url)
+
+    def ingest_stage(self, manifest: Manifest) -> None:
+        """Insert or replace a stage; a manifest of kind ``run`` is a run instead."""
+        self._ingest_all([manifest])
+
+    def ingest_run(self, record: RunRecord) -> None:
+        """Insert or replace a run with its metrics and samples."""
+        with engine.writing(self._engine) as connection:
+            _put_run(connection, record)
+
+    def runs(
+        self,
+        track: str | None = None,
+        defense: str | None = None,
+        attack: str | None = None,
+        seed: int | None = None,
+        run: str | None = None,
+    ) -> list[RunRecord]:
+        """The runs that match all given arguments, sorted by track, defense, attack, their settings and seed.
+
+        ``run`` may be the beginning of an id.
+        """
+        wanted = {Run.track: track, Run.defense: defense, Run.attack: attack, Run.seed: seed}
+        conditions = [column == value for column, value in wanted.items() if value is not None]
+        if run is not None:
+            conditions.append(Run.run.startswith(run, autoescape=True))
+        order = (
+            *(Run.track, Run.track_version, Run.defense, Run.attack),
+            *(Run.defense_label, Run.attack_label, Run.seed, Run.run),
+        )
+        with engine.reading(self._engine) as connection:
+            rows = connection.execute(
+                sa.select(Run.__table__, Environment.data.label("environment_data"))
+                .join(Environment, Environment.sha256 == Run.environment)
+                .where(*conditions)
+            ).mappings()
+            metrics = _metrics(connection, sa.select(Run.run).where(*conditions))
+            names = [column.key for column in order]
+            found = sorted(rows, key=lambda row: tuple(row[name] for name in names))
+        return [
+            RunRecord.from_json(
+                {name: row[name] for name in _RUN_COLUMNS}
+                | row["details"]
+                | {"environment": row["environment_data"], "metrics": metrics[row["run"]]}
+            )
+            for row in found
+        ]
+
+    def stages(self) -> list[Manifest]:
+        """The manifests of all stages, sorted by kind and key."""
+        inputs: dict[str, dict[str, str]] = defaultdict(dict)
+        with engine.reading(self._engine) as connection:
+            for child, role, parent in connection.execute(
+                sa.select(StageInput.child, StageInput.role, StageInput.parent).order_by(StageInput.position)
+            ):
+                inputs[child][role] = parent
+            rows = connection.execute(
+                sa.select(Stage.__table__, Environment.data.label("environment_data")).join(
+                    Environment, Environment.sha256 == Stage.environment
+                )
+            ).mappings()
+            found = sorted(rows, key=lambda row: (row["kind"], row["key"]))
+        return [
+            Manifest(
+                **{name: row[name] for name in _STAGE_COLUMNS},
+                **row["details"],
+                environment=row["environment_data"],
+                inputs=inputs[row["key"]],
+            )
+            for row in found
+        ]
+
+    def check(self) -> list[str]:
+        """One sentence for each fault: a damaged file, a dangling row, rows and store that differ."""
+        try:
+            return [*self._check_file(), *self._check_store()]
+        except UserError as error:
+            return [str(error)]
+
+    def _check_file(self) -> Iterable[str]:
+        if self.path is None:
+            return
+        with engine.reading(self._engine) as connection:
+            for (line,) in connection.exec_driver_sql("PRAGMA quick_check"):
+                if line != "ok":
+                    yield f"The database {self.path} is damaged ({line}). {engine.REBUILD}"
+            for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+                yield f"Row {row} of {table} refers to a row that {parent} lacks. {engine.REBUILD}"
+
+    def _check_store(self) -> Iterable[str]:
+        rows: dict[str, Manifest | RunRecord] = {f"{item.kind} {item.key}": item for item in self.stages()}
+        rows |= {f"run {record.run}": record for record in self.runs()}
+        for manifest in Store(self.home).manifests():
+            stored: Manifest | RunRecord = manifest
+            name = f"{manifest.kind} {manifest.key}"
+            if manifest.kind == "run":
+                stored = RunRecord.from_json(manifest.result["record"])
+                name = f"run {stored.run}"
+            row = rows.pop(name, None)
+            if row is None:
+                yield f"The store holds {name}, the database does not. {engine.REBUILD}"
+            elif row != stored:
+                yield f"The database and the store differ on {name}. {engine.REBUILD}"
+        for name in rows:
+            yield f"The database holds {name}, the store does not. {engine.REBUILD}"
+
+    def _ingest_all(self, manifests: Iterable[Manifest], fresh: bool = False) -> None:
+        with engine.writing(self._engine) as connection:
+            if fresh:
+                for table in reversed(Base.metadata.sorted_tables):
+                    connection.execute(sa.delete(table))
+            for manifest in manifests:
+                if manifest.kind == "run":
+                    _put_run(connection, RunRecord.from_json(manifest.result["record"]))
+                else:
+                    _put_stage(connection, manifest)
+
+
+def _put(connection: Connection, table: type[Base], row: dict[str, Any]) -> None:
+    """Insert ``row`` or replace the one with its primary key."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    keys = [column.name for column in table.__table__.primary_key]
+    statement = insert(table).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=row))
+
+
+def _put_many(connection: Connection, table: type[Base], rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(sa.insert(table), rows)
+
+
+def _put_environment(connection: Connection, data: dict[str, Any]) -> str:
+    sha256 = digest(data)
+    _put(connection, Environment, {"sha256": sha256, "data": data})
+    return sha256
+
+
+def _put_stage(connection: Connection, manifest: Manifest) -> None:
+    row = {name: getattr(manifest, name) for name in _STAGE_COLUMNS}
+    elsewhere = {*_STAGE_COLUMNS, "environment", "inputs"}
+    row["details"] = {key: value for key, value in manifest.to_json().items() if key not in elsewhere}
+    row["environment"] = _put_environment(connection, manifest.environment)
+    _put(connection, Stage, row)
+    connection.execute(sa.delete(StageInput).where(StageInput.child == manifest.key))
+    inputs = [
+        {"child": manifest.key, "role": role, "position": position, "parent": parent}
+        for position, (role, parent) in enumerate(manifest.inputs.items())
+    ]
+    _put_many(connection, StageInput, inputs)
+
+
+def _put_run(connection: Connection, record: RunRecord) -> None:
+    row = {name: getattr(record, name) for name in _RUN_COLUMNS}
+    elsewhere = {*_RUN_COLUMNS, "environment", "metrics"}
+    row["details"] = {key: value for key, value in record.to_json().items() if key not in elsewhere}
+    row["environment"] = _put_environment(connection, record.environment)
+    _put(connection, Run, row)
+    connection.execute(sa.delete(Metric).where(Metric.run == record.run))
+    metrics, samples = [], []
+    for position, (name, metric) in enumerate(record.metrics.items()):
+        key = {"run": record.run, "metric": name}
+        metrics.append({**key, "position": position, **metric.public()})
+        for place, (label, value) in enumerate(metric.per_identity.items()):
+            samples.append({**key, "label": label, "position": place, "value": float(value)})
+    _put_many(connection, Metric, metrics)
+    _put_many(connection, MetricSample, samples)
+
+
+def _metrics(connection: Connection, runs: sa.Select[Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Run -> metric -> the fields of its ``MetricValue``, in the order in which they were stored."""
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    names = [item.name for item in fields(MetricValue) if item.name != "per_identity"]
+    for row in connection.execute(
+        sa.select(Metric.__table__).where(Metric.run.in_(runs)).order_by(Metric.run, Metric.position)
+    ).mappings():
+        found[row["run"]][row["metric"]] = {name: row[name] for name in names} | {"per_identity": {}}
+    for run, metric, label, value in connection.execute(
+        sa.select(MetricSample.run, MetricSample.metric, MetricSample.label, MetricSample.value)
+        .where(MetricSample.run.in_(runs))
+        .order_by(MetricSample.run, MetricSample.metric, MetricSample.position)
+    ):
+        found[run][metric]["per_identity"][label] = value
+    return found

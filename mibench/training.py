@@ -1,0 +1,211 @@
+"""The training loop of targets and evaluators, and the resumable loop that every trainer uses."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mibench.augment import shift_flip_warp
+from mibench.contracts import Batch, ImageSet, Progress
+from mibench.errors import StageFailed
+from mibench.identity import stream_seed
+from mibench.nets.base import Classifier, Output
+from mibench.random import Stream
+from mibench.store.state import load_state, save_state
+from mibench.tracks import RecipeSection as Recipe
+
+__all__ = ["Loop", "Recipe", "fit_classifier", "shuffled"]
+
+CHECKPOINT_SECONDS = 20.0
+
+
+class Reporter(Protocol):
+    """Who hears about progress."""
+
+    def __call__(self, step: int, steps: int, loss: float | None, name: str) -> None: ...
+
+
+class Loop:
+    """The steps of a training loop: reports progress, refuses a loss that is not finite, saves state to resume from.
+
+    Everything random inside step ``i`` must come from streams named after ``i`` (torch's global generator is seeded
+    with it), so that ``state``, networks and optimisers, is all that a resumed loop needs to give the same numbers.
+    """
+
+    def __init__(
+        self, name: str, steps: int, state: dict[str, Any], folder: Path | None, reporter: Reporter | None
+    ) -> None:
+        self.name = name
+        self.steps = steps
+        self._state = state
+        self._folder = folder / f"state-{name}" if folder else None
+        self._reporter = reporter
+        self._loss: Tensor | None = None
+        self._step = 0
+
+    def report(self, loss: Tensor) -> None:
+        """Tell the loop this step's loss, a scalar. Raises StageFailed at the step where it is not finite."""
+        self._loss = loss.detach()
+        if self._loss.device.type == "cpu" or self._step % 20 == 0:
+            self._check()
+
+    def _check(self) -> None:
+        if self._loss is not None and not math.isfinite(value := float(self._loss)):
+            raise StageFailed(f"The loss of {self.name!r} became {value} at step {self._step} of {self.steps}.")
+
+    def __iter__(self) -> Iterator[int]:
+        start = self._resume()
+        saved = told = time.monotonic()
+        for step in range(start, self.steps):
+            self._step = step
+            torch.manual_seed(stream_seed(self.name, step))  # dropout, whatever came before
+            yield step
+            now = time.monotonic()
+            if self._reporter and (now - told > 0.25 or step + 1 == self.steps):
+                told = now
+                self._reporter(step + 1, self.steps, None if self._loss is None else float(self._loss), self.name)
+            if self._folder and now - saved > CHECKPOINT_SECONDS:
+                saved = now
+                self._check()
+                self._save(step + 1)
+        self._check()
+        if self._folder:
+            self._save(self.steps)
+
+    def _save(self, step: int) -> None:
+        assert self._folder is not None
+        save_state(self._folder, step, {name: item.state_dict() for name, item in self._state.items()})
+
+    def _resume(self) -> int:
+        found = load_state(self._folder) if self._folder else None
+        if found is None:
+            return 0
+        step, tree = found
+        for name, item in self._state.items():
+            item.load_state_dict(tree[name])
+        return step
+
+
+def shuffled(count: int, batch: int, rng: Stream) -> Iterator[Tensor]:
+    """One epoch of index batches in random order; a last batch of a single image is dropped (batch norm)."""
+    for indices in rng.permutation(count).split(batch):
+        if len(indices) > 1:
+            yield indices
+
+
+LossFunction = Callable[[Batch, Output, Progress], Tensor]
+
+
+def plain_loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
+    """Cross-entropy, the mean over the batch."""
+    return functional.cross_entropy(output.logits, batch.labels)
+
+
+def fit_classifier(
+    net: Classifier,
+    data: ImageSet,
+    recipe: Recipe,
+    stream: Callable[[str], Stream],
+    loop: Callable[[str, int, dict[str, Any]], Loop],
+    name: str,
+    loss: LossFunction = plain_loss,
+    augment: Callable[[Tensor, Stream], Tensor] | None = None,
+    sampler: Callable[[Tensor, int, Stream], Iterator[Tensor] | None] | None = None,
+) -> Classifier:
+    """Train ``net`` in place: AdamW and one cycle over ``recipe.epochs``, standard augmentation, then ``augment``.
+
+    The last weights are kept. With ``recipe.select == "best"``, ``validation_per_identity`` training images of each
+    identity are held out and the weights of the best epoch on them are kept; the test split plays no part.
+    """
+    train, validation = _split_validation(data, recipe, stream)
+    steps = recipe.epochs * math.ceil(len(train) / recipe.batch)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=steps)
+    best = _Best(net, validation) if recipe.select == "best" else None
+    state = {"net": net, "optimiser": optimiser, "schedule": schedule} | ({"best": best} if best else {})
+
+    def epoch(index: int) -> Iterator[Tensor]:
+        rng = stream(f"{name}.order.{index}")
+        own = sampler(train.labels, recipe.batch, rng) if sampler else None
+        return own if own is not None else shuffled(len(train), recipe.batch, rng)
+
+    batches = itertools.chain.from_iterable(epoch(index) for index in itertools.count())
+    running = loop(name, steps, state)
+    net.train()
+    position = 0
+    for step in running:
+        indices = next(itertools.islice(batches, step - position, None))
+        position = step + 1
+        rng = stream(f"{name}.augment.{step}")
+        images = shift_flip_warp(
+            train.images[indices], rng, recipe.shift, recipe.flip, recipe.rotate, recipe.scale, recipe.light
+        )
+        if augment:
+            images = augment(images, rng)
+        batch = Batch(images, train.labels[indices])
+        progress = Progress(step * recipe.epochs // steps, recipe.epochs, step, steps)
+        value = loss(batch, net(batch.images, rng), progress)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        schedule.step()
+        running.report(loss=value)
+        if best and (step + 1) * recipe.epochs // steps > progress.epoch:
+            best.consider()
+    if best:
+        best.restore()
+    return net.eval()
+
+
+def _split_validation(
+    data: ImageSet, recipe: Recipe, stream: Callable[[str], Stream]
+) -> tuple[ImageSet, ImageSet | None]:
+    if recipe.select != "best":
+        return data, None
+    held = torch.zeros(len(data), dtype=torch.bool, device=data.labels.device)
+    rng = stream("validation")
+    for label in range(data.num_classes):
+        own = (data.labels == label).nonzero().flatten()
+        held[own[rng.permutation(len(own))[: recipe.validation_per_identity]]] = True
+    return (
+        ImageSet(data.images[~held], data.labels[~held], data.num_classes),
+        ImageSet(data.images[held], data.labels[held], data.num_classes),
+    )
+
+
+class _Best:
+    """The weights that did best on validation images."""
+
+    def __init__(self, net: Classifier, validation: ImageSet | None) -> None:
+        if validation is None or not len(validation):
+            raise StageFailed("A recipe that selects the best epoch needs validation_per_identity >= 1.")
+        self._net, self._data = net, validation
+        self._accuracy, self._weights = -1.0, copy.deepcopy(net.state_dict())
+
+    @torch.no_grad()
+    def consider(self) -> None:
+        self._net.eval()
+        predicted = self._net(self._data.images).logits.argmax(1)
+        self._net.train()
+        accuracy = float((predicted == self._data.labels).float().mean())
+        if accuracy > self._accuracy:
+            self._accuracy, self._weights = accuracy, copy.deepcopy(self._net.state_dict())
+
+    def restore(self) -> None:
+        self._net.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self._accuracy, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._accuracy, self._weights = state["accuracy"], state["weights"]

@@ -57,7 +57,13 @@ class Kedmi(Attack):
             steps = ctx.steps("kedmi", p.iterations)
             shape = (len(rows), prior.latent_dim)
             mu, log_variance = fit_gaussians(
-                *shape, objective, lambda noise=noise, shape=shape: noise.normal(*shape), steps, p.lr, p.reference_batch, ctx.device
+                *shape,
+                objective,
+                lambda noise=noise, shape=shape: noise.normal(*shape),
+                steps,
+                p.lr,
+                p.reference_batch,
+                ctx.device,
             )
             eps = rows.streams("draws").normal(len(rows), samples, prior.latent_dim)
             z = mu[:, None] + torch.exp(log_variance / 2)[:, None] * eps

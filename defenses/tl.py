@@ -8,11 +8,15 @@ from mibench.contracts import BaseParams, Classifier, Defense, TrainContext
 class TransferLearning(Defense):
     """The frozen stages have never been trained on a private image."""
 
-    deviations = ("Pretraining uses the track's public identities where the papers' face and ImageNet weights do not fit.",)
+    deviations = (
+        "Pretraining uses the track's public identities where the papers' face and ImageNet weights do not fit.",
+    )
 
     class Params(BaseParams):
         frozen: int = Field(2, ge=0, description="stages frozen, from the image on")
-        frozen_statistics: bool = Field(False, description="freeze the frozen stages' batch norm statistics too")
+        frozen_statistics: bool = Field(
+            False, description="freeze the frozen stages' batch norm statistics too"
+        )
 
     def train(self, ctx: TrainContext) -> Classifier:
         public = ctx.public_labelled()
@@ -25,4 +29,6 @@ class TransferLearning(Defense):
         return ctx.default_train()
 
     def skip(self) -> str | None:
-        return None if self.track.public_labelled else "the track has no labelled public images to pretrain on"
+        return (
+            None if self.track.public_labelled else "the track has no labelled public images to pretrain on"
+        )

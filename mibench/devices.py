@@ -8,14 +8,20 @@ import re
 from mibench.errors import MissingError, UserError
 
 
+def check_device(device: str) -> None:
+    """Raises UserError for another word than auto, cpu, cuda or cuda:N; MissingError if a GPU asked for is not there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UserError(f"Unknown device {device!r}. Expected auto, cpu, cuda or cuda:N.")
+    if device.startswith("cuda"):
+        slots(device)
+
+
 def slots(device: str, jobs: int | None = None) -> list[str]:
     """One entry per stage that may run at a time.
 
     ``auto`` takes the GPU if torch sees one, else the CPU; ``cpu`` gives one slot per core (each stage uses one
-    thread); ``cuda`` and ``cuda:N`` give one. Raises UserError for another word, MissingError without a GPU.
+    thread); ``cuda`` and ``cuda:N`` give one. Raises MissingError without the GPU that was asked for.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UserError(f"Unknown device {device!r}. Expected auto, cpu, cuda or cuda:N.")
     if device != "cpu":
         import torch
 
@@ -28,4 +34,5 @@ def slots(device: str, jobs: int | None = None) -> list[str]:
                 f"Device {device!r} was asked for, but torch sees {found} CUDA GPU{'s' * (found != 1)} here. "
                 "Use --device cpu, or install a GPU driver (see mibench doctor)."
             )
-    return ["cpu"] * (jobs or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ["cpu"] * (jobs or cores)

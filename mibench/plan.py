@@ -1,11 +1,11 @@
 """Cells to a graph of stages. Pure: no files, no torch.
 
-    evaluator   target -----> utility ----------.
-        |         |  \\                           |
-        |         |   prior (scope "target")     |
-        |         |   /      \\                   |
-        |       invert <- prepare                |
-        '-----------+------> evaluate <----------'
+evaluator   target -----> utility ----------.
+    |         |  \\                           |
+    |         |   prior (scope "target")     |
+    |         |   /      \\                   |
+    |       invert <- prepare                |
+    '-----------+------> evaluate <----------'
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from mibench.registry import Facts
 from mibench.tracks import Track
 
 # Bumped when the engine's part of a stage may change its result.
-ENGINE_VERSIONS = {"evaluator": 1, "target": 1, "prior": 1, "prepare": 1, "invert": 1, "utility": 1, "evaluate": 1}
+ENGINE_VERSIONS = {
+    "evaluator": 1,
+    "target": 1,
+    "prior": 1,
+    "prepare": 1,
+    "invert": 1,
+    "utility": 1,
+    "evaluate": 1,
+}
 
 # Which sections of a track can change a stage's result.
 TRACK_PARTS = {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mibench.environment import describe
 from mibench.errors import UserError, unknown
 from mibench.executors.local import Listener, LocalExecutor, Outcome
 from mibench.identity import digest
@@ -29,6 +28,7 @@ class Result:
 
     plan: Plan
     records: list[RunRecord] = field(default_factory=list)  # in the order asked for
+    manifests: list[Manifest] = field(default_factory=list)  # of every stage of the plan that is done
     cached: dict[str, bool] = field(default_factory=dict)  # by run
     outcome: Outcome = field(default_factory=Outcome)
     notes: list[str] = field(default_factory=list)
@@ -86,34 +86,46 @@ def build_plan(
 
 
 def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
-    """The manifests of the plan's stages that are done. A damaged artefact is named and set aside.
+    """The manifests of the plan's stages that are done. A damaged artefact is named in ``notes`` and set aside.
 
-    Raises UserError when a stored artefact was computed with other resolved parameters under the same key, that is,
-    a default changed without a new version.
+    Results, and whatever a missing stage will read, are verified by their hashes; of the rest only sizes are looked
+    at. Raises UserError when a stored artefact was computed with other resolved parameters under the same key, that
+    is, a default changed without a new version.
     """
-    found = {}
+    found: dict[str, Manifest] = {}
     for stage in plan.stages.values():
-        try:
-            manifest = store.manifest(stage.kind, stage.key)
-        except Damaged as error:
-            notes.append(f"Damaged: {error}. It is computed again.")
-            continue
-        if manifest is None:
-            continue
-        if manifest.params != stage.params:
-            changed = sorted(
-                name
-                for name in manifest.params.keys() | stage.params.keys()
-                if manifest.params.get(name) != stage.params.get(name)
-            )
-            what = "; ".join(
-                f"{name} was {manifest.params.get(name)!r} and is now {stage.params.get(name)!r}" for name in changed
-            )
-            raise UserError(
-                f"A default of {stage.plugin!r} changed without a new version: {what}. Raise `version` in its file."
-            )
-        found[stage.key] = manifest
+        manifest = _whole(store, stage, notes, verify=stage.kind == "evaluate")
+        if manifest is not None:
+            _same_params(stage, manifest)
+            found[stage.key] = manifest
+    verified: set[str] = set()
+    while (
+        parents := {key for s in needed(plan, found) for _, key in s.inputs.values()}
+        & found.keys() - verified
+    ):
+        verified |= parents
+        for key in parents:
+            if _whole(store, plan.stages[key], notes, verify=True) is None:
+                del found[key]
     return found
+
+
+def _whole(store: Store, stage: Stage, notes: list[str], verify: bool) -> Manifest | None:
+    try:
+        return store.manifest(stage.kind, stage.key, verify)
+    except Damaged as error:
+        notes.append(f"Damaged: {error}. It is computed again.")
+        return None
+
+
+def _same_params(stage: Stage, manifest: Manifest) -> None:
+    was, now = manifest.params, stage.params
+    changed = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    if changed:
+        what = "; ".join(f"{name} was {was.get(name)!r} and is now {now.get(name)!r}" for name in changed)
+        raise UserError(
+            f"A default of {stage.plugin!r} changed without a new version: {what}. Raise `version` in its file."
+        )
 
 
 def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
@@ -127,56 +139,56 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
     return [stage for stage in plan.stages.values() if stage.key in wanted and stage.key not in done]
 
 
-def execute(registry: Registry, store: Store, plan: Plan, slots: list[str], listener: Listener) -> Result:
-    """Compute what is missing and return the records of the runs that are complete."""
+def execute(
+    registry: Registry, store: Store, plan: Plan, slots: Callable[[], list[str]], listener: Listener
+) -> Result:
+    """Compute what is missing and return the records of the runs that are complete. ``slots`` is asked for the
+    devices only when there is something to compute."""
     result = Result(plan)
     found = lookup(store, plan, result.notes)
     todo = needed(plan, found)
     if todo:
-        # a parent of a stage to compute must be there, even if every other child of it is done
-        result.outcome = LocalExecutor(store.home, slots, listener).run(todo, set(found))
+        result.outcome = LocalExecutor(store.home, slots(), listener).run(todo, set(found))
         found = lookup(store, plan, result.notes)
     computed = {stage.key for stage in todo}
+    result.manifests = list(found.values())
     for planned in plan.runs:
         if all(stage.key in found for stage in planned.stages.values()):
-            record = _record(registry, store, planned, found)
+            manifest = _record(store, planned, found)
+            record = RunRecord.from_json(manifest.result["record"])
+            result.manifests.append(manifest)
             result.records.append(record)
             result.cached[record.run] = not any(s.key in computed for s in planned.stages.values())
     return result
 
 
-def _record(registry: Registry, store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
-    """The run's record, from the store if it was written before."""
+def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Manifest:
+    """The manifest that holds the run's record, written when the run was first complete."""
     key = digest({"run": planned.run, "stages": {role: s.key for role, s in planned.stages.items()}})
-    try:
-        manifest = store.manifest("run", key)
-    except Damaged:
-        manifest = None
-    if manifest is not None:
-        return RunRecord.from_json(manifest.result["record"])
-    record = _assemble(registry, store, planned, found)
     with store.claim("run", key) as claim:
-        if claim.manifest is None:
-            manifest = Manifest(
-                kind="run",
-                key=key,
-                plugin="engine",
-                version=1,
-                params={},
-                non_default={},
-                seed=planned.cell.seed,
-                track=planned.cell.track.id,
-                track_version=planned.cell.track.version,
-                inputs={role: stage.key for role, stage in planned.stages.items()},
-                started=record.created,
-                environment=describe(),
-                result={"record": record.to_json()},
-            )
-            store.publish("run", key, claim.workdir, manifest)
-    return record
+        if claim.manifest is not None:
+            return claim.manifest
+        record = _assemble(store, planned, found)
+        manifest = Manifest(
+            kind="run",
+            key=key,
+            plugin="engine",
+            version=1,
+            params={},
+            non_default={},
+            seed=planned.cell.seed,
+            track=planned.cell.track.id,
+            track_version=planned.cell.track.version,
+            inputs={role: stage.key for role, stage in planned.stages.items()},
+            started=record.created,
+            environment=record.environment,
+            result={"record": record.to_json()},
+        )
+        store.publish("run", key, claim.workdir, manifest)
+        return manifest
 
 
-def _assemble(registry: Registry, store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
+def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
     cell = planned.cell
     manifests = {role: found[stage.key] for role, stage in planned.stages.items()}
     evaluate = manifests["evaluate"]

@@ -53,7 +53,13 @@ def compute(request: dict[str, Any]) -> None:
     fields = request["stage"]
     stage = Stage(**fields | {"inputs": {role: tuple(pair) for role, pair in fields["inputs"].items()}})
     store = Store(Path(request["home"]))
-    waiting = {"event": "progress", "name": "waiting for another process", "step": 0, "steps": 0, "loss": None}
+    waiting = {
+        "event": "progress",
+        "name": "waiting for another process",
+        "step": 0,
+        "steps": 0,
+        "loss": None,
+    }
     with store.claim(stage.kind, stage.key, lambda: emit(waiting)) as claim:
         if claim.damaged:
             emit({"event": "note", "message": f"{claim.damaged}. It is computed again."})
@@ -146,4 +152,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # everything is on disk; tearing torch down takes a second

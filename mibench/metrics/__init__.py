@@ -23,7 +23,11 @@ _A, _D, _P = "mibench.metrics.accuracy", "mibench.metrics.distance", "mibench.me
 
 METRICS: dict[str, MetricInfo] = {
     "nat1": MetricInfo(
-        "natural accuracy", "high", "fraction", "Top-1 accuracy of the target on the sealed test images.", f"{_A}:nat1"
+        "natural accuracy",
+        "high",
+        "fraction",
+        "Top-1 accuracy of the target on the sealed test images.",
+        f"{_A}:nat1",
     ),
     "att1": MetricInfo(
         "attack accuracy, top-1",
@@ -33,7 +37,11 @@ METRICS: dict[str, MetricInfo] = {
         f"{_A}:att1",
     ),
     "att5": MetricInfo(
-        "attack accuracy, top-5", "low", "fraction", "The same with the evaluator's five best guesses.", f"{_A}:att5"
+        "attack accuracy, top-5",
+        "low",
+        "fraction",
+        "The same with the evaluator's five best guesses.",
+        f"{_A}:att5",
     ),
     "att1_selected": MetricInfo(
         "attack accuracy, top-1, selected",
@@ -43,7 +51,11 @@ METRICS: dict[str, MetricInfo] = {
         f"{_A}:att1_selected",
     ),
     "att5_selected": MetricInfo(
-        "attack accuracy, top-5, selected", "low", "fraction", "att5 over the selected images.", f"{_A}:att5_selected"
+        "attack accuracy, top-5, selected",
+        "low",
+        "fraction",
+        "att5 over the selected images.",
+        f"{_A}:att5_selected",
     ),
     "att1_step0": MetricInfo(
         "top-1 before optimisation",
@@ -53,7 +65,11 @@ METRICS: dict[str, MetricInfo] = {
         f"{_A}:att1_step0",
     ),
     "conf": MetricInfo(
-        "confidence", "low", "fraction", "Mean probability of the attacked identity under the evaluator.", f"{_A}:conf"
+        "confidence",
+        "low",
+        "fraction",
+        "Mean probability of the attacked identity under the evaluator.",
+        f"{_A}:conf",
     ),
     "knn_eval": MetricInfo(
         "KNN distance",
@@ -77,7 +93,11 @@ METRICS: dict[str, MetricInfo] = {
         f"{_P}:d_face",
     ),
     "lpips": MetricInfo(
-        "LPIPS", "high", "LPIPS (AlexNet)", "Perceptual distance to the nearest private training image.", f"{_P}:lpips"
+        "LPIPS",
+        "high",
+        "LPIPS (AlexNet)",
+        "Perceptual distance to the nearest private training image.",
+        f"{_P}:lpips",
     ),
     "fid": MetricInfo(
         "FID",
@@ -87,6 +107,10 @@ METRICS: dict[str, MetricInfo] = {
         f"{_P}:fid",
     ),
     "face_rate": MetricInfo(
-        "face detection rate", "none", "fraction", "Share of reconstructions in which MTCNN finds a face.", f"{_P}:face_rate"
+        "face detection rate",
+        "none",
+        "fraction",
+        "Share of reconstructions in which MTCNN finds a face.",
+        f"{_P}:face_rate",
     ),
 }

@@ -45,7 +45,8 @@ def _resized(images: Tensor, size: int) -> Tensor:
 def d_face(e: Evidence) -> MetricValue:
     if not facenet_file().is_file():
         return MetricValue(
-            None, reason="FaceNet's VGGFace2 weights are not on this machine; get them: mibench data weights facenet"
+            None,
+            reason="FaceNet's VGGFace2 weights are not on this machine; get them: mibench data weights facenet",
         )
     from facenet_pytorch import InceptionResnetV1
 
@@ -57,14 +58,17 @@ def d_face(e: Evidence) -> MetricValue:
 
     label = e.label[e.selected]
     with torch.inference_mode():
-        distance, _ = nearest_private(embed(e.images[e.selected]), label, embed(e.private_images), e.private_labels)
+        distance, _ = nearest_private(
+            embed(e.images[e.selected]), label, embed(e.private_images), e.private_labels
+        )
     return macro(distance, label)
 
 
 def lpips(e: Evidence) -> MetricValue:
     if not alexnet_file().is_file():
         return MetricValue(
-            None, reason="LPIPS's AlexNet weights are not on this machine; get them: mibench data weights lpips"
+            None,
+            reason="LPIPS's AlexNet weights are not on this machine; get them: mibench data weights lpips",
         )
     import lpips as library
 
@@ -85,7 +89,8 @@ def fid(e: Evidence) -> MetricValue:
         )
     if importlib.util.find_spec("pytorch_fid") is None or not inception_file().is_file():
         return MetricValue(
-            None, reason="FID's Inception weights are not on this machine; get them: mibench data weights inception"
+            None,
+            reason="FID's Inception weights are not on this machine; get them: mibench data weights inception",
         )
     from pytorch_fid.inception import InceptionV3
 

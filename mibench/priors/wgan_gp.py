@@ -13,8 +13,8 @@ from mibench.nets.gan import GmiCritic, GmiGenerator
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-    """E (||grad D(x^)||_2 - 1)^2 at x^ = alpha real + (1 - alpha) fake. ``alpha`` (N, 1, 1, 1) in [0, 1]; a scalar."""
-    between = (alpha * real + (1 - alpha) * fake).detach().requires_grad_(True)
+    """E (||grad D(x^)||_2 - 1)^2 at x^ = (1 - alpha) real + alpha fake. ``alpha`` (N, 1, 1, 1) in [0, 1]; a scalar."""
+    between = ((1 - alpha) * real + alpha * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (gradient.flatten(1).norm(2, dim=1) - 1).square().mean()
 
@@ -25,7 +25,9 @@ class WganGp(Prior):
     scope = "public"
 
     class Params(BaseParams):
-        steps: int = Field(56_160, ge=1, description="critic steps, at least 1 (120 epochs over 30,000 images)")
+        steps: int = Field(
+            56_160, ge=1, description="critic steps, at least 1 (120 epochs over 30,000 images)"
+        )
         batch: int = Field(64, ge=2)
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)

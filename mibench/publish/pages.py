@@ -17,7 +17,7 @@ HEADINGS = {
     "att1": "Attack top‑1",
     "att5": "Attack top‑5",
     "att1_selected": "Top‑1, selected",
-    "att1_step0": "Top‑1, step 0",
+    "att1_step0": "Top‑1, step\N{NO-BREAK SPACE}0",
     "conf": "Confidence",
     "knn_eval": "KNN distance",
     "d_eval": "δ eval",
@@ -272,7 +272,7 @@ def protocol_view(catalogue: Catalogue, boards: Sequence[Board]) -> dict[str, An
     """The protocol page: what exists, with the facts a reader needs to judge a number."""
     known = {"title", "version", "kind", "sensitive", "chance", "identities", "metrics"}
     tracks = []
-    for name in sorted({*catalogue.tracks, *(board.track for board in boards)}):
+    for name in dict.fromkeys([*catalogue.tracks, *(board.track for board in boards)]):
         facts = {"title": name} | dict(catalogue.tracks.get(name, {}))
         more = {key: value for key, value in facts.items() if key not in known}
         tracks.append(

@@ -17,7 +17,7 @@ from typing import Any
 from mibench.errors import MissingError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp")
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
 _HERE = -100  # AT_FDCWD

@@ -76,6 +76,10 @@ class Database:
         """The SQLite file; None for PostgreSQL."""
         return engine.sqlite_file(self._engine.url)
 
+    def ingest(self, manifests: Iterable[Manifest]) -> None:
+        """Insert or replace stages and runs, in one transaction."""
+        self._ingest_all(manifests)
+
     def ingest_stage(self, manifest: Manifest) -> None:
         """Insert or replace a stage; a manifest of kind ``run`` is a run instead."""
         self._ingest_all([manifest])

@@ -38,8 +38,9 @@ def address(url: str | None, home: Path) -> URL:
         parsed = parsed.set(drivername="postgresql+psycopg")
     kind = parsed.get_backend_name() if parsed is not None else ""
     if parsed is None or kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not parsed.database):
+        shown = repr(text) if parsed is None else parsed.render_as_string()  # which hides the password
         raise UserError(
-            f"The database URL {text!r} is neither sqlite:////path/to/file.db nor "
+            f"The database URL {shown} is neither sqlite:////path/to/file.db nor "
             "postgresql://user:password@host/name. Set MIBENCH_DB to one of them, or unset it."
         )
     return parsed

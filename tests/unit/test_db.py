@@ -1,4 +1,4 @@
-"""The index: nothing lost, nothing impossible stored, and made again from the manifests whatever happens to it."""
+"""The index: nothing lost, nothing impossible stored, made again from the manifests whatever happens."""
 
 from __future__ import annotations
 
@@ -265,14 +265,13 @@ def test_older_database_is_copied_and_migrated(store: Store, next_version: Any) 
 
 def test_failed_migration_changes_nothing(store: Store, next_version: Any) -> None:
     before = _content(_fill(store))
-    with pytest.MonkeyPatch.context():
-        next_version()
-        file = engine.MIGRATIONS / "versions" / "9999_next.py"
-        file.write_text(file.read_text() + "    raise RuntimeError('half way')\n")
-        with pytest.raises(RuntimeError, match="half way"):
-            Database.open(home=store.home)
-        file.unlink()
-        assert _content(Database.open(home=store.home)) == before
+    next_version()
+    file = engine.MIGRATIONS / "versions" / "9999_next.py"
+    file.write_text(file.read_text() + "    raise RuntimeError('half way')\n")
+    with pytest.raises(RuntimeError, match="half way"):
+        Database.open(home=store.home)
+    file.unlink()
+    assert _content(Database.open(home=store.home)) == before
 
 
 def test_newer_database_is_refused(store: Store, next_version: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,14 +377,15 @@ def _no_header(data: bytes) -> bytes:
 
 
 def _every_page(data: bytes) -> bytes:
-    return data[:4096] + b"".join(
-        b"\x00" * 64 + data[at + 64 : at + 4096] for at in range(4096, len(data), 4096)
-    )
+    pages = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+    return pages[0] + b"".join(bytes(64) + page[64:] for page in pages[1:])
 
 
-@pytest.mark.parametrize(
-    "damage", [_first_pages, _odd_length, _no_header, _every_page, lambda _: b"not a database"]
-)
+def _another_file(_: bytes) -> bytes:
+    return b"not a database"
+
+
+@pytest.mark.parametrize("damage", [_first_pages, _odd_length, _no_header, _every_page, _another_file])
 def test_damaged_database_is_named_and_rebuilt(store: Store, damage: Any) -> None:
     before = _content(_fill(store))
     file = store.home / "mibench.db"
@@ -398,7 +398,7 @@ def test_damaged_database_is_named_and_rebuilt(store: Store, damage: Any) -> Non
 
 
 def test_any_overwritten_page_is_noticed(store: Store) -> None:
-    """Whatever page is overwritten, ``check`` names it (or it held nothing), and nothing but sentences comes out."""
+    """Whatever page is overwritten, ``check`` names the damage (one page at most may be empty)."""
     _fill(store)
     file = store.home / "mibench.db"
     with closing(sqlite3.connect(file)) as connection:
@@ -419,9 +419,9 @@ def test_any_overwritten_page_is_noticed(store: Store) -> None:
 
 def test_check_compares_rows_with_the_store(store: Store) -> None:
     database = _fill(store)
-    changed, removed = list(store.manifests())[0], list(store.manifests())[1]
+    changed, removed = [manifest for manifest in store.manifests() if manifest.kind != "run"][:2]
     shutil.rmtree(store.path(removed.kind, removed.key))
-    database.ingest_stage(replace(changed, seconds=99.0)) if changed.kind != "run" else None
+    database.ingest_stage(replace(changed, seconds=99.0))
     added = _store(store, _stage("added"))
     record = make_run(defense="unstored")
     database.ingest_run(record)
@@ -437,10 +437,10 @@ def test_check_compares_rows_with_the_store(store: Store) -> None:
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises((MissingError, NotADirectoryError)):
+    with pytest.raises(MissingError, match="Not a directory"):
         Database.open(home=tmp_path / "file" / "home")
     (tmp_path / "mibench.db").mkdir()
-    with pytest.raises(MissingError, match="mibench.db"):
+    with pytest.raises(MissingError, match=r"mibench\.db"):
         Database.open(home=tmp_path)
 
 
@@ -465,12 +465,13 @@ def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
 # --- addresses
 
 
-@pytest.mark.parametrize("url", ["mysql://host/name", "nonsense", "sqlite://", "sqlite:///:memory:?x", "://"])
+@pytest.mark.parametrize(
+    "url", ["mysql://host/name", "nonsense", "sqlite://", "://", "mysql://user:secret@host/name"]
+)
 def test_wrong_url_is_a_sentence(url: str, tmp_path: Path) -> None:
-    if url.startswith("sqlite:///:memory"):
-        pytest.skip("a name like any other")
-    with pytest.raises(UserError, match="MIBENCH_DB"):
+    with pytest.raises(UserError, match="MIBENCH_DB") as caught:
         Database.open(url, tmp_path)
+    assert "secret" not in str(caught.value)
 
 
 def test_address_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,13 @@ def test_home_is_the_variable_or_the_user_folder(monkeypatch: pytest.MonkeyPatch
     assert home().name == "mibench"
 
 
+def test_the_store_needs_no_torch() -> None:
+    names = "mibench.store.artifacts, mibench.store.db, mibench.store.state"
+    code = f"import sys, {names}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_published_artefact_comes_back(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.manifest("target", KEY) is None

@@ -1,0 +1,174 @@
+"""What several commands share: the workspace, options, completion and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mibench.errors import UserError
+
+if TYPE_CHECKING:
+    from mibench.records import RunRecord
+    from mibench.registry import Registry
+    from mibench.store.artifacts import Store
+    from mibench.store.db import Database
+
+DEFAULT_TRACK = "orl32"
+
+
+@dataclass
+class Workspace:
+    """Everything a command works with, opened when it is first used."""
+
+    @cached_property
+    def home(self) -> Path:
+        from mibench.store.artifacts import home
+
+        return home()
+
+    @cached_property
+    def registry(self) -> Registry:
+        from mibench.registry import Registry
+
+        return Registry(home=self.home)
+
+    @cached_property
+    def store(self) -> Store:
+        from mibench.store.artifacts import Store
+
+        return Store(self.home)
+
+    @cached_property
+    def database(self) -> Database:
+        from mibench.store.db import Database
+
+        return Database.open(home=self.home)
+
+    def build_site(self, out: Path | None = None, images: str = "all", public: bool = False) -> Path:
+        """Write the leaderboard of everything in the database; the path of its index page."""
+        from mibench.publish import SiteOptions, build_site
+        from mibench.runner import image_file
+        from mibench.site_data import catalogue, private_image
+
+        options = SiteOptions(
+            images="none" if images == "none" else "all",
+            private_images=not public,
+            image_source=lambda record, entry: image_file(self.store, record, entry),
+            private_source=lambda track, label, index: private_image(
+                self.registry, self.home, track, label, index
+            ),
+        )
+        return build_site(self.database.runs(), catalogue(self.registry), out or self.home / "site", options)
+
+    def find_run(self, text: str) -> RunRecord:
+        """The one run whose id starts with ``text``, or whose name it is. Raises UserError."""
+        runs = self.database.runs()
+        found = [run for run in runs if run.run.startswith(text)] or [run for run in runs if run.name == text]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{text!r} fits {len(found)} runs: {', '.join(run.run for run in found)}.")
+        from mibench.errors import unknown
+
+        names = {run.run for run in runs} | {run.name for run in runs}
+        if not names:
+            raise UserError("There are no runs yet. Type: mibench run --defense re --attack kedmi")
+        raise unknown("run", text, names)
+
+
+workspace = click.make_pass_decorator(Workspace, ensure=True)
+
+
+def complete(kind: str) -> Callable[..., list[str]]:
+    """Shell completion over the registry's names."""
+
+    def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from mibench.registry import Registry
+
+        registry = Registry()
+        known = registry.tracks if kind == "track" else registry.entries(kind)  # type: ignore[arg-type]
+        return [name for name in [*known, "all"] if name.startswith(incomplete)]
+
+    return names
+
+
+def track_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--track",
+        default=DEFAULT_TRACK,
+        show_default=True,
+        shell_complete=complete("track"),
+        help="Which protocol.",
+    )(function)
+
+
+def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--defense, --attack, --track, --seeds and --set, as ``run`` and ``plan`` take them."""
+    options = [
+        click.option(
+            "--defense",
+            "defenses",
+            multiple=True,
+            shell_complete=complete("defense"),
+            help="A defense, such as re, 're[strong]' or 're[area=0.1:0.8]', or all. Repeatable.",
+        ),
+        click.option(
+            "--attack",
+            "attacks",
+            multiple=True,
+            shell_complete=complete("attack"),
+            help="An attack, such as kedmi or 'gmi[iterations=600]', or all. Repeatable.",
+        ),
+        track_option,
+        click.option(
+            "--seeds", default=1, show_default=True, type=click.IntRange(1), help="How many target trainings."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A parameter, such as defense.area=0.1,0.8 or attack.iterations=100. Repeatable.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def make_plan(
+    ws: Workspace,
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    track: str,
+    seeds: int,
+    settings: tuple[str, ...],
+) -> Any:
+    """The plan for what ``run`` and ``plan`` were asked."""
+    from mibench.errors import unknown
+    from mibench.params import parse_value
+    from mibench.runner import apply_settings, build_plan, select_all
+
+    protocol = ws.registry.track(track)
+    chosen = {
+        "defense": select_all(ws.registry, "defense", defenses or ("none",)),
+        "attack": select_all(ws.registry, "attack", attacks or ("all",)),
+    }
+    by_kind: dict[str, dict[str, Any]] = {"defense": {}, "attack": {}}
+    for item in settings:
+        key, equals, value = item.partition("=")
+        kind, dot, name = key.strip().partition(".")
+        if not (equals and dot and name):
+            raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
+        if kind not in by_kind:
+            raise unknown("kind in --set", kind, by_kind)
+        by_kind[kind][name] = parse_value(value)
+    for kind, values in by_kind.items():
+        if values:
+            chosen[kind] = apply_settings(ws.registry, chosen[kind], kind, values, protocol)
+    return build_plan(ws.registry, protocol, chosen["defense"], chosen["attack"], seeds)

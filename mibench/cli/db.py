@@ -1,0 +1,60 @@
+"""``mibench db``."""
+
+from __future__ import annotations
+
+import click
+
+from mibench.cli.common import Workspace, workspace
+from mibench.errors import EXIT_FAILED
+
+
+@click.group()
+def db() -> None:
+    """The database: an index of the store, which can always be made again."""
+
+
+@db.command()
+@workspace
+def path(ws: Workspace) -> None:
+    """Where the database is.
+
+    \b
+    Example:
+      sqlite3 "$(mibench db path)" .tables
+    """
+    from mibench.store.engine import address, sqlite_file
+
+    url = address(None, ws.home)
+    click.echo(str(sqlite_file(url) or url.render_as_string(hide_password=True)))
+
+
+@db.command()
+@workspace
+def check(ws: Workspace) -> None:
+    """Look for damage, and compare the database with the store; exit 1 if something is wrong.
+
+    \b
+    Example:
+      mibench db check
+    """
+    problems = [*ws.store.damaged(verify=True), *ws.database.check()]
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise SystemExit(EXIT_FAILED)
+    click.echo("The database and the store agree.")
+
+
+@db.command()
+@workspace
+def rebuild(ws: Workspace) -> None:
+    """Make the database again from the manifests in the store.
+
+    \b
+    Example:
+      mibench db rebuild
+    """
+    from mibench.store.db import Database
+
+    database = Database.rebuild(ws.store)
+    click.echo(f"{len(database.stages())} stages and {len(database.runs())} runs.")

@@ -1,0 +1,213 @@
+"""``mibench list``, ``plan``, ``show``, ``status`` and ``why``: what exists and what is done."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from mibench.cli.common import Workspace, make_plan, selection_options, workspace
+
+_KINDS = ("defenses", "attacks", "priors", "tracks", "metrics")
+
+
+@click.command("list")
+@click.argument("kind", required=False, type=click.Choice(_KINDS))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@workspace
+def list_(ws: Workspace, kind: str | None, as_json: bool) -> None:
+    """What there is: defenses, attacks, priors, tracks and metrics.
+
+    \b
+    Examples:
+      mibench list
+      mibench list defenses --json
+    """
+    found = {name: _listing(ws, name) for name in ([kind] if kind else _KINDS)}
+    if as_json:
+        click.echo(json.dumps(found[kind] if kind else found, indent=1))
+        return
+    for name, items in found.items():
+        click.echo(f"{name}:")
+        width = max(map(len, items), default=0)
+        for item, facts in items.items():
+            extra = facts.get("presets")
+            click.echo(f"  {item:<{width}}  {facts['title']}" + (f"  [{', '.join(extra)}]" if extra else ""))
+
+
+def _listing(ws: Workspace, kind: str) -> dict[str, dict[str, Any]]:
+    if kind == "tracks":
+        return {name: {"title": t.title, "version": t.version} for name, t in ws.registry.tracks.items()}
+    if kind == "metrics":
+        from mibench.metrics import METRICS
+
+        return {
+            name: {"title": m.title, "direction": m.direction, "unit": m.unit} for name, m in METRICS.items()
+        }
+    entries = ws.registry.entries(kind.removesuffix("s"))  # type: ignore[arg-type]
+    return {name: entry.model_dump(exclude_none=True) for name, entry in entries.items()}
+
+
+@click.command()
+@selection_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@workspace
+def plan(
+    ws: Workspace,
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    track: str,
+    seeds: int,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """What `mibench run` with the same options would compute, and what is done already.
+
+    \b
+    Example:
+      mibench plan --defense all --attack all --seeds 3
+    """
+    from mibench.runner import lookup, needed
+
+    planned = make_plan(ws, defenses, attacks, track, seeds, settings)
+    notes: list[str] = []
+    done = lookup(ws.store, planned, notes)
+    todo = {stage.key for stage in needed(planned, done)}
+    if as_json:
+        stages = [
+            {
+                "kind": stage.kind,
+                "key": stage.key,
+                "plugin": stage.plugin,
+                "params": stage.params,
+                "seed": stage.seed,
+                "inputs": {role: key for role, (_, key) in stage.inputs.items()},
+                "state": "done" if stage.key in done else "to do" if stage.key in todo else "not needed",
+            }
+            for stage in planned.stages.values()
+        ]
+        runs = [
+            {
+                "run": r.run,
+                "defense": r.cell.defense.label,
+                "attack": r.cell.attack.label,
+                "seed": r.cell.seed,
+            }
+            for r in planned.runs
+        ]
+        click.echo(json.dumps({"schema": 1, "runs": runs, "stages": stages}, indent=1))
+        return
+    for stage in planned.stages.values():
+        state = "done" if stage.key in done else "to do" if stage.key in todo else "-"
+        click.echo(f"{state:<6} {stage.kind:<9} {stage.key[:12]}  {stage.title}")
+    click.echo(f"{len(planned.runs)} runs, {len(planned.stages)} stages, {len(todo)} to do.")
+    for cell, reason in planned.skipped:
+        click.echo(f"skipped {cell.defense.label} + {cell.attack.label}: {reason}")
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON.")
+@workspace
+def show(ws: Workspace, run: str, as_json: bool) -> None:
+    """One run: parameters, metrics, stages. RUN is its id, a beginning of it, or its name.
+
+    \b
+    Example:
+      mibench show re+kedmi.orl32.s0
+    """
+    record = ws.find_run(run)
+    if as_json:
+        click.echo(json.dumps(record.to_json(), indent=1))
+        return
+    from mibench.cli import tables
+
+    out = tables.console()
+    out.print(f"run {record.run} of {record.created}, track {record.track} version {record.track_version}")
+    out.print(f"defense {record.defense_label}: {json.dumps(record.defense_params)}", markup=False)
+    out.print(f"attack  {record.attack_label}: {json.dumps(record.attack_params)}", markup=False)
+    out.print(tables.metrics(record))
+    out.print(tables.seconds([record]))
+    out.print(f"page: {ws.home / 'site' / 'run' / (record.run + '.html')}", markup=False, soft_wrap=True)
+    out.print(f"again: {record.command}", markup=False, soft_wrap=True)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@workspace
+def status(ws: Workspace, as_json: bool) -> None:
+    """What the store holds: finished stages and runs, unfinished work, damage.
+
+    \b
+    Example:
+      mibench status
+    """
+    counts: dict[str, int] = {}
+    seconds = 0.0
+    for manifest in ws.store.manifests():
+        counts[manifest.kind] = counts.get(manifest.kind, 0) + 1
+        seconds += manifest.seconds
+    work = ws.store.work
+    unfinished = sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []
+    found = {
+        "home": str(ws.home),
+        "stages": counts,
+        "seconds": round(seconds, 1),
+        "unfinished": unfinished,
+        "damaged": ws.store.damaged(),
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(f"home: {ws.home}")
+    for kind, count in sorted(counts.items()):
+        click.echo(f"  {kind:<9} {count}")
+    click.echo(
+        f"computed in {seconds:.0f} s; {len(unfinished)} unfinished stages are resumed by the same command"
+    )
+    for sentence in ws.store.damaged():
+        click.echo(f"damaged: {sentence}")
+
+
+@click.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@workspace
+def why(ws: Workspace, first: str, second: str) -> None:
+    """Why two runs are not the same: the stages and fields in which they differ.
+
+    \b
+    Example:
+      mibench why none+kedmi.orl32.s0 re+kedmi.orl32.s0
+    """
+    a, b = ws.find_run(first), ws.find_run(second)
+    stages_a, stages_b = ({stage.kind: stage for stage in run.stages} for run in (a, b))
+    differ = False
+    for kind in dict.fromkeys([*stages_a, *stages_b]):
+        one, other = stages_a.get(kind), stages_b.get(kind)
+        if one is None or other is None:
+            click.echo(f"{kind}: only in {(a if one else b).name}")
+            differ = True
+            continue
+        if one.key == other.key:
+            continue
+        differ = True
+        reasons = [
+            f"{name} {getattr(one, name)!r} and {getattr(other, name)!r}"
+            for name in ("plugin", "version", "seed")
+            if getattr(one, name) != getattr(other, name)
+        ]
+        if one.plugin == other.plugin:
+            reasons += [
+                f"{name} {one.params.get(name)!r} and {other.params.get(name)!r}"
+                for name in sorted(one.params.keys() | other.params.keys())
+                if one.params.get(name) != other.params.get(name)
+            ]
+        if (a.track, a.track_version) != (b.track, b.track_version):
+            reasons.append(f"track {a.track} v{a.track_version} and {b.track} v{b.track_version}")
+        click.echo(f"{kind}: {'; '.join(reasons) or 'its inputs differ'}")
+    if not differ:
+        click.echo("They are the same run." if a.run == b.run else "All their stages are the same.")

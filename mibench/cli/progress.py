@@ -1,0 +1,116 @@
+"""Progress of stages: bars on a terminal, plain lines elsewhere. Always on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from mibench.executors.local import Listener
+from mibench.plan import Stage
+
+_EVERY = 10.0  # seconds between plain lines of one stage
+
+
+@contextmanager
+def listening(total: int, quiet: bool) -> Iterator[Listener]:
+    """A listener for ``total`` stages."""
+    if quiet:
+        yield lambda stage, event: None
+    elif click.get_text_stream("stderr").isatty():
+        with _bars(total) as listener:
+            yield listener
+    else:
+        yield _lines(total)
+
+
+def _lines(total: int) -> Listener:
+    count = 0
+    started: dict[str, float] = {}
+    told: dict[str, float] = {}
+
+    def listen(stage: Stage, event: dict[str, Any]) -> None:
+        nonlocal count
+        now = time.monotonic()
+        kind = event["event"]
+        if kind == "started":
+            started[stage.key] = told[stage.key] = now
+            click.echo(f"start  {stage.title} on {event['device']}", err=True)
+        elif kind == "done":
+            count += 1
+            click.echo(
+                f"done   {stage.title} in {now - started[stage.key]:.1f} s ({count} of {total})", err=True
+            )
+        elif kind == "failed" or (kind == "exit" and "message" in event):
+            click.echo(f"FAILED {stage.title}: {event['message']}", err=True)
+        elif kind == "note":
+            click.echo(f"note   {stage.title}: {event['message']}", err=True)
+        elif kind == "progress" and now - told[stage.key] >= _EVERY:
+            told[stage.key] = now
+            loss = "" if event["loss"] is None else f", loss {event['loss']:.4g}"
+            rate = (now - started[stage.key]) / max(event["step"], 1)
+            left = "" if not event["steps"] else f", {rate * (event['steps'] - event['step']):.0f} s left"
+            click.echo(
+                f"...    {stage.title}: {event['name']} {event['step']}/{event['steps']}{loss}{left}",
+                err=True,
+            )
+
+    return listen
+
+
+@contextmanager
+def _bars(total: int) -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True) as progress:
+        whole = progress.add_task("stages", total=total, note="")
+        tasks: dict[str, Any] = {}
+        begun: dict[str, float] = {}
+
+        def listen(stage: Stage, event: dict[str, Any]) -> None:
+            kind = event["event"]
+            if kind == "started":
+                begun[stage.key] = time.monotonic()
+                tasks[stage.key] = progress.add_task(f"  {stage.title}", total=None, note="")
+            elif kind == "progress":
+                note = "" if event["loss"] is None else f"loss {event['loss']:.4g}"
+                name = f"  {stage.title}: {event['name']}"
+                progress.update(
+                    tasks[stage.key],
+                    description=name,
+                    completed=event["step"],
+                    total=event["steps"] or None,
+                    note=note,
+                )
+            elif kind == "note":
+                console.print(f"[yellow]note[/] {stage.title}: {event['message']}", highlight=False)
+            elif kind == "failed" or (kind == "exit" and "message" in event):
+                console.print(f"[red]failed[/] {stage.title}: {event['message']}", highlight=False)
+            elif kind == "done":
+                took = time.monotonic() - begun[stage.key]
+                console.print(f"[green]done[/] {stage.title} in {took:.1f} s", highlight=False)
+            if kind == "exit":
+                progress.remove_task(tasks[stage.key])
+                progress.advance(whole)
+
+        yield listen

@@ -1,0 +1,60 @@
+"""``mibench site``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mibench.cli.common import Workspace, workspace
+
+
+@click.group()
+def site() -> None:
+    """The leaderboard as static pages."""
+
+
+@site.command()
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="A folder [the one in MIBENCH_HOME]."
+)
+@click.option("--images", type=click.Choice(["none", "all"]), default="all", show_default=True)
+@click.option("--public", is_flag=True, help="Leave out private images: what may be published.")
+@workspace
+def build(ws: Workspace, out: Path | None, images: str, public: bool) -> None:
+    """Build the leaderboard from everything in the database.
+
+    \b
+    Example:
+      mibench site build --public --out public_site
+    """
+    click.echo(str(ws.build_site(out, images, public)))
+
+
+@site.command()
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@workspace
+def serve(ws: Workspace, port: int) -> None:
+    """Build the leaderboard and serve it to this machine only.
+
+    \b
+    Example:
+      mibench site serve --port 8000
+    """
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    from mibench.errors import MissingError
+
+    index = ws.build_site()
+    try:
+        server = ThreadingHTTPServer(
+            ("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(index.parent))
+        )
+    except OSError as error:
+        raise MissingError(
+            f"Port {port} cannot be used ({error.strerror}). Choose another with --port."
+        ) from None
+    click.echo(f"http://127.0.0.1:{server.server_address[1]}/ (Ctrl-C stops)")
+    with server:
+        server.serve_forever()

@@ -1,0 +1,98 @@
+"""The tables that ``run``, ``show`` and ``status`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from mibench.metrics import METRICS
+from mibench.publish.aggregate import Value, mean_over_seeds
+from mibench.publish.text import duration, interval, number
+from mibench.records import RunRecord
+
+_HEADS = {
+    "nat1": "natural",
+    "att1": "attack top-1",
+    "att5": "attack top-5",
+    "att1_selected": "top-1 selected",
+    "att1_step0": "step 0",
+    "d_eval": "feature distance",
+    "knn_eval": "KNN distance",
+}
+
+
+def console() -> Console:
+    """Standard output; wide enough for the table when it is not a terminal."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=160)
+
+
+def results(runs: Sequence[RunRecord]) -> list[Table]:
+    """One table per track: a row per defense and attack, over seeds, with chance and the step-0 baseline."""
+    tables = []
+    for track in dict.fromkeys(run.track for run in runs):
+        own = [run for run in runs if run.track == track]
+        seeds = len({run.seed for run in own})
+        over = (
+            f"{seeds} seeds, t intervals over seeds"
+            if seeds > 1
+            else "1 seed, bootstrap intervals over identities"
+        )
+        table = Table(
+            title=f"{track}: chance {number(own[0].chance, 'fraction')} %, accuracies in per cent, 95 % ({over})",
+            title_justify="left",
+        )
+        table.add_column("defense")
+        table.add_column("attack")
+        for head in _HEADS.values():
+            table.add_column(head, justify="right")
+        for defense, attack in dict.fromkeys((run.defense_label, run.attack_label) for run in own):
+            cell = [run for run in own if (run.defense_label, run.attack_label) == (defense, attack)]
+            table.add_row(defense, attack, *(_value(mean_over_seeds(name, cell), name) for name in _HEADS))
+        tables.append(table)
+    return tables
+
+
+def _value(value: Value, name: str) -> str:
+    unit = METRICS[name].unit
+    bounds = interval(value.low, value.high, unit)
+    return number(value.mean, unit) + (f" [{bounds}]" if bounds else "")
+
+
+def seconds(runs: Sequence[RunRecord]) -> Table:
+    """Seconds per stage; a stage that several runs share is counted in each."""
+    kinds = [k for k in ("evaluator", "target", "prior", "prepare", "invert", "utility", "evaluate")]
+    used = [k for k in kinds if any(stage.kind == k for run in runs for stage in run.stages)]
+    table = Table(
+        title="seconds per stage (stages with the same key are computed once)", title_justify="left"
+    )
+    for head in ("defense", "attack", "seed", *used, "run"):
+        table.add_column(head, justify="left" if head in ("defense", "attack", "run") else "right")
+    for run in runs:
+        by_kind = {stage.kind: stage.seconds for stage in run.stages}
+        cells = [f"{by_kind[kind]:.1f}" if kind in by_kind else "-" for kind in used]
+        table.add_row(run.defense_label, run.attack_label, str(run.seed), *cells, run.run)
+    return table
+
+
+def metrics(run: RunRecord) -> Table:
+    """Every metric of one run; a missing value with its reason."""
+    table = Table(title=run.name, title_justify="left")
+    for head in ("metric", "value", "95 % interval", "n", "unit or reason"):
+        table.add_column(head)
+    for name, metric in run.metrics.items():
+        info = METRICS.get(name)
+        unit = info.unit if info else ""
+        table.add_row(
+            name,
+            number(metric.value, unit) + (" %" if unit == "fraction" and metric.value is not None else ""),
+            interval(metric.ci_low, metric.ci_high, unit),
+            str(metric.n),
+            metric.reason or unit,
+        )
+    return table
+
+
+__all__ = ["console", "duration", "metrics", "results", "seconds"]

@@ -1,0 +1,73 @@
+"""What the site is told besides the runs: the catalogue, and where a private image lies for a local build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mibench.metrics import METRICS
+from mibench.publish import Catalogue
+from mibench.registry import Entry, Registry
+
+
+def catalogue(registry: Registry) -> Catalogue:
+    """Plain facts about tracks, methods and metrics, from the registry."""
+
+    def facts(entry: Entry) -> dict[str, object]:
+        known: dict[str, object] = {"title": entry.title, "kind": entry.kind}
+        if entry.paper:
+            known |= {"paper": f"{entry.paper.title} ({entry.paper.venue} {entry.paper.year})"}
+            known |= {"url": entry.paper.url, "year": entry.paper.year}
+        return known | ({"access": entry.access} if entry.access else {})
+
+    tracks = {
+        name: {
+            "title": track.title,
+            "version": track.version,
+            "kind": track.kind,
+            "sensitive": track.sensitive,
+            "chance": track.chance,
+            "identities": len(track.identities),
+            "metrics": list(track.metrics),
+            "resolution": f"{track.resolution} x {track.resolution}, {track.channels} channel(s)",
+            "private": track.private.model_dump(),
+            "public": track.public.model_dump(),
+            "images_per_identity": track.attack.images_per_identity,
+            "target": track.target.model_dump(),
+            "evaluator": track.evaluator.model_dump(),
+            "split": track.split,
+        }
+        for name, track in registry.tracks.items()
+    }
+    return Catalogue(
+        tracks,
+        {name: facts(entry) for name, entry in registry.entries("defense").items()},
+        {name: facts(entry) for name, entry in registry.entries("attack").items()},
+        {
+            name: {"title": m.title, "direction": m.direction, "unit": m.unit, "help": m.help}
+            for name, m in METRICS.items()
+        },
+    )
+
+
+def private_image(registry: Registry, home: Path, track: str, label: int, index: int) -> Path | None:
+    """A private training image as a PNG under ``home``, for local pages only; None where the data is not here."""
+    from mibench.data import cache_folder, load
+    from mibench.errors import UserError
+
+    if track not in registry.tracks:
+        return None
+    protocol = registry.tracks[track]
+    path = home / "cache" / "private" / cache_folder(protocol, home).name / f"{index}.png"
+    if not path.is_file():
+        from PIL import Image
+
+        try:
+            images, labels = load(protocol, home).private_train()
+        except UserError:
+            return None
+        if not 0 <= index < len(labels) or labels[index] != label:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = images[index]
+        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
+    return path

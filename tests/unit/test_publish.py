@@ -1,0 +1,398 @@
+"""The site as files: what is on the pages, that nothing hostile gets through, and that replacing it is
+safe."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import re
+import statistics
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import vendor
+from factories import make_catalogue, make_run
+
+from mibench.errors import UserError
+from mibench.publish import Catalogue, SiteOptions, build_site, pareto_front, seed_interval, text
+from mibench.publish.aggregate import boards, current_runs
+from mibench.records import MetricValue, RunRecord
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """The elements, text and table cells of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.islands: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        (self.islands if self.lasttag == "script" and data.strip() else self.texts).append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def grid() -> list[RunRecord]:
+    return [
+        make_run(defense=d, attack=a, seed=s)
+        for d in ("none", "re")
+        for a in ("gmi", "kedmi")
+        for s in (0, 1)
+    ]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"\x89PNG not really")
+    return path
+
+
+# --- aggregation -----------------------------------------------------------------------------------------
+
+fractions = st.sampled_from([0.0, 0.1, 0.25, 0.25000001, 0.5, 0.9, 1.0])
+
+
+@given(st.lists(st.tuples(fractions, fractions), max_size=12))
+def test_pareto_front_is_what_brute_force_finds(points: list[tuple[float, float]]) -> None:
+    def beaten(i: int) -> bool:
+        x, y = points[i]
+        return any(u >= x and v <= y and (u, v) != (x, y) for u, v in points)
+
+    front = pareto_front(points)
+    assert sorted(front) == [i for i in range(len(points)) if not beaten(i)]
+    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+
+
+def test_pareto_front_keeps_ties_in_order() -> None:
+    assert pareto_front([]) == []
+    assert pareto_front([(0.9, 0.5), (0.9, 0.5), (0.8, 0.5), (0.7, 0.1)]) == [3, 0, 1]
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
+def test_seed_interval_is_the_t_interval(values: list[float]) -> None:
+    low, high = seed_interval(values) or (math.nan, math.nan)
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    assert low == pytest.approx(statistics.mean(values) - half, abs=1e-12)
+    assert high == pytest.approx(statistics.mean(values) + half, abs=1e-12)
+
+
+def test_no_interval_from_fewer_than_two_seeds() -> None:
+    assert seed_interval([]) is None
+    assert seed_interval([0.3]) is None
+
+
+def test_one_seed_keeps_its_bootstrap_interval_and_two_get_the_t_interval() -> None:
+    (board,) = boards([make_run(att1=0.4)])
+    value = board.rows[0].values["att1"]
+    assert (value.mean, value.source, value.low) == (0.4, "bootstrap", pytest.approx(0.32))
+    (board,) = boards([make_run(att1=0.4), make_run(att1=0.6, seed=1)])
+    value = board.rows[0].values["att1"]
+    assert (value.mean, value.source) == (pytest.approx(0.5), "seeds")
+    assert (value.low, value.high) == pytest.approx(seed_interval([0.4, 0.6]))
+
+
+def test_defenses_are_ranked_by_their_worst_attack_and_incomplete_ones_stand_last() -> None:
+    runs = [
+        make_run(defense="good", attack="gmi", att1=0.3, nat1=0.8),
+        make_run(defense="good", attack="kedmi", att1=0.2, nat1=0.8),
+        make_run(defense="lopsided", attack="gmi", att1=0.0, nat1=0.7),
+        make_run(defense="lopsided", attack="kedmi", att1=0.6, nat1=0.7),
+        make_run(defense="untested", attack="gmi", att1=0.01, nat1=0.99),
+        make_run(defense="untested", attack="kedmi", attack_label="kedmi[steps=1]", att1=0.0, nat1=0.99),
+    ]
+    (board,) = boards(runs)
+    order = [(row.defense, row.attack, row.rank, row.worst, row.missing) for row in board.rows]
+    assert order[:4] == [
+        ("good", "gmi", 1, True, ()),
+        ("good", "kedmi", 1, False, ()),
+        ("lopsided", "kedmi", 2, True, ()),
+        ("lopsided", "gmi", 2, False, ()),
+    ]
+    assert {(row[0], row[2], row[4]) for row in order[4:]} == {("untested", None, ("kedmi",))}
+    assert board.front == ["good"]
+
+
+def test_failed_runs_are_shown_but_not_averaged() -> None:
+    failed = make_run(seed=1, status="failed", metrics={})
+    (board,) = boards([make_run(att1=0.4), failed])
+    assert board.rows[0].values["att1"].mean == 0.4
+    assert board.rows[0].runs == [make_run(att1=0.4), failed]
+
+
+def test_runs_of_an_older_method_do_not_enter_the_mean() -> None:
+    old = [
+        make_run(seed=s, run=f"{s:012x}", created="2025-01-01T00:00:00Z", attack_params={"lr": 1})
+        for s in (0, 1)
+    ]
+    new = make_run(seed=0)
+    crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed", stages=[])
+    assert current_runs([*old, new, crashed]) == [new, crashed]
+
+
+def test_versions_of_a_track_are_never_mixed() -> None:
+    first, second = boards([make_run(track_version=1), make_run(track_version=2)])
+    assert [(b.key, b.version, len(b.rows)) for b in (first, second)] == [("orl32", 2, 1), ("orl32-v1", 1, 1)]
+
+
+# --- pages -----------------------------------------------------------------------------------------------
+
+
+def test_same_runs_in_any_order_give_the_same_bytes(tmp_path: Path, picture: Path) -> None:
+    options = SiteOptions(images="all", image_source=lambda run, image: picture)
+    runs = grid()
+    build_site(runs, make_catalogue(), tmp_path / "one", options)
+    random.Random(0).shuffle(runs)
+    build_site(runs, make_catalogue(), tmp_path / "two", options)
+    first = tree(tmp_path / "one")
+    assert first == tree(tmp_path / "two")
+    build_site(runs, make_catalogue(), tmp_path / "two", options)  # over an existing site
+    assert first == tree(tmp_path / "two")
+    assert {"index.html", "protocol.html", "leaderboard.csv", "leaderboard.json"} < first.keys()
+
+
+def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
+    run = make_run(
+        defense=HOSTILE,
+        attack="=cmd()",
+        attack_params={HOSTILE: HOSTILE},
+        deviations=[HOSTILE],
+        environment={HOSTILE: [HOSTILE]},
+        command=HOSTILE,
+        metrics={HOSTILE: MetricValue(None, reason=HOSTILE), "att1": MetricValue(None, reason=HOSTILE)},
+        queries={HOSTILE: {HOSTILE: {"forward": 1}}},
+    )
+    facts = {"title": HOSTILE, "paper": HOSTILE, "url": "javascript:alert(3)", "deviations": [HOSTILE]}
+    metrics = {HOSTILE: {"help": HOSTILE}}
+    catalogue = Catalogue({"orl32": {"title": HOSTILE}}, {HOSTILE: facts}, {"=cmd()": facts}, metrics)
+    index = build_site([run], catalogue, tmp_path / "site", SiteOptions())
+    for path in (index, index.parent / "protocol.html", index.parent / "run" / f"{run.run}.html"):
+        page = Page(path)
+        scripts = [attrs for tag, attrs in page.tags if tag == "script"]
+        assert all(attrs.get("src") or attrs.get("type") == "application/json" for attrs in scripts), path
+        assert not [
+            tag for tag, attrs in page.tags if tag == "img" or any(name[:2] == "on" for name in attrs)
+        ]
+        assert not [attrs for _, attrs in page.tags if "javascript:" in (attrs.get("href") or "")]
+        assert HOSTILE in page.text
+    (island,) = Page(index).islands
+    assert json.loads(island)["rows"][0]["defense"] == HOSTILE
+    with (index.parent / "leaderboard.csv").open(newline="") as stream:
+        (line,) = csv.DictReader(stream)
+    assert (line["defense"], line["attack"]) == (HOSTILE, "'=cmd()")
+
+
+def test_a_missing_value_is_a_dash_with_its_reason_and_never_a_number(tmp_path: Path) -> None:
+    run = make_run(att1=None)
+    index = build_site([run], make_catalogue(), tmp_path / "site", SiteOptions())
+    html = index.read_text()
+    cell = re.search(r'<td class="num lead-cell" data-order="([^"]*)">(.*?)</td>', html, re.S)
+    assert cell and cell[1] == ""
+    assert not re.search(r"\d", re.sub(r"<[^>]*>", "", cell[2]))
+    assert "no value: the evaluator is not available" in cell[2]
+    assert 'title="the evaluator is not available"' in cell[2]
+    (island,) = Page(index).islands
+    assert json.loads(island)["rows"][0]["y"] == [None, None, None]
+    page = (index.parent / "run" / f"{run.run}.html").read_text()
+    assert "Inception weights are not on this machine" in page
+    with (index.parent / "leaderboard.csv").open(newline="") as stream:
+        (line,) = csv.DictReader(stream)
+    assert (line["att1"], line["att1_reason"]) == ("", "the evaluator is not available")
+
+
+def test_exports_hold_the_public_objects(tmp_path: Path) -> None:
+    runs = grid()
+    index = build_site(runs, make_catalogue(), tmp_path / "site", SiteOptions())
+    data = json.loads((index.parent / "leaderboard.json").read_text())
+    assert data["schema"] == 1
+    assert {r["run"]: r for r in data["runs"]} == {r.run: json.loads(json.dumps(r.public())) for r in runs}
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    run = make_run(metrics={"att1": MetricValue(math.nan)})
+    with pytest.raises(UserError, match="att1 is not finite"):
+        build_site([run], make_catalogue(), tmp_path / "site", SiteOptions())
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("run", ["../../etc/pwn", "", "0123456789AB", "x" * 12])
+def test_run_ids_that_could_leave_the_folder_are_refused(tmp_path: Path, run: str) -> None:
+    with pytest.raises(UserError, match="12 hexadecimal"):
+        build_site([make_run(run=run)], make_catalogue(), tmp_path / "site", SiteOptions())
+
+
+def test_an_empty_leaderboard_is_a_page_that_says_how_to_begin(tmp_path: Path) -> None:
+    index = build_site([], Catalogue(), tmp_path / "site", SiteOptions())
+    assert "There are no runs yet" in index.read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://arxiv.org/abs/1", True),
+        ("http://x.org", True),
+        ("docs/paper.html", True),
+        ("javascript:alert(1)", False),
+        ("JaVaScRiPt:alert(1)", False),
+        (" javascript:alert(1)", False),
+        ("java\nscript:alert(1)", False),
+        ("data:text/html,x", False),
+        ("//elsewhere.org", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_web_addresses_become_links(url: str | None, kept: bool) -> None:
+    assert text.safe_url(url) == (url if kept else None)
+
+
+def test_numbers_as_written() -> None:
+    assert [text.number(v, "fraction") for v in (0.4331, 0.0, 1.0, None)] == ["43.3", "0.0", "100.0", "–"]
+    assert [text.number(v) for v in (1234.6, 12.345, 0.98765, 40)] == ["1235", "12.35", "0.9877", "40"]
+    assert text.interval(-0.1, 1.2, "fraction") == "0.0–100.0"
+    assert [text.duration(v) for v in (4.21, 42, 727, 12000)] == ["4.2 s", "42 s", "12.1 min", "3.3 h"]
+
+
+# --- images ----------------------------------------------------------------------------------------------
+
+
+def test_images_are_carried_only_when_asked_for(tmp_path: Path, picture: Path) -> None:
+    def images(**options: Any) -> set[str]:
+        sources: dict[str, Any] = {"image_source": lambda *_: picture, "private_source": lambda *_: picture}
+        asked = SiteOptions(**sources, **options)
+        index = build_site([make_run()], make_catalogue(), tmp_path / "site", asked)
+        pages = "".join(p.read_text() for p in index.parent.rglob("*.html"))
+        assert ("contains private images, do not publish" in pages) == asked.shows_private
+        return {p.parts[0] for name in tree(index.parent) if (p := Path(name)).suffix == ".png"}
+
+    assert images() == set()
+    assert images(private_images=True) == set()
+    assert images(images="all") == {"img"}
+    assert images(images="all", private_images=True) == {"img", "private"}
+    assert images(images="all") == {"img"}  # the private ones are gone again
+
+
+def test_faces_are_blurred_on_sensitive_and_on_unknown_tracks_only(tmp_path: Path, picture: Path) -> None:
+    options = SiteOptions(images="all", image_source=lambda *_: picture)
+    runs = [make_run(track=track) for track in ("orl32", "digits", "unknown")]
+    index = build_site(runs, make_catalogue(digits={"sensitive": False}), tmp_path / "site", options)
+    blurred = {r.track for r in runs if 'id="reveal"' in (index.parent / "run" / f"{r.run}.html").read_text()}
+    assert blurred == {"orl32", "unknown"}
+
+
+def test_an_image_without_a_file_is_named_as_such(tmp_path: Path) -> None:
+    options = SiteOptions(images="all", image_source=lambda *_: None)
+    run = make_run()
+    index = build_site([run], make_catalogue(), tmp_path / "site", options)
+    page = Page(index.parent / "run" / f"{run.run}.html")
+    assert "no file" in page.text and not [tag for tag, _ in page.tags if tag == "img"]
+
+
+# --- replacing -------------------------------------------------------------------------------------------
+
+
+def test_the_old_site_stays_when_building_fails(tmp_path: Path, picture: Path) -> None:
+    site = tmp_path / "site"
+    build_site([make_run()], make_catalogue(), site, SiteOptions())
+    before = tree(site)
+    seen = []
+
+    def breaks(run: RunRecord, image: dict[str, object]) -> Path:
+        seen.append(tree(site) == before)  # complete while the new one is being written
+        if len(seen) == 3:
+            raise OSError("disk full")
+        return picture
+
+    with pytest.raises(OSError, match="disk full"):
+        build_site(grid(), make_catalogue(), site, SiteOptions(images="all", image_source=breaks))
+    assert seen == [True, True, True]
+    assert tree(site) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".site.lock", "picture.png", "site"]
+
+
+def test_what_a_killed_builder_left_is_cleared_and_the_old_site_put_back(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    build_site([make_run()], make_catalogue(), site, SiteOptions())
+    site.rename(tmp_path / ".site.old-abc")  # died between the two renames
+    (tmp_path / ".site.new-def").mkdir()
+    with pytest.raises(RuntimeError, match="stop"):
+        build_site([make_run()], make_catalogue(), site, SiteOptions("all", image_source=_stop))
+    assert (site / "index.html").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".site.lock", "site"]
+
+
+def _stop(run: RunRecord, image: dict[str, object]) -> Path:
+    raise RuntimeError("stop")
+
+
+def test_a_folder_that_is_not_a_site_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("precious")
+    with pytest.raises(UserError, match="not a site that mibench wrote"):
+        build_site([make_run()], make_catalogue(), tmp_path / "thesis", SiteOptions())
+    assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "precious"
+    (tmp_path / "empty").mkdir()
+    assert build_site([make_run()], make_catalogue(), tmp_path / "empty", SiteOptions()).is_file()
+
+
+def test_a_changed_image_replaces_the_one_of_the_old_site(tmp_path: Path, picture: Path) -> None:
+    options = SiteOptions(images="all", image_source=lambda *_: picture)
+    run = make_run()
+    for content in (b"one", b"two"):
+        picture.write_bytes(content)
+        index = build_site([run], make_catalogue(), tmp_path / "site", options)
+        assert (index.parent / "img" / run.run / "0-0.png").read_bytes() == content
+
+
+# --- vendored files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", sorted({package.folder for package in vendor.PACKAGES}))
+def test_vendored_files_are_those_of_the_lock(folder: str) -> None:
+    assert vendor.mismatches(ROOT / folder) == []
+    lock = json.loads((ROOT / folder / "VENDOR.lock").read_text())
+    expected = {
+        (name, package.name, package.version, package.licence)
+        for package in vendor.PACKAGES
+        if package.folder == folder
+        for name in package.files.values()
+    }
+    assert {(e["file"], e["name"], e["version"], e["licence"]) for e in lock} == expected
+
+
+def test_a_changed_or_extra_vendored_file_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.js").write_text("a")
+    lock = [{"file": "a.js", "sha256": "0"}, {"file": "b.js", "sha256": "0"}]
+    (tmp_path / "VENDOR.lock").write_text(json.dumps(lock))
+    (tmp_path / "c.js").write_text("c")
+    wrong = vendor.mismatches(tmp_path)
+    assert ["c.js is not" in wrong[0], "b.js is missing" in wrong[1], "a.js differs" in wrong[2]] == [
+        True
+    ] * 3

@@ -26,12 +26,8 @@ class Gmi(Attack):
         identity_weight: float = Field(100.0, ge=0)
         bound: float = Field(1.0, gt=0, description="z stays in [-bound, bound]")
         reference_batch: int = Field(60, ge=1, description="batch whose mean the published step is")
-        restarts: int | None = Field(
-            None, ge=1, description="restarts per identity; default: the track's images"
-        )
-        prior_params: dict[str, Any] = Field(
-            default_factory=dict, description="parameters of the WGAN-GP prior"
-        )
+        restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
+        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the WGAN-GP prior")
 
     def prior(self) -> PriorRef:
         return PriorRef("wgan_gp", self.params.prior_params)
@@ -46,9 +42,7 @@ class Gmi(Attack):
 
         def objective(z: Tensor) -> Tensor:
             x = generator(z)
-            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label) + critic_prior(
-                critic(x)
-            )
+            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label) + critic_prior(critic(x))
 
         start = rows.streams("latent").normal(len(rows), prior.latent_dim)
         steps = ctx.steps("gmi", p.iterations)

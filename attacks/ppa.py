@@ -35,9 +35,7 @@ class Ppa(Attack):
     )
 
     class Params(BaseParams):
-        prior: str = Field(
-            "dcgan", description="the generator: id of a prior with scope public, dcgan or digiface"
-        )
+        prior: str = Field("dcgan", description="the generator: id of a prior with scope public, dcgan or digiface")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
         pool: int = Field(5000, ge=1, description="latents in the candidate search (S)")
         truncation: float = Field(0.5, gt=0, description="psi, scale of the pool's latents")
@@ -47,9 +45,7 @@ class Ppa(Attack):
         lr: float = Field(0.005, gt=0)
         betas: tuple[float, float] = (0.1, 0.1)
         crop: tuple[float, float] = Field((0.9, 1.0), description="area range of the crop while optimising")
-        selection_views: int = Field(
-            100, ge=1, description="transformed copies per result in the final selection"
-        )
+        selection_views: int = Field(100, ge=1, description="transformed copies per result in the final selection")
         selection_crop: tuple[float, float] = (0.5, 0.9)
         selection_ratio: tuple[float, float] = (0.8, 1.2)
 

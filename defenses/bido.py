@@ -51,9 +51,7 @@ class Bido(Defense):
         lambda_y: float = Field(0.5, ge=0, description="weight of d(Z, Y), at least 0")
         sigma: float = Field(5.0, gt=0)
         label_kernel: Literal["linear", "gaussian"] = "linear"
-        per_identity: int = Field(
-            4, ge=2, description="images of one identity per batch (K of P x K), at least 2"
-        )
+        per_identity: int = Field(4, ge=2, description="images of one identity per batch (K of P x K), at least 2")
 
     def sampler(self, labels: Tensor, batch: int, rng: Stream) -> Iterator[Tensor]:
         return identity_balanced(labels, batch, self.params.per_identity, rng)

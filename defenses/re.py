@@ -12,14 +12,10 @@ from mibench.contracts import BaseParams, Defense, Rng
 class RandomErasing(Defense):
     """Erase one random square of every training image, last in the pipeline, drawn anew at every visit."""
 
-    deviations = (
-        "The fill of greyscale tracks is one constant, the luminance of the published colour fill.",
-    )
+    deviations = ("The fill of greyscale tracks is one constant, the luminance of the published colour fill.",)
 
     class Params(BaseParams):
-        area: tuple[float, float] = Field(
-            (0.1, 0.4), description="range of the erased area, 0 < low <= high < 1"
-        )
+        area: tuple[float, float] = Field((0.1, 0.4), description="range of the erased area, 0 < low <= high < 1")
         p: float = Field(1.0, ge=0, le=1, description="probability of erasing an image, in [0, 1]")
         ratio: tuple[float, float] = Field((1.0, 1.0), description="range of height / width, 0 < low <= high")
         fill: Literal["mean", "zero", "image_mean", "patch", "noise"] | float = Field(
@@ -47,9 +43,7 @@ class RandomErasing(Defense):
     def augment(self, images: Tensor, rng: Rng) -> Tensor:
         p = self.params
         fill = p.fill if isinstance(p.fill, str) else (p.fill,) * self.track.channels
-        return erase_rectangles(
-            images, rng, p.area, p.p, p.ratio, self._pixels(fill), self._pixels(self.track.fill)
-        )
+        return erase_rectangles(images, rng, p.area, p.p, p.ratio, self._pixels(fill), self._pixels(self.track.fill))
 
     def adapt(self, images: Tensor, rng: Rng) -> Tensor:
         return self.augment(images, rng)

@@ -14,9 +14,7 @@ class TransferLearning(Defense):
 
     class Params(BaseParams):
         frozen: int = Field(2, ge=0, description="stages frozen, from the image on")
-        frozen_statistics: bool = Field(
-            False, description="freeze the frozen stages' batch norm statistics too"
-        )
+        frozen_statistics: bool = Field(False, description="freeze the frozen stages' batch norm statistics too")
 
     def train(self, ctx: TrainContext) -> Classifier:
         public = ctx.public_labelled()
@@ -29,6 +27,4 @@ class TransferLearning(Defense):
         return ctx.default_train()
 
     def skip(self) -> str | None:
-        return (
-            None if self.track.public_labelled else "the track has no labelled public images to pretrain on"
-        )
+        return None if self.track.public_labelled else "the track has no labelled public images to pretrain on"

@@ -55,9 +55,7 @@ class Oracle:
     def output(self, images: Tensor, rows: Rows | None = None) -> Output:
         """Logits, features and named hidden tensors, differentiable in ``images``. White box only."""
         self._require("white_box")
-        self._count(
-            images, rows, "gradient" if images.requires_grad and torch.is_grad_enabled() else "forward"
-        )
+        self._count(images, rows, "gradient" if images.requires_grad and torch.is_grad_enabled() else "forward")
         return self._ask(images, rows)
 
     def logits(self, images: Tensor, rows: Rows | None = None) -> Tensor:
@@ -79,10 +77,7 @@ class Oracle:
 
     def counts(self) -> dict[str, Any]:
         """{identity or "shared": {phase: {"forward": n, "gradient": n, "label": n}}}."""
-        return {
-            who: {phase: dict(kinds) for phase, kinds in phases.items()}
-            for who, phases in self._counts.items()
-        }
+        return {who: {phase: dict(kinds) for phase, kinds in phases.items()} for who, phases in self._counts.items()}
 
     def _ask(self, images: Tensor, rows: Rows | None) -> Output:
         rng = rows.noise if rows is not None else Stream(self._seed, images.device)

@@ -79,9 +79,6 @@ def resolve(model: type[BaseParams], values: dict[str, Any], owner: str) -> Base
 def non_default(params: BaseParams) -> dict[str, Any]:
     """The parameters that differ from the defaults: the part that enters a stage key."""
     resolved = params.model_dump(mode="json")
-    default = {
-        name: field.get_default(call_default_factory=True)
-        for name, field in type(params).model_fields.items()
-    }
+    default = {name: field.get_default(call_default_factory=True) for name, field in type(params).model_fields.items()}
     default_json = type(params).model_construct(**default).model_dump(mode="json")
     return {name: value for name, value in resolved.items() if value != default_json.get(name)}

@@ -80,9 +80,7 @@ class RowStreams:
     the same row (latents, target noise, selection).
     """
 
-    def __init__(
-        self, names: Sequence[tuple[int, ...]], purpose: str, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, names: Sequence[tuple[int, ...]], purpose: str, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         seeds = [stream_seed(purpose, *name) for name in names]
         self._key = (

@@ -58,9 +58,7 @@ class RunRecord:
     stages: list[StageInfo]
     environment: dict[str, Any]
     queries: dict[str, Any]  # {"shared" | "<label>": {phase: {"forward": n, "gradient": n, "label": n}}}
-    images: list[
-        dict[str, Any]
-    ]  # per image: label, index, file, selected, verdict, confidence, correct, nearest
+    images: list[dict[str, Any]]  # per image: label, index, file, selected, verdict, confidence, correct, nearest
     chance: float
     command: str
     deviations: list[str] = field(default_factory=list)

@@ -133,9 +133,7 @@ class Registry:
         except (yaml.YAMLError, ValidationError) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
         if file.schema_ > SCHEMA:
-            raise UserError(
-                f"{path} has schema {file.schema_}; this version of mibench reads up to {SCHEMA}."
-            )
+            raise UserError(f"{path} has schema {file.schema_}; this version of mibench reads up to {SCHEMA}.")
         return file
 
     @cached_property
@@ -154,9 +152,7 @@ class Registry:
         return self.tracks[name]
 
     def entries(self, kind: Kind) -> dict[str, Entry]:
-        return {"defense": self._file.defenses, "attack": self._file.attacks, "prior": self._file.priors}[
-            kind
-        ]
+        return {"defense": self._file.defenses, "attack": self._file.attacks, "prior": self._file.priors}[kind]
 
     def entry(self, kind: Kind, name: str) -> Entry:
         entries = self.entries(kind)
@@ -189,9 +185,7 @@ class Registry:
         if module_name not in sys.modules:
             spec = importlib.util.spec_from_file_location(module_name, path)
             if spec is None or spec.loader is None or not path.is_file():
-                raise UserError(
-                    f"{kind.capitalize()} {name!r} is in registry.yaml but {path} does not exist."
-                )
+                raise UserError(f"{kind.capitalize()} {name!r} is in registry.yaml but {path} does not exist.")
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module
             try:
@@ -200,13 +194,9 @@ class Registry:
                 del sys.modules[module_name]
                 raise
         members = vars(sys.modules[module_name]).values()
-        found = [
-            c for c in members if isinstance(c, type) and issubclass(c, base) and c.__module__ == module_name
-        ]
+        found = [c for c in members if isinstance(c, type) and issubclass(c, base) and c.__module__ == module_name]
         if len(found) != 1:
-            raise UserError(
-                f"{path} must define exactly one subclass of {base.__name__}; it defines {len(found)}."
-            )
+            raise UserError(f"{path} must define exactly one subclass of {base.__name__}; it defines {len(found)}.")
         return found[0]
 
     def values(self, selection: Selection, track: Track) -> dict[str, Any]:
@@ -228,8 +218,7 @@ class Registry:
         values = self.values(selection, track)
         here = Path(__file__).parent
         contract = [
-            hashlib.sha256((here / f).read_bytes()).hexdigest()
-            for f in ("contracts.py", "params.py", __file__)
+            hashlib.sha256((here / f).read_bytes()).hexdigest() for f in ("contracts.py", "params.py", __file__)
         ]
         question = {"source": source, "contract": contract, "kind": selection.kind, "id": selection.id}
         question |= {"values": values, "label": selection.label, "track": track.model_dump(mode="json")}

@@ -99,10 +99,7 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
             _same_params(stage, manifest)
             found[stage.key] = manifest
     verified: set[str] = set()
-    while (
-        parents := {key for s in needed(plan, found) for _, key in s.inputs.values()}
-        & found.keys() - verified
-    ):
+    while parents := {key for s in needed(plan, found) for _, key in s.inputs.values()} & found.keys() - verified:
         verified |= parents
         for key in parents:
             if _whole(store, plan.stages[key], notes, verify=True) is None:
@@ -139,9 +136,7 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
     return [stage for stage in plan.stages.values() if stage.key in wanted and stage.key not in done]
 
 
-def execute(
-    registry: Registry, store: Store, plan: Plan, slots: Callable[[], list[str]], listener: Listener
-) -> Result:
+def execute(registry: Registry, store: Store, plan: Plan, slots: Callable[[], list[str]], listener: Listener) -> Result:
     """Compute what is missing and return the records of the runs that are complete. ``slots`` is asked for the
     devices only when there is something to compute."""
     result = Result(plan)
@@ -215,8 +210,7 @@ def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
         stages=[
-            StageInfo(role, m.key, m.plugin, m.version, m.params, m.seed, m.seconds)
-            for role, m in manifests.items()
+            StageInfo(role, m.key, m.plugin, m.version, m.params, m.seed, m.seconds) for role, m in manifests.items()
         ],
         environment=evaluate.environment,
         queries=queries,

@@ -10,9 +10,7 @@ from torch import Tensor
 from mibench.contracts import Reconstruction, Rows
 
 
-def top_restarts(
-    rows: Rows, images: Tensor, initial: Tensor, score: Tensor, keep: int
-) -> Iterator[Reconstruction]:
+def top_restarts(rows: Rows, images: Tensor, initial: Tensor, score: Tensor, keep: int) -> Iterator[Reconstruction]:
     """One Reconstruction per identity; the ``keep`` restarts with the highest ``score`` (R,) are selected."""
     scores = rows.split(score)
     best = scores.topk(keep, dim=1).indices

@@ -40,9 +40,7 @@ class RecipeSection(_Section):
     flip: bool = False
     rotate: float = Field(default=0.0, ge=0, description="largest rotation in degrees")
     scale: float = Field(default=0.0, ge=0, lt=1)
-    light: float = Field(
-        default=0.0, ge=0, lt=1, description="largest relative change of contrast and brightness"
-    )
+    light: float = Field(default=0.0, ge=0, lt=1, description="largest relative change of contrast and brightness")
     select: Literal["last", "best"] = "last"
     validation_per_identity: int = Field(default=0, ge=0)
 

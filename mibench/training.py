@@ -60,9 +60,7 @@ class Loop:
 
     def _check(self) -> None:
         if self._loss is not None and not math.isfinite(value := float(self._loss)):
-            raise StageFailed(
-                f"The loss of {self.name!r} became {value} at step {self._step} of {self.steps}."
-            )
+            raise StageFailed(f"The loss of {self.name!r} became {value} at step {self._step} of {self.steps}.")
 
     def __iter__(self) -> Iterator[int]:
         start = self._resume()
@@ -74,9 +72,7 @@ class Loop:
             now = time.monotonic()
             if self._reporter and (now - told > 0.25 or step + 1 == self.steps):
                 told = now
-                self._reporter(
-                    step + 1, self.steps, None if self._loss is None else float(self._loss), self.name
-                )
+                self._reporter(step + 1, self.steps, None if self._loss is None else float(self._loss), self.name)
             if self._folder and now - saved > CHECKPOINT_SECONDS:
                 saved = now
                 self._check()

@@ -111,9 +111,7 @@ def mismatches(folder: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="compare the files with VENDOR.lock; change nothing"
-    )
+    parser.add_argument("--check", action="store_true", help="compare the files with VENDOR.lock; change nothing")
     folders = sorted({package.folder for package in PACKAGES})
     if parser.parse_args().check:
         wrong = [line for folder in folders for line in mismatches(ROOT / folder)]

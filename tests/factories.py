@@ -134,17 +134,12 @@ def make_run(**overrides: Any) -> RunRecord:
         "metrics": make_metrics(att1, nat1, rng),
         "stages": [
             StageInfo("target", "5e" * 8, values["defense"], 1, {"epochs": 100}, values["seed"], 31.5),
-            StageInfo(
-                "invert", "a7" * 8, values["attack"], 1, {"steps": 1500, "lr": 0.02}, values["seed"], 204.25
-            ),
+            StageInfo("invert", "a7" * 8, values["attack"], 1, {"steps": 1500, "lr": 0.02}, values["seed"], 204.25),
         ],
         "environment": {"python": "3.11.9", "device": "cpu", "packages": {"torch": "2.15.0"}},
         "queries": {
             "shared": {"prior": {"forward": 4000, "gradient": 0, "label": 0}},
-            **{
-                str(i): {"optimise": {"forward": 6000, "gradient": 6000, "label": 0}}
-                for i in range(IDENTITIES)
-            },
+            **{str(i): {"optimise": {"forward": 6000, "gradient": 6000, "label": 0}} for i in range(IDENTITIES)},
         },
         "images": [
             {
@@ -180,9 +175,7 @@ def make_metrics(att1: float | None, nat1: float | None, rng: random.Random) -> 
     near = att1 or 0.0
     return {
         "nat1": share(nat1),
-        "att1": MetricValue(
-            top.value, top.n, top.ci_low, top.ci_high, top.reason, per_identity if att1 else {}
-        ),
+        "att1": MetricValue(top.value, top.n, top.ci_low, top.ci_high, top.reason, per_identity if att1 else {}),
         "att5": share(min(1.0, near + 0.2)),
         "att1_selected": share(min(1.0, near + 0.05)),
         "att1_step0": share(0.1),

@@ -59,9 +59,7 @@ class Workspace:
             images="none" if images == "none" else "all",
             private_images=not public,
             image_source=lambda record, entry: image_file(self.store, record, entry),
-            private_source=lambda track, label, index: private_image(
-                self.registry, self.home, track, label, index
-            ),
+            private_source=lambda track, label, index: private_image(self.registry, self.home, track, label, index),
         )
         return build_site(self.database.runs(), catalogue(self.registry), out or self.home / "site", options)
 

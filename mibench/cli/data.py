@@ -94,9 +94,7 @@ def weights(name: str) -> None:
         library = import_module(module)
         getattr(library, call.partition("(")[0])(**_arguments(name))
     except ImportError:
-        raise MissingError(
-            f"{metric} needs the package of {module}. Type: pip install 'mibench[fid]'"
-        ) from None
+        raise MissingError(f"{metric} needs the package of {module}. Type: pip install 'mibench[fid]'") from None
     except Exception as error:
         raise MissingError(
             f"The weights for {metric} could not be downloaded ({type(error).__name__}: {error}). With network access, "

@@ -61,20 +61,15 @@ def _devices() -> bool:
         click.echo(f"WRONG  torch cannot be imported ({error}). Type: pip install torch torchvision")
         return False
     gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
     click.echo(
-        f"devices: cpu with {os.cpu_count()} cores"
-        + "".join(f", cuda:{i} {name}" for i, name in enumerate(gpus))
+        f"devices: cpu with {os.cpu_count()} cores" + "".join(f", cuda:{i} {name}" for i, name in enumerate(gpus))
     )
     try:
         import torchvision  # noqa: F401
     except Exception as error:
-        click.echo(
-            f"WRONG  torchvision cannot be imported ({error}). Install torch and torchvision from one index."
-        )
+        click.echo(f"WRONG  torchvision cannot be imported ({error}). Install torch and torchvision from one index.")
         return False
     return True
 
@@ -87,11 +82,7 @@ def _weights() -> None:
         ("lpips", "lpips", alexnet_file()),
         ("fid", "inception", inception_file()),
     ):
-        state = (
-            "weights are here"
-            if path.is_file()
-            else f"weights missing; get them: mibench data weights {name}"
-        )
+        state = "weights are here" if path.is_file() else f"weights missing; get them: mibench data weights {name}"
         click.echo(f"metric {metric}: {state}")
 
 

@@ -15,9 +15,7 @@ from mibench.cli.common import Workspace, workspace
 @click.command()
 @click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
 @click.option("--track", help="Only this track.")
-@click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output]."
-)
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output].")
 @workspace
 def export(ws: Workspace, form: str, track: str | None, output: Path | None) -> None:
     """All results. CSV has one line per run and metric; JSON the objects of `mibench run --json`.

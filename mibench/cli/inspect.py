@@ -42,9 +42,7 @@ def _listing(ws: Workspace, kind: str) -> dict[str, dict[str, Any]]:
     if kind == "metrics":
         from mibench.metrics import METRICS
 
-        return {
-            name: {"title": m.title, "direction": m.direction, "unit": m.unit} for name, m in METRICS.items()
-        }
+        return {name: {"title": m.title, "direction": m.direction, "unit": m.unit} for name, m in METRICS.items()}
     entries = ws.registry.entries(kind.removesuffix("s"))  # type: ignore[arg-type]
     return {name: entry.model_dump(exclude_none=True) for name, entry in entries.items()}
 
@@ -165,9 +163,7 @@ def status(ws: Workspace, as_json: bool) -> None:
     click.echo(f"home: {ws.home}")
     for kind, count in sorted(counts.items()):
         click.echo(f"  {kind:<9} {count}")
-    click.echo(
-        f"computed in {seconds:.0f} s; {len(unfinished)} unfinished stages are resumed by the same command"
-    )
+    click.echo(f"computed in {seconds:.0f} s; {len(unfinished)} unfinished stages are resumed by the same command")
     for sentence in ws.store.damaged():
         click.echo(f"damaged: {sentence}")
 

@@ -41,9 +41,7 @@ def _lines(total: int) -> Listener:
             click.echo(f"start  {stage.title} on {event['device']}", err=True)
         elif kind == "done":
             count += 1
-            click.echo(
-                f"done   {stage.title} in {now - started[stage.key]:.1f} s ({count} of {total})", err=True
-            )
+            click.echo(f"done   {stage.title} in {now - started[stage.key]:.1f} s ({count} of {total})", err=True)
         elif kind == "failed" or (kind == "exit" and "message" in event):
             click.echo(f"FAILED {stage.title}: {event['message']}", err=True)
         elif kind == "note":

@@ -14,12 +14,8 @@ from mibench.errors import EXIT_INTERRUPTED
 @click.command()
 @selection_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--jobs", type=click.IntRange(1), help="Stages at a time on the device [cpu: one per core; cuda: 1]."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output."
-)
+@click.option("--jobs", type=click.IntRange(1), help="Stages at a time on the device [cpu: one per core; cuda: 1].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
 def run(

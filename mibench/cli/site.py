@@ -15,9 +15,7 @@ def site() -> None:
 
 
 @site.command()
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="A folder [the one in MIBENCH_HOME]."
-)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="A folder [the one in MIBENCH_HOME].")
 @click.option("--images", type=click.Choice(["none", "all"]), default="all", show_default=True)
 @click.option("--public", is_flag=True, help="Leave out private images: what may be published.")
 @workspace
@@ -52,9 +50,7 @@ def serve(ws: Workspace, port: int) -> None:
             ("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(index.parent))
         )
     except OSError as error:
-        raise MissingError(
-            f"Port {port} cannot be used ({error.strerror}). Choose another with --port."
-        ) from None
+        raise MissingError(f"Port {port} cannot be used ({error.strerror}). Choose another with --port.") from None
     click.echo(f"http://127.0.0.1:{server.server_address[1]}/ (Ctrl-C stops)")
     with server:
         server.serve_forever()

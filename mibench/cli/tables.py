@@ -35,11 +35,7 @@ def results(runs: Sequence[RunRecord]) -> list[Table]:
     for track in dict.fromkeys(run.track for run in runs):
         own = [run for run in runs if run.track == track]
         seeds = len({run.seed for run in own})
-        over = (
-            f"{seeds} seeds, t intervals over seeds"
-            if seeds > 1
-            else "1 seed, bootstrap intervals over identities"
-        )
+        over = f"{seeds} seeds, t intervals over seeds" if seeds > 1 else "1 seed, bootstrap intervals over identities"
         table = Table(
             title=f"{track}: chance {number(own[0].chance, 'fraction')} %, accuracies in per cent, 95 % ({over})",
             title_justify="left",
@@ -65,9 +61,7 @@ def seconds(runs: Sequence[RunRecord]) -> Table:
     """Seconds per stage; a stage that several runs share is counted in each."""
     kinds = [k for k in ("evaluator", "target", "prior", "prepare", "invert", "utility", "evaluate")]
     used = [k for k in kinds if any(stage.kind == k for run in runs for stage in run.stages)]
-    table = Table(
-        title="seconds per stage (stages with the same key are computed once)", title_justify="left"
-    )
+    table = Table(title="seconds per stage (stages with the same key are computed once)", title_justify="left")
     for head in ("defense", "attack", "seed", *used, "run"):
         table.add_column(head, justify="left" if head in ("defense", "attack", "run") else "right")
     for run in runs:

@@ -59,9 +59,7 @@ class TrackData:
         return images, labels, int(labels.max()) + 1
 
     def _open(self, name: str) -> Split:
-        return cache.open_array(self.folder, f"{name}_images"), cache.open_array(
-            self.folder, f"{name}_labels"
-        )
+        return cache.open_array(self.folder, f"{name}_images"), cache.open_array(self.folder, f"{name}_labels")
 
 
 def load(track: Track, home: Path) -> TrackData:
@@ -79,9 +77,7 @@ def prepare(track: Track, home: Path) -> TrackData:
         damage = cache.problems(folder)
         if not damage:
             return TrackData(folder, cache.read_index(folder)["meta"]["split"])
-        log.warning(
-            "The image cache of track %r is damaged and is built again: %s", track.id, " ".join(damage)
-        )
+        log.warning("The image cache of track %r is damaged and is built again: %s", track.id, " ".join(damage))
     split = fingerprint(track)
     difference = _difference(track, split)
     if difference:
@@ -116,11 +112,7 @@ def cache_folder(track: Track, home: Path) -> Path:
     """Where the track's arrays lie. With a pinned split the name needs no look at the sources."""
     part = track.part("private", "public")
     key = {name: part[name] for name in ("source", "resolution", "channels", "private", "public")}
-    return (
-        home
-        / "data"
-        / digest(key | {"schema": cache.SCHEMA, "split": track.split or fingerprint(track)})[:32]
-    )
+    return home / "data" / digest(key | {"schema": cache.SCHEMA, "split": track.split or fingerprint(track)})[:32]
 
 
 def _difference(track: Track, split: str) -> str | None:

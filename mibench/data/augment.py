@@ -28,9 +28,7 @@ def augmented(image: np.ndarray, copy: int, size: int) -> np.ndarray:
     sharp as originals.
     """
     side = image.shape[0]
-    turn, zoom, right, down, mirror = (
-        2 * _uniform(copy, name) - 1 for name in ("turn", "zoom", "x", "y", "flip")
-    )
+    turn, zoom, right, down, mirror = (2 * _uniform(copy, name) - 1 for name in ("turn", "zoom", "x", "y", "flip"))
     angle = math.radians(turn * AUGMENTATION["rotate"])
     factor = 1 / (1 + zoom * AUGMENTATION["scale"])
     shift_x, shift_y = (part * AUGMENTATION["shift"] * side for part in (right, down))

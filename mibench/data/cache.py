@@ -62,9 +62,7 @@ def _problem(folder: Path, name: str, entry: dict[str, Any], contents: bool) -> 
     except (OSError, ValueError) as error:
         return f"{path} cannot be read ({error})."
     if list(array.shape) != entry["shape"] or array.dtype.str != entry["dtype"]:
-        return (
-            f"{path} holds {array.dtype.str} {list(array.shape)}, expected {entry['dtype']} {entry['shape']}."
-        )
+        return f"{path} holds {array.dtype.str} {list(array.shape)}, expected {entry['dtype']} {entry['shape']}."
     if contents and _hash_file(path) != entry["sha256"]:
         return f"{path} is damaged: its bytes do not have the SHA-256 they were written with."
     return None

@@ -70,8 +70,7 @@ def split(track: Track) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         train += rows[: private.train_per_identity]
         test += rows[private.train_per_identity :][: private.test_per_identity]
     by_digit = [
-        shuffled(np.flatnonzero(digits == digit).tolist(), "mnist", "public")
-        for digit in range(DIGITS, 2 * DIGITS)
+        shuffled(np.flatnonzero(digits == digit).tolist(), "mnist", "public") for digit in range(DIGITS, 2 * DIGITS)
     ]
     balanced = [row for rows in zip(*by_digit, strict=True) for row in rows][: track.public.images]
     return np.array(train), np.array(test), np.array(shuffled(balanced, "mnist", "public order"))

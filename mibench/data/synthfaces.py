@@ -106,9 +106,7 @@ def build(track: Track) -> Arrays:
     train_labels = np.repeat(np.arange(private.identities), private.train_per_identity)
     test_labels = np.repeat(np.arange(private.identities), private.test_per_identity)
     train_numbers = np.tile(np.arange(private.train_per_identity), private.identities)
-    test_numbers = private.train_per_identity + np.tile(
-        np.arange(private.test_per_identity), private.identities
-    )
+    test_numbers = private.train_per_identity + np.tile(np.arange(private.test_per_identity), private.identities)
     order = np.array(shuffled(range(track.public.images), "synthfaces", "public order"))
     public_labels = order % people
     public = images(FIRST_PUBLIC + public_labels, order // people)
@@ -165,9 +163,7 @@ def _render(identities: np.ndarray, images: np.ndarray, resolution: int, seed: i
 
 def _pose(how: dict[str, Grid], resolution: int) -> tuple[Grid, Grid]:
     """Each pixel's place in the face's own coordinates: the head is about 1.1 wide, y points down."""
-    axis = (
-        (np.arange(resolution, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / resolution)
-    ) - np.float32(1)
+    axis = ((np.arange(resolution, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / resolution)) - np.float32(1)
     x, y = axis[None, None, :] - how["shift_x"], axis[None, :, None] - how["shift_y"]
     cos, sin = np.cos(how["rotation"]) / how["zoom"], np.sin(how["rotation"]) / how["zoom"]
     return x * cos + y * sin, y * cos - x * sin
@@ -185,14 +181,10 @@ def _body(canvas: Grid, who: dict[str, Grid], x: Grid, y: Grid, soft: np.float32
     canvas = _paint(canvas, behind * long_hair, who["hair"] * np.float32(0.85))
     neck = _step(np.float32(0.26) - np.abs(x), soft) * _step(y - np.float32(0.4), soft)
     canvas = _paint(canvas, neck, who["skin"] * np.float32(0.75))
-    return _paint(
-        canvas, _ellipse(x, y - np.float32(1.35), np.float32(0.95), np.float32(0.5), soft), who["clothes"]
-    )
+    return _paint(canvas, _ellipse(x, y - np.float32(1.35), np.float32(0.95), np.float32(0.5), soft), who["clothes"])
 
 
-def _head(
-    canvas: Grid, who: dict[str, Grid], how: dict[str, Grid], x: Grid, y: Grid, soft: np.float32
-) -> Grid:
+def _head(canvas: Grid, who: dict[str, Grid], how: dict[str, Grid], x: Grid, y: Grid, soft: np.float32) -> Grid:
     """Ears, skin with its shading, beard, hair."""
     width, height = who["head_width"], who["head_height"]
     for side in (-1, 1):
@@ -217,9 +209,7 @@ def _head(
     return _paint(canvas, cap, who["hair"] * strands)
 
 
-def _features(
-    canvas: Grid, who: dict[str, Grid], how: dict[str, Grid], x: Grid, y: Grid, soft: np.float32
-) -> Grid:
+def _features(canvas: Grid, who: dict[str, Grid], how: dict[str, Grid], x: Grid, y: Grid, soft: np.float32) -> Grid:
     """Eyes, brows, nose, mouth, moustache, glasses."""
     has_glasses = (who["has_glasses"] > np.float32(0.65)).astype(np.float32)
     has_moustache = (who["has_moustache"] > np.float32(0.72)).astype(np.float32)
@@ -270,9 +260,7 @@ def _ellipse(x: Grid, y: Grid, width: Grid | np.float32, height: Grid | np.float
     across, down = x / width, y / height
     radius = np.sqrt(across**2 + down**2)
     slope = np.sqrt((across / width) ** 2 + (down / height) ** 2) + np.float32(1e-6)
-    return _step(
-        (1 - radius) * (radius + np.float32(1e-6)) / slope, soft
-    )  # distance to the edge, to first order
+    return _step((1 - radius) * (radius + np.float32(1e-6)) / slope, soft)  # distance to the edge, to first order
 
 
 def _step(distance: Grid, soft: Any) -> Grid:

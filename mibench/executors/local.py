@@ -67,9 +67,7 @@ class LocalExecutor:
 
     def _ready(self, waiting: dict[str, Stage], outcome: Outcome) -> list[str]:
         return [
-            key
-            for key, stage in waiting.items()
-            if all(parent in outcome.done for _, parent in stage.inputs.values())
+            key for key, stage in waiting.items() if all(parent in outcome.done for _, parent in stage.inputs.values())
         ]
 
     def _block(self, waiting: dict[str, Stage], outcome: Outcome) -> None:

@@ -12,7 +12,5 @@ def knn_eval(e: Evidence) -> MetricValue:
 
 
 def d_eval(e: Evidence) -> MetricValue:
-    distance, _ = nearest_private(
-        e.features[e.selected], e.label[e.selected], e.private_features, e.private_labels
-    )
+    distance, _ = nearest_private(e.features[e.selected], e.label[e.selected], e.private_features, e.private_labels)
     return macro(distance, e.label[e.selected])

@@ -18,9 +18,7 @@ def prdc(real: Tensor, fake: Tensor, nearest_k: int) -> dict[str, float]:
     real, fake = _features(real), _features(fake)
     fewest = min(len(real), len(fake))
     if nearest_k < 1 or fewest <= nearest_k + 1:
-        raise ValueError(
-            f"{nearest_k} neighbours need more than {nearest_k + 1} samples in each set, not {fewest}."
-        )
+        raise ValueError(f"{nearest_k} neighbours need more than {nearest_k + 1} samples in each set, not {fewest}.")
     distance = _distances(real, fake)  # (N, M)
     real_radius, fake_radius = _radii(real, nearest_k), _radii(fake, nearest_k)
     in_real_ball = distance < real_radius[:, None]

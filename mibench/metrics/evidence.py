@@ -45,17 +45,14 @@ def macro(values: Tensor, label: Tensor) -> MetricValue:
     if not len(values):
         return MetricValue(None, reason="there are no images")
     per_identity = {
-        str(identity): float(values[label == identity].double().mean())
-        for identity in label.unique().tolist()
+        str(identity): float(values[label == identity].double().mean()) for identity in label.unique().tolist()
     }
     means: Sequence[float] = list(per_identity.values())
     low, high = bootstrap_interval(means)
     return MetricValue(sum(means) / len(means), len(values), low, high, None, per_identity)
 
 
-def nearest_private(
-    features: Tensor, label: Tensor, private: Tensor, private_label: Tensor
-) -> tuple[Tensor, Tensor]:
+def nearest_private(features: Tensor, label: Tensor, private: Tensor, private_label: Tensor) -> tuple[Tensor, Tensor]:
     """For each image, the squared L2 distance to the nearest private image of its own identity, and its index."""
     distance = torch.cdist(features.double(), private.double()).square()
     distance = distance.masked_fill(label[:, None] != private_label[None], float("inf"))

@@ -58,9 +58,7 @@ def d_face(e: Evidence) -> MetricValue:
 
     label = e.label[e.selected]
     with torch.inference_mode():
-        distance, _ = nearest_private(
-            embed(e.images[e.selected]), label, embed(e.private_images), e.private_labels
-        )
+        distance, _ = nearest_private(embed(e.images[e.selected]), label, embed(e.private_images), e.private_labels)
     return macro(distance, label)
 
 

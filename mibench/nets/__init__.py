@@ -22,7 +22,5 @@ def build_classifier(arch: str, num_classes: int, channels: int, resolution: int
     if arch not in _CLASSIFIERS:
         raise unknown("architecture", arch, _CLASSIFIERS)
     module, name = _CLASSIFIERS[arch].split(":")
-    network: Classifier = getattr(import_module(module), name)(
-        num_classes, channels=channels, resolution=resolution
-    )
+    network: Classifier = getattr(import_module(module), name)(num_classes, channels=channels, resolution=resolution)
     return network

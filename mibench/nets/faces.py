@@ -113,9 +113,7 @@ class IrNet(Classifier):
         super().__init__()
         resolution = self.expected_resolution if resolution is None else resolution
         _require_resolution(self, self.expected_resolution, resolution)
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
-        )
+        self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
         units: list[nn.Module] = []
         channels_in = 64
         for depth, channels_out in zip(self.depths, (64, 128, 256, 512), strict=True):

@@ -18,9 +18,7 @@ from mibench.errors import UserError
 def _up_stages(resolution: int) -> int:
     """How often 4x4 doubles to reach ``resolution``."""
     if resolution not in (32, 64):
-        raise UserError(
-            f"Expected a GAN of 32 or 64 pixels, found {resolution}. Use a track of 32 or 64 pixels."
-        )
+        raise UserError(f"Expected a GAN of 32 or 64 pixels, found {resolution}. Use a track of 32 or 64 pixels.")
     return {32: 3, 64: 4}[resolution]
 
 
@@ -150,9 +148,7 @@ class KedmiDiscriminator(nn.Module):
         """``group`` consecutive rows share the minibatch statistic; None: the whole batch. Raises ValueError
         unless ``group`` divides the batch."""
         features = self.downs(images).flatten(1)
-        return Discrimination(
-            features, self.head(torch.cat([features, self.minibatch(features, group)], dim=1))
-        )
+        return Discrimination(features, self.head(torch.cat([features, self.minibatch(features, group)], dim=1)))
 
 
 def _initialise_dcgan(net: nn.Module) -> None:

@@ -76,8 +76,7 @@ class SmallResNet(Classifier):
         )
         sizes = (first, *self.widths)
         self.blocks = nn.ModuleList(
-            _Residual(a, b, 1 if index == 0 else 2)
-            for index, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+            _Residual(a, b, 1 if index == 0 else 2) for index, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
         )
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.feature_dim = self.widths[-1]

@@ -42,9 +42,7 @@ class KPlusOne(Prior):
     scope = "target"
 
     class Params(BaseParams):
-        steps: int = Field(
-            56_160, ge=1, description="discriminator steps, at least 1 (120 epochs over 30,000 images)"
-        )
+        steps: int = Field(56_160, ge=1, description="discriminator steps, at least 1 (120 epochs over 30,000 images)")
         batch: int = Field(64, ge=2)
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)
@@ -52,9 +50,7 @@ class KPlusOne(Prior):
         entropy_weight: float = Field(1e-4, ge=0)
         width: int = Field(64, ge=1)
         latent_dim: int = Field(100, ge=1)
-        kernels: tuple[int, int] = Field(
-            (64, 50), description="minibatch discrimination: kernels, dimensions each"
-        )
+        kernels: tuple[int, int] = Field((64, 50), description="minibatch discrimination: kernels, dimensions each")
 
     def build(self) -> PriorModel:
         p, t = self.params, self.track

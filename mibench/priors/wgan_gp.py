@@ -25,9 +25,7 @@ class WganGp(Prior):
     scope = "public"
 
     class Params(BaseParams):
-        steps: int = Field(
-            56_160, ge=1, description="critic steps, at least 1 (120 epochs over 30,000 images)"
-        )
+        steps: int = Field(56_160, ge=1, description="critic steps, at least 1 (120 epochs over 30,000 images)")
         batch: int = Field(64, ge=2)
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)

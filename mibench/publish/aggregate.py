@@ -157,9 +157,7 @@ def _board(track: str, version: int, current: bool, runs: list[RunRecord]) -> Bo
     rows = [_row(cells[key]) for key in sorted(cells)]
     required = required_attacks(rows)
     _order(rows, required)
-    return Board(
-        track, version, current, sorted(rows, key=lambda row: row.position), required, runs[0].chance
-    )
+    return Board(track, version, current, sorted(rows, key=lambda row: row.position), required, runs[0].chance)
 
 
 def required_attacks(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -181,9 +179,7 @@ def _order(rows: list[Row], required: Sequence[str]) -> None:
         for row in group:
             row.missing = tuple(attack for attack in required if attack not in faced)
         group[0].worst = bool(faced)
-    ordered = sorted(
-        groups.values(), key=lambda g: (bool(g[0].missing), g[0].values[LEAKAGE].upper, _leakiest(g[0]))
-    )
+    ordered = sorted(groups.values(), key=lambda g: (bool(g[0].missing), g[0].values[LEAKAGE].upper, _leakiest(g[0])))
     position = 0
     for rank, group in enumerate(ordered, start=1):
         for row in group:

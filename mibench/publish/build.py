@@ -187,9 +187,7 @@ def _check(runs: Sequence[RunRecord]) -> None:
         for name, metric in run.metrics.items():
             numbers = (metric.value, metric.ci_low, metric.ci_high, *metric.per_identity.values())
             if not all(math.isfinite(number) for number in numbers if number is not None):
-                raise UserError(
-                    f"Run {run.run}: metric {name} is not finite; a missing value is null with a reason."
-                )
+                raise UserError(f"Run {run.run}: metric {name} is not finite; a missing value is null with a reason.")
     seen = [run.run for run in runs]
     if len(set(seen)) != len(seen):
         twice = sorted({run for run in seen if seen.count(run) > 1})

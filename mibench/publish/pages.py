@@ -84,9 +84,7 @@ def board_view(board: Board, catalogue: Catalogue, legend: Legend) -> dict[str, 
         "identities": len(identities) if isinstance(identities, list | tuple | range) else identities,
         "chance": text.number(board.chance, "fraction"),
         "required": board.required,
-        "defenses": [
-            {"name": n, "colour": legend.colour(n)} for n in sorted({r.defense_label for r in board.rows})
-        ],
+        "defenses": [{"name": n, "colour": legend.colour(n)} for n in sorted({r.defense_label for r in board.rows})],
         "attacks": [{"name": n} | legend.shape(n) for n in sorted({row.attack_label for row in board.rows})],
         "columns": columns,
         "rows": [_row_view(row, columns, legend) for row in board.rows],
@@ -121,9 +119,7 @@ def _row_view(row: Row, columns: Sequence[dict[str, Any]], legend: Legend) -> di
         "shape": legend.shape(row.attack_label),
         "cells": [_cell(row.values[column["id"]], column) for column in columns],
         "seconds": text.duration(row.seconds),
-        "runs": [
-            {"seed": run.seed, "href": run_page(run), "failed": run.status != "done"} for run in row.runs
-        ],
+        "runs": [{"seed": run.seed, "href": run_page(run), "failed": run.status != "done"} for run in row.runs],
     }
 
 
@@ -139,9 +135,7 @@ def _cell(value: Value, column: dict[str, Any]) -> dict[str, Any]:
         "interval_kind": kind.get(value.source or "", ""),
         "order": "" if value.mean is None else repr(value.mean),
         "reason": value.reason,
-        "partial": f"{value.seeds} of {value.of} seeds"
-        if value.mean is not None and value.seeds < value.of
-        else None,
+        "partial": f"{value.seeds} of {value.of} seeds" if value.mean is not None and value.seeds < value.of else None,
         "lead": column["id"] == "att1",
     }
 
@@ -165,9 +159,7 @@ def _clipped(value: Value) -> tuple[float | None, float | None]:
     return max(value.low, 0.0), min(value.high, 1.0)
 
 
-def run_view(
-    run: RunRecord, catalogue: Catalogue, picture: Callable[[dict[str, Any]], Any]
-) -> dict[str, Any]:
+def run_view(run: RunRecord, catalogue: Catalogue, picture: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """A run's page. ``picture`` returns what the gallery shows of an image: ``{"src", "nearest"}``, or
     None."""
     order = [*catalogue.metrics, *TABLE_METRICS]
@@ -210,9 +202,7 @@ def _queries(run: RunRecord) -> list[dict[str, Any]]:
         for phase in sorted({phase for count in counts for phase in count}):
             row: dict[str, Any] = {"who": title, "phase": phase}
             for kind in ("forward", "gradient", "label"):
-                row[kind] = text.number(
-                    sum(c.get(phase, {}).get(kind, 0) for c in counts) / len(counts), None
-                )
+                row[kind] = text.number(sum(c.get(phase, {}).get(kind, 0) for c in counts) / len(counts), None)
             table.append(row)
     return table
 
@@ -275,13 +265,9 @@ def protocol_view(catalogue: Catalogue, boards: Sequence[Board]) -> dict[str, An
     for name in dict.fromkeys([*catalogue.tracks, *(board.track for board in boards)]):
         facts = {"title": name} | dict(catalogue.tracks.get(name, {}))
         more = {key: value for key, value in facts.items() if key not in known}
-        tracks.append(
-            {"id": name, "facts": facts, "sensitive": catalogue.sensitive(name), "more": text.flat(more)}
-        )
+        tracks.append({"id": name, "facts": facts, "sensitive": catalogue.sensitive(name), "more": text.flat(more)})
     rows = [row for board in boards for row in board.rows]
-    others = sorted(
-        {name for row in rows for run in row.runs for name in run.metrics} - set(catalogue.metrics)
-    )
+    others = sorted({name for row in rows for run in row.runs for name in run.metrics} - set(catalogue.metrics))
     return {
         "tracks": tracks,
         "metrics": [metric_facts(catalogue, name) | {"id": name} for name in [*catalogue.metrics, *others]],

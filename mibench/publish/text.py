@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-FRACTIONS = frozenset(
-    {"nat1", "att1", "att5", "att1_selected", "att5_selected", "att1_step0", "conf", "face_rate"}
-)
+FRACTIONS = frozenset({"nat1", "att1", "att5", "att1_selected", "att5_selected", "att1_step0", "conf", "face_rate"})
 MISSING = "–"
 
 

@@ -31,9 +31,7 @@ def run(job: Job) -> dict[str, Any]:
         metrics[name] = getattr(import_module(module), function)(evidence)
         job.progress(step + 1, len(job.track.metrics), None, name)
     probability, verdict = evidence.logits.softmax(1), evidence.logits.argmax(1)
-    _, nearest = nearest_private(
-        evidence.features, evidence.label, evidence.private_features, evidence.private_labels
-    )
+    _, nearest = nearest_private(evidence.features, evidence.label, evidence.private_features, evidence.private_labels)
     table = [
         entry
         | {

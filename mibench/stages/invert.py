@@ -46,9 +46,7 @@ def prepare(job: Job) -> dict[str, Any]:
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
     oracle = _oracle(job)
     job.seed_weights()
-    save_tensors(
-        attack.prepare(oracle, load_prior(job), _Context(job, {})), job.workdir / "artifact.safetensors"
-    )
+    save_tensors(attack.prepare(oracle, load_prior(job), _Context(job, {})), job.workdir / "artifact.safetensors")
     return {"queries": oracle.counts()}
 
 
@@ -99,9 +97,7 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
             raise StageFailed(f"The attack returned identity {item.label}, which was not asked for once.")
         seen.add(item.label)
         _check(job, item)
-        selected = (
-            item.selected if item.selected is not None else torch.ones(len(item.images), dtype=torch.bool)
-        )
+        selected = item.selected if item.selected is not None else torch.ones(len(item.images), dtype=torch.bool)
         for index in range(len(item.images)):
             name = f"{item.label:06d}_{index:03d}.png"
             for folder, images in (("images", item.images), ("initial", item.initial)):
@@ -130,9 +126,7 @@ def _check(job: Job, item: Reconstruction) -> None:
                 f"The attack's {name} for identity {item.label} have shape {tuple(images.shape)}; expected {shape}."
             )
         if not bool(torch.isfinite(images).all()):
-            raise StageFailed(
-                f"The attack's {name} for identity {item.label} contain numbers that are not finite."
-            )
+            raise StageFailed(f"The attack's {name} for identity {item.label} contain numbers that are not finite.")
 
 
 def _finished_blocks(job: Job) -> set[int]:

@@ -127,9 +127,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 @torch.no_grad()
-def predict(
-    net: Classifier, images: Tensor, rng: Rng | None = None, batch: int = 256
-) -> tuple[Tensor, Tensor]:
+def predict(net: Classifier, images: Tensor, rng: Rng | None = None, batch: int = 256) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N, F) features of a network in eval mode."""
     outputs = [net(chunk, rng) for chunk in images.split(batch)]
     return torch.cat([o.logits for o in outputs]), torch.cat([o.features for o in outputs])

@@ -33,9 +33,7 @@ STATE = "state"  # folder in a work folder for what a resumed stage needs; never
 
 def home() -> Path:
     """The folder that holds everything the program stores: ``MIBENCH_HOME`` or the user's data folder."""
-    return (
-        Path(os.environ.get("MIBENCH_HOME") or platformdirs.user_data_dir("mibench")).expanduser().absolute()
-    )
+    return Path(os.environ.get("MIBENCH_HOME") or platformdirs.user_data_dir("mibench")).expanduser().absolute()
 
 
 @dataclass(frozen=True)
@@ -155,9 +153,7 @@ class Store:
                 (workdir / FILE).unlink(missing_ok=True)
         return Claim(workdir, manifest, waited, problem)
 
-    def _whole_or_aside(
-        self, kind: str, key: str, verify: bool = False
-    ) -> tuple[Manifest | None, str | None]:
+    def _whole_or_aside(self, kind: str, key: str, verify: bool = False) -> tuple[Manifest | None, str | None]:
         """The artefact if it is whole; else it is moved to ``damaged/`` and the reason returned."""
         path = self.path(kind, key)
         if not path.exists():

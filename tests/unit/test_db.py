@@ -447,9 +447,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
         database = Database.open(home=folder)
@@ -465,9 +463,7 @@ def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
 # --- addresses
 
 
-@pytest.mark.parametrize(
-    "url", ["mysql://host/name", "nonsense", "sqlite://", "://", "mysql://user:secret@host/name"]
-)
+@pytest.mark.parametrize("url", ["mysql://host/name", "nonsense", "sqlite://", "://", "mysql://user:secret@host/name"])
 def test_wrong_url_is_a_sentence(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MIBENCH_DB") as caught:
         Database.open(url, tmp_path)

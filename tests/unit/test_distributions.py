@@ -18,11 +18,7 @@ PARITY = Path(__file__).parents[1] / "parity" / "data" / "math.npz"
 
 def _case(name: str) -> dict[str, torch.Tensor]:
     arrays = np.load(PARITY)
-    return {
-        key.removeprefix(f"{name}/"): torch.as_tensor(arrays[key])
-        for key in arrays.files
-        if key.startswith(name)
-    }
+    return {key.removeprefix(f"{name}/"): torch.as_tensor(arrays[key]) for key in arrays.files if key.startswith(name)}
 
 
 def test_prdc_reproduces_the_reference() -> None:
@@ -38,17 +34,13 @@ def test_frechet_distance_reproduces_the_reference() -> None:
     assert found == pytest.approx(float(case["out/distance"]), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("nearest_k", "expected"), [(1, (0.75, 1.0, 1.0, 0.6)), (2, (0.75, 1.0, 0.625, 0.8))]
-)
+@pytest.mark.parametrize(("nearest_k", "expected"), [(1, (0.75, 1.0, 1.0, 0.6)), (2, (0.75, 1.0, 0.625, 0.8))])
 def test_prdc_on_a_line(nearest_k: int, expected: tuple[float, ...]) -> None:
     """Conformance check 8.1: the standard definition, not the one that tests the nearest ball only."""
     real = torch.tensor([0.0, 1, 2, 3, 10])[:, None]
     fake = torch.tensor([0.5, 4.5, 9, 20])[:, None]
     found = prdc(real, fake, nearest_k)
-    assert tuple(found[name] for name in ("precision", "recall", "density", "coverage")) == pytest.approx(
-        expected
-    )
+    assert tuple(found[name] for name in ("precision", "recall", "density", "coverage")) == pytest.approx(expected)
 
 
 def _brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:

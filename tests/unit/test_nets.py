@@ -110,9 +110,7 @@ def test_stages_and_head_hold_every_parameter_once(architecture: type[Classifier
 @pytest.mark.parametrize("architecture", FACES)
 def test_another_resolution_is_refused(architecture: type[Classifier]) -> None:
     expected = 112 if architecture is FaceNet112 else 64
-    with pytest.raises(
-        UserError, match=f"{architecture.__name__} takes {expected}x{expected} .* found 32x32"
-    ):
+    with pytest.raises(UserError, match=f"{architecture.__name__} takes {expected}x{expected} .* found 32x32"):
         architecture(7, 3, 32)
 
 
@@ -242,9 +240,7 @@ def test_rows_depend_on_their_own_group_only() -> None:
     changed = images.clone()
     changed[5] = 0
     other = net(changed, group=4)
-    torch.testing.assert_close(
-        other.logits[[0, 1, 2, 3, 8, 9, 10, 11]], together.logits[[0, 1, 2, 3, 8, 9, 10, 11]]
-    )
+    torch.testing.assert_close(other.logits[[0, 1, 2, 3, 8, 9, 10, 11]], together.logits[[0, 1, 2, 3, 8, 9, 10, 11]])
     assert ((other.logits[[4, 6, 7]] - together.logits[[4, 6, 7]]).abs().amax(1) > 1e-3).all()
     torch.testing.assert_close(other.features[[4, 6, 7]], together.features[[4, 6, 7]])
 
@@ -273,9 +269,7 @@ def test_gmi_networks(resolution: int, channels: int, start: tuple[int, int, int
 
 @pytest.mark.parametrize("resolution", [32, 64])
 def test_kedmi_discriminator_features_are_4x4x256(resolution: int) -> None:
-    features, logits = KedmiDiscriminator(10, resolution, channels=1)(
-        torch.rand(2, 1, resolution, resolution)
-    )
+    features, logits = KedmiDiscriminator(10, resolution, channels=1)(torch.rand(2, 1, resolution, resolution))
     assert features.shape == (2, 4096)
     assert logits.shape == (2, 10)
 
@@ -286,9 +280,7 @@ def test_dcgan(resolution: int, output: str) -> None:
     torch.manual_seed(0)
     generator = DcganGenerator(resolution, channels=1, width=8, latent_dim=20, output=output)
     with torch.no_grad():
-        generator.layers[-1].weight.mul_(
-            1000
-        )  # saturate the output: the whole range is reached, and not left
+        generator.layers[-1].weight.mul_(1000)  # saturate the output: the whole range is reached, and not left
     images = generator(torch.randn(16, 20))
     assert images.shape == (16, 1, resolution, resolution)
     assert 0 <= images.min() < 0.01 and 0.99 < images.max() <= 1

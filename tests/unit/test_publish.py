@@ -60,12 +60,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def grid() -> list[RunRecord]:
-    return [
-        make_run(defense=d, attack=a, seed=s)
-        for d in ("none", "re")
-        for a in ("gmi", "kedmi")
-        for s in (0, 1)
-    ]
+    return [make_run(defense=d, attack=a, seed=s) for d in ("none", "re") for a in ("gmi", "kedmi") for s in (0, 1)]
 
 
 @pytest.fixture
@@ -148,10 +143,7 @@ def test_failed_runs_are_shown_but_not_averaged() -> None:
 
 
 def test_runs_of_an_older_method_do_not_enter_the_mean() -> None:
-    old = [
-        make_run(seed=s, run=f"{s:012x}", created="2025-01-01T00:00:00Z", attack_params={"lr": 1})
-        for s in (0, 1)
-    ]
+    old = [make_run(seed=s, run=f"{s:012x}", created="2025-01-01T00:00:00Z", attack_params={"lr": 1}) for s in (0, 1)]
     new = make_run(seed=0)
     crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed", stages=[])
     assert current_runs([*old, new, crashed]) == [new, crashed]
@@ -197,9 +189,7 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
         page = Page(path)
         scripts = [attrs for tag, attrs in page.tags if tag == "script"]
         assert all(attrs.get("src") or attrs.get("type") == "application/json" for attrs in scripts), path
-        assert not [
-            tag for tag, attrs in page.tags if tag == "img" or any(name[:2] == "on" for name in attrs)
-        ]
+        assert not [tag for tag, attrs in page.tags if tag == "img" or any(name[:2] == "on" for name in attrs)]
         assert not [attrs for _, attrs in page.tags if "javascript:" in (attrs.get("href") or "")]
         assert HOSTILE in page.text
     (island,) = Page(index).islands
@@ -393,6 +383,4 @@ def test_a_changed_or_extra_vendored_file_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "VENDOR.lock").write_text(json.dumps(lock))
     (tmp_path / "c.js").write_text("c")
     wrong = vendor.mismatches(tmp_path)
-    assert ["c.js is not" in wrong[0], "b.js is missing" in wrong[1], "a.js differs" in wrong[2]] == [
-        True
-    ] * 3
+    assert ["c.js is not" in wrong[0], "b.js is missing" in wrong[1], "a.js differs" in wrong[2]] == [True] * 3

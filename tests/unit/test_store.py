@@ -185,9 +185,7 @@ def test_kill_while_publishing_leaves_only_whole_artefacts(tmp_path: Path) -> No
     """kill -9 at random moments, 12 times over one store: nothing half-done is ever visible."""
     rng = random.Random(0)
     for _ in range(12):
-        child = subprocess.Popen(
-            [sys.executable, "-c", _PUBLISH_LOOP, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
-        )
+        child = subprocess.Popen([sys.executable, "-c", _PUBLISH_LOOP, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()
         time.sleep(rng.uniform(0.02, 0.3))
@@ -203,9 +201,7 @@ def test_kill_while_publishing_leaves_only_whole_artefacts(tmp_path: Path) -> No
             assert file.read_bytes() == f"{manifest.seed}{name}".encode() * 2000
 
 
-def test_publication_killed_before_its_rename_is_completed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publication_killed_before_its_rename_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(atomic, "move_folder", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -428,9 +424,7 @@ def test_read_only_folder_can_be_read_and_says_so_when_written(tmp_path: Path) -
         folder.chmod(0o555)
     for folder in [tmp_path, *list(tmp_path.parents)[:-2]]:
         folder.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", _READ_ONLY, str(base), KEY], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", _READ_ONLY, str(base), KEY], cwd=ROOT, capture_output=True, text=True)
     for folder in [base, *(path for path in base.rglob("*") if path.is_dir())]:
         folder.chmod(0o755)
     assert done.returncode == 0, done.stderr
@@ -590,9 +584,7 @@ while True:
 def test_kill_while_saving_state_keeps_one_whole_state(tmp_path: Path) -> None:
     last = 0
     for delay in (0.05, 0.1, 0.2, 0.13):
-        child = subprocess.Popen(
-            [sys.executable, "-c", _STATE_LOOP, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
-        )
+        child = subprocess.Popen([sys.executable, "-c", _STATE_LOOP, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
         assert child.stdout is not None
         assert int(child.stdout.readline()) == last
         time.sleep(delay)

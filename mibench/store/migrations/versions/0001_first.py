@@ -53,9 +53,7 @@ def upgrade() -> None:
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("parent", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("child", "role", name=op.f("pk_stage_input")),
-        sa.ForeignKeyConstraint(
-            ["child"], ["stage.key"], name=op.f("fk_stage_input_child"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["child"], ["stage.key"], name=op.f("fk_stage_input_child"), ondelete="CASCADE"),
     )
     op.create_index(op.f("ix_stage_input_parent"), "stage_input", ["parent"])
     op.create_table(

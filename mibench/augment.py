@@ -118,9 +118,11 @@ def resized_crop(
 
 
 def _interpolation(size: int, length: Tensor, start: Tensor) -> Tensor:
-    """(N, size, size): row i holds the weights that bilinear interpolation gives the pixels for output pixel i."""
+    """(N, size, size): row i holds the weights that bilinear interpolation gives the pixels for output pixel i. The
+    crop's border is replicated: nothing outside it shows."""
     position = torch.arange(size, device=length.device) + 0.5
-    at = (start[:, None] + position[None] * length[:, None] / size - 0.5).clamp(0, size - 1)
+    low, high = start[:, None], (start + length - 1)[:, None]
+    at = (low + position[None] * length[:, None] / size - 0.5).clamp(low, high)
     pixel = torch.arange(size, device=length.device)
     return (1 - (at[..., None] - pixel).abs()).clamp(min=0)
 

@@ -24,7 +24,10 @@ def parse_value(text: str) -> Any:
     parts = re.split(r"[:,]", text)
     if len(parts) > 1:
         return tuple(parse_value(part) for part in parts)
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
     if isinstance(value, str):
         try:  # YAML 1.1 reads 1e-3 as text
             return float(value)

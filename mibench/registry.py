@@ -129,12 +129,12 @@ class Registry:
         path = self.root / "registry.yaml"
         try:
             data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-            file = _File.model_validate(data)
+            schema = data.get("schema") if isinstance(data, dict) else None
+            if isinstance(schema, int) and schema > SCHEMA:  # first, because a newer file may have other fields
+                raise UserError(f"{path} has schema {schema}; this version of mibench reads up to {SCHEMA}.")
+            return _File.model_validate(data)
         except (yaml.YAMLError, ValidationError) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
-        if file.schema_ > SCHEMA:
-            raise UserError(f"{path} has schema {file.schema_}; this version of mibench reads up to {SCHEMA}.")
-        return file
 
     @cached_property
     def tracks(self) -> dict[str, Track]:
@@ -182,7 +182,7 @@ class Registry:
         base = {"defense": contracts.Defense, "attack": contracts.Attack, "prior": contracts.Prior}[kind]
         path = self.path(kind, name)
         module_name = f"mibench_plugins.{kind}s.{name}"
-        if module_name not in sys.modules:
+        if module_name not in sys.modules or sys.modules[module_name].__file__ != str(path):
             spec = importlib.util.spec_from_file_location(module_name, path)
             if spec is None or spec.loader is None or not path.is_file():
                 raise UserError(f"{kind.capitalize()} {name!r} is in registry.yaml but {path} does not exist.")

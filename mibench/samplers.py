@@ -11,14 +11,18 @@ from mibench.random import Stream
 
 
 def identity_balanced(labels: Tensor, batch: int, per_identity: int, rng: Stream) -> Iterator[Tensor]:
-    """P x K batches of ``batch // per_identity`` identities with ``per_identity`` images each, for one epoch.
+    """P x K batches of ``batch // per_identity`` identities with ``per_identity`` images each, for one epoch. Where
+    there are fewer identities than that, each batch holds them all, with ``batch // identities`` images each.
 
     Each identity's images are shuffled and cut into groups (an identity with too few is drawn with replacement);
     while enough identities have a group left, P random ones give one group each. The rest of the epoch is dropped.
     """
-    identities = batch // per_identity
+    everyone = labels.unique().tolist()
+    identities = max(1, batch // per_identity)
+    if len(everyone) < identities:
+        identities, per_identity = len(everyone), batch // len(everyone)
     groups: dict[int, list[Tensor]] = {}
-    for label in labels.unique().tolist():
+    for label in everyone:
         own = (labels == label).nonzero().flatten()
         if len(own) < per_identity:
             own = own[rng.integers(len(own), per_identity)]

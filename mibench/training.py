@@ -78,6 +78,7 @@ class Loop:
                 self._check()
                 self._save(step + 1)
         self._check()
+        torch.manual_seed(stream_seed(self.name, self.steps))  # what follows is the same if we resumed at the end
         if self._folder:
             self._save(self.steps)
 
@@ -139,7 +140,15 @@ def fit_classifier(
         own = sampler(train.labels, recipe.batch, rng) if sampler else None
         return own if own is not None else shuffled(len(train), recipe.batch, rng)
 
-    batches = itertools.chain.from_iterable(epoch(index) for index in itertools.count())
+    def endless() -> Iterator[Tensor]:
+        for index in itertools.count():
+            rest = iter(epoch(index))
+            if (first := next(rest, None)) is None:
+                raise StageFailed(f"An epoch of {len(train)} images has no batch of {recipe.batch}.")
+            yield first
+            yield from rest
+
+    batches = endless()
     running = loop(name, steps, state)
     net.train()
     position = 0

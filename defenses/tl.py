@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from mibench.contracts import BaseParams, Classifier, Defense, TrainContext
+from mibench.errors import UserError
 
 
 class TransferLearning(Defense):
@@ -16,6 +17,13 @@ class TransferLearning(Defense):
         frozen: int = Field(2, ge=0, description="stages frozen, from the image on")
         frozen_statistics: bool = Field(False, description="freeze the frozen stages' batch norm statistics too")
 
+    def build(self, net: Classifier) -> Classifier:
+        try:
+            net.freeze(self.params.frozen, self.params.frozen_statistics)
+        except ValueError as error:
+            raise UserError(f"tl.frozen: {error}.") from None
+        return net
+
     def train(self, ctx: TrainContext) -> Classifier:
         public = ctx.public_labelled()
         assert public is not None  # skip() says so where there is none
@@ -23,7 +31,6 @@ class TransferLearning(Defense):
         stages = dict(source.stages())
         for name, stage in ctx.net.stages():
             stage.load_state_dict(stages[name].state_dict())
-        ctx.net.freeze(self.params.frozen, self.params.frozen_statistics)
         return ctx.default_train()
 
     def skip(self) -> str | None:

@@ -26,7 +26,7 @@ def parse_value(text: str) -> Any:
         return tuple(parse_value(part) for part in parts)
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: 2024-13-45 looks like a date
         return text
     if isinstance(value, str):
         try:  # YAML 1.1 reads 1e-3 as text

@@ -121,7 +121,7 @@ class Registry:
     """The registry of one checkout or installation. ``home`` is where plugin facts are remembered between runs."""
 
     def __init__(self, root: Path | None = None, home: Path | None = None) -> None:
-        self.root = root or resource_root()
+        self.root = (root or resource_root()).resolve()
         self.home = home
 
     @cached_property
@@ -272,9 +272,11 @@ class Registry:
 
     def unlisted(self) -> Iterator[str]:
         """Plugin files that registry.yaml does not name, and names without a file, as sentences."""
-        for kind in ("defense", "attack"):
-            entries = self.entries(kind)  # type: ignore[arg-type]
-            files = {path.stem for path in (self.root / f"{kind}s").glob("*.py")}
+        kinds: tuple[Kind, ...] = ("defense", "attack", "prior")
+        for kind in kinds:
+            entries = self.entries(kind)
+            folder = Path(__file__).parent if kind == "prior" else self.root
+            files = {path.stem for path in (folder / f"{kind}s").glob("*.py")} - {"__init__"}
             for name in sorted(files - entries.keys()):
                 yield f"{kind}s/{name}.py is not in registry.yaml."
             for name in sorted(entries.keys() - files):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mibench.errors import MissingError
@@ -10,8 +11,15 @@ from mibench.errors import MissingError
 def resource_root() -> Path:
     """The folder that holds ``site/``, ``defenses/``, ``attacks/`` and ``registry.yaml``.
 
-    A wheel carries them in ``mibench/_bundled``; in a source checkout they lie next to the package.
-    Raises MissingError when neither is there."""
+    ``MIBENCH_ROOT`` names another such folder, for methods and tracks of one's own (and for tests); worker processes
+    inherit it. Otherwise: a wheel carries them in ``mibench/_bundled``, in a source checkout they lie next to the
+    package. Raises MissingError when there is no registry.yaml."""
+    chosen = os.environ.get("MIBENCH_ROOT")
+    if chosen:
+        root = Path(chosen).expanduser().absolute()
+        if (root / "registry.yaml").is_file():
+            return root
+        raise MissingError(f"MIBENCH_ROOT is {chosen!r}, but there is no registry.yaml in it. Correct or unset it.")
     package = Path(__file__).resolve().parent
     for root in (package / "_bundled", package.parent):
         if (root / "registry.yaml").is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ from mibench.tracks import RecipeSection as Recipe
 
 __all__ = ["Loop", "Recipe", "fit_classifier", "shuffled"]
 
-CHECKPOINT_SECONDS = 20.0
+# How often a loop saves its state; tests and machines that take jobs away at short notice set the variable.
+CHECKPOINT_SECONDS = float(os.environ.get("MIBENCH_CHECKPOINT_SECONDS") or 20)
 
 
 class Reporter(Protocol):
@@ -38,17 +40,25 @@ class Loop:
     """The steps of a training loop: reports progress, refuses a loss that is not finite, saves state to resume from.
 
     Everything random inside step ``i`` must come from streams named after ``i`` (torch's global generator is seeded
-    with it), so that ``state``, networks and optimisers, is all that a resumed loop needs to give the same numbers.
+    with it and ``seed``), so that ``state``, networks and optimisers, is all that a resumed loop needs to give the
+    same numbers.
     """
 
     def __init__(
-        self, name: str, steps: int, state: dict[str, Any], folder: Path | None, reporter: Reporter | None
+        self,
+        name: str,
+        steps: int,
+        state: dict[str, Any],
+        folder: Path | None,
+        reporter: Reporter | None,
+        seed: int = 0,
     ) -> None:
         self.name = name
         self.steps = steps
         self._state = state
         self._folder = folder / f"state-{name}" if folder else None
         self._reporter = reporter
+        self._seed = seed
         self._loss: Tensor | None = None
         self._step = 0
 
@@ -67,7 +77,7 @@ class Loop:
         saved = told = time.monotonic()
         for step in range(start, self.steps):
             self._step = step
-            torch.manual_seed(stream_seed(self.name, step))  # dropout, whatever came before
+            torch.manual_seed(stream_seed(self.name, self._seed, step))  # dropout, whatever came before
             yield step
             now = time.monotonic()
             if self._reporter and (now - told > 0.25 or step + 1 == self.steps):
@@ -78,7 +88,7 @@ class Loop:
                 self._check()
                 self._save(step + 1)
         self._check()
-        torch.manual_seed(stream_seed(self.name, self.steps))  # what follows is the same if we resumed at the end
+        torch.manual_seed(stream_seed(self.name, self._seed, self.steps))  # the same after a resumed loop
         if self._folder:
             self._save(self.steps)
 

@@ -25,9 +25,9 @@ LARGEST_BLOCK = 60  # identities; a crash costs at most one block
 
 class _Context(AttackContext):
     def __init__(self, job: Job, artifact: dict[str, Tensor]) -> None:
-        self._job = job
+        self._tools = job.tools  # not the job, which leads to private images
         self.device, self.track, self.public = job.device, job.info, job.public
-        self.stream = job.stream  # type: ignore[method-assign]
+        self.stream = self._tools.stream  # type: ignore[method-assign]
         self.images_per_identity = job.track.attack.images_per_identity
         self.identities = job.track.identities
         self.artifact = artifact
@@ -35,10 +35,10 @@ class _Context(AttackContext):
         self.where = ""
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
-        return self._job.loop(name, steps, state)
+        return self._tools.loop(name, steps, state)
 
     def steps(self, name: str, count: int) -> Iterator[int]:
-        return iter(Loop(name + self.where, count, {}, None, self._job.progress))
+        return iter(Loop(name + self.where, count, {}, None, self._tools.progress))
 
 
 def prepare(job: Job) -> dict[str, Any]:

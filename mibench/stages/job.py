@@ -32,6 +32,28 @@ _ROLES = {"prepare": "attack", "invert": "attack"}
 Emit = Callable[[dict[str, Any]], None]
 
 
+@dataclass(frozen=True)
+class Tools:
+    """What a plugin's context may hold of its job: random streams, resumable loops, progress. Unlike the job it leads
+    to no private image, no evaluator and no other artefact."""
+
+    track: str
+    role: str
+    seed: int
+    device: torch.device
+    scratch: Path
+    emit: Emit
+
+    def stream(self, name: str) -> Stream:
+        return Stream(stream_seed(self.track, self.role, self.seed, name), self.device)
+
+    def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
+        return Loop(name, steps, state, self.scratch, self.progress, stream_seed(self.track, self.role, self.seed))
+
+    def progress(self, step: int, steps: int, loss: float | None, name: str) -> None:
+        self.emit({"event": "progress", "name": name, "step": step, "steps": steps, "loss": loss})
+
+
 @dataclass
 class Job:
     """One stage being computed in this process."""
@@ -56,15 +78,19 @@ class Job:
     def data(self) -> TrackData:
         return load(self.track, self.store.home)
 
-    def stream(self, name: str) -> Stream:
+    @cached_property
+    def tools(self) -> Tools:
         role = _ROLES.get(self.stage.kind, self.stage.kind)
-        return Stream(stream_seed(self.stage.track, role, self.stage.seed, name), self.device)
+        return Tools(self.stage.track, role, self.stage.seed, self.device, self.workdir / STATE, self.emit)
+
+    def stream(self, name: str) -> Stream:
+        return self.tools.stream(name)
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
-        return Loop(name, steps, state, self.workdir / STATE, self.progress)
+        return self.tools.loop(name, steps, state)
 
     def progress(self, step: int, steps: int, loss: float | None, name: str) -> None:
-        self.emit({"event": "progress", "name": name, "step": step, "steps": steps, "loss": loss})
+        self.tools.progress(step, steps, loss, name)
 
     def seed_weights(self, name: str = "weights") -> None:
         """Make the weights of networks built from here on a function of the run's seed alone."""

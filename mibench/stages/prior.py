@@ -12,12 +12,12 @@ from mibench.training import Loop
 
 class _Context(PriorContext):
     def __init__(self, job: Job, oracle: Oracle | None) -> None:
-        self._job = job
+        self._tools = job.tools  # not the job, which leads to private images
         self.device, self.track, self.public, self.oracle = job.device, job.info, job.public, oracle
-        self.stream = job.stream  # type: ignore[method-assign]
+        self.stream = self._tools.stream  # type: ignore[method-assign]
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
-        return self._job.loop(name, steps, state)
+        return self._tools.loop(name, steps, state)
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -29,9 +29,7 @@ def _words(*values: int) -> tuple[torch.Tensor, torch.Tensor]:
     ],
     ids=["zeros", "ones", "pi"],
 )
-def test_threefry_known_answers(
-    key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]
-) -> None:
+def test_threefry_known_answers(key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]) -> None:
     """The vectors of Random123's kat_vectors for threefry2x32 with 20 rounds."""
     found = threefry2x32(_words(*key), _words(*counter))
     assert tuple(int(word) for word in found) == expected
@@ -110,7 +108,7 @@ def _sources() -> list[tuple[str, Stream | RowStreams, int]]:
 @pytest.mark.parametrize(("name", "source", "n"), _sources(), ids=lambda value: str(value)[:6])
 def test_uniform_and_normal_are_what_they_say(name: str, source: Stream | RowStreams, n: int) -> None:
     uniform = source.uniform(n, 250)
-    assert uniform.dtype == torch.float32 and 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.dtype == torch.float32 and uniform.min() >= 0 and uniform.max() < 1
     assert scipy.stats.kstest(uniform.numpy().ravel(), "uniform").pvalue > 0.001
     normal = source.normal(n, 250)
     assert normal.dtype == torch.float32 and torch.isfinite(normal).all()

@@ -1,0 +1,293 @@
+"""The installed program from first run to leaderboard, on the track ``tiny``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import PROGRAM, SECTION, Cli
+
+VALUES = {"value", "ci_low", "ci_high", "n", "reason"}
+REQUIRED = {"run", "track", "defense", "attack", "seed", "status", "cached", "seconds", "metrics"}
+COMMANDS = ["run", "plan", "list", "show", "status", "why", "export", "site", "db", "data", "doctor", "completion"]
+GROUPS = {
+    "site": ["build", "serve"],
+    "db": ["path", "check", "rebuild"],
+    "data": ["prepare", "check", "weights"],
+}
+ASK = ("--defense", "re", "--attack", "ppa")
+
+
+def copy_of(finished: Cli, folder: Path) -> Cli:
+    shutil.copytree(finished.home, folder / "home", symlinks=True)
+    return Cli(folder / "home", finished.root)
+
+
+def imported(cli: Cli, *arguments: str) -> tuple[set[str], float]:
+    """The modules that a command imports, and its seconds."""
+    code = (
+        "import json, sys\n"
+        f"sys.argv = ['mibench', *{list(arguments)!r}]\n"
+        "from mibench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "sys.stderr.write('MODULES ' + json.dumps(sorted(sys.modules)) + '\\n')\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=cli.environment, capture_output=True, text=True)
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.rpartition("MODULES ")[2])), seconds
+
+
+def check_object(answer: dict[str, Any]) -> None:
+    """Schema 1 of DESIGN.md."""
+    assert answer["schema"] == 1 and set(answer) <= {"schema", "runs", "site"}
+    for run in answer["runs"]:
+        assert set(run) >= REQUIRED
+        assert re.fullmatch("[0-9a-f]{12}", run["run"])
+        assert list(run["metrics"]) == SECTION["metrics"]
+        for name, metric in run["metrics"].items():
+            assert set(metric) == VALUES
+            assert (metric["value"] is None) == (metric["reason"] is not None), name
+            if name.startswith(("att", "nat", "conf")):
+                assert 0 <= metric["ci_low"] <= metric["value"] <= metric["ci_high"] <= 1
+
+
+def test_first_run_and_second(tmp_path: Path, tiny_root: Path) -> None:
+    cli = Cli(tmp_path / "home", tiny_root)
+    command = ["run", "--track", "tiny", "--device", "cpu", "--json", *ASK]
+    first = cli(*command)
+    answer = json.loads(first.stdout)  # nothing else on standard output
+    check_object(answer)
+    assert [(run["defense"], run["attack"], run["seed"]) for run in answer["runs"]] == [
+        ("none", "ppa", 0),
+        ("re", "ppa", 0),
+    ]
+    assert {run["status"] for run in answer["runs"]} == {"done"}
+    assert {run["cached"] for run in answer["runs"]} == {False}
+    assert all(run["seconds"] > 0 for run in answer["runs"])
+    assert Path(answer["site"]).is_file() and Path(answer["site"]).name == "index.html"
+    lines = first.stderr.splitlines()
+    assert all(line.startswith(("start", "done", "...")) for line in lines), first.stderr
+    done = [line for line in lines if line.startswith("done")]
+    assert re.search(r"in \d+\.\d s \(1 of (\d+)\)$", done[0]) and f"({len(done)} of {len(done)})" in done[-1]
+
+    start = time.monotonic()
+    second = cli(*command)
+    assert time.monotonic() - start < 6
+    again = json.loads(second.stdout)
+    assert second.stderr == ""
+    assert {run["cached"] for run in again["runs"]} == {True}
+    for one, other in zip(answer["runs"], again["runs"], strict=True):
+        assert {**one, "cached": None} == {**other, "cached": None}
+    modules, _ = imported(cli, *command)
+    assert "mibench.runner" in modules and "torch" not in modules
+
+
+def test_quiet_and_table(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    done = cli("run", "--track", "tiny", "--quiet", "--device", "cpu", "--defense", "ls", "--attack", "ppa")
+    assert done.stderr == ""
+    for text in ("natural", "attack top-1", "chance 20.0 %", "│ none ", "│ ls ", "step 0", "seconds per stage"):
+        assert text in done.stdout, text
+    assert "not measured, fid: FID needs" in done.stdout
+    assert f"Leaderboard: {cli.home / 'site' / 'index.html'}" in done.stdout
+
+
+def test_seeds_are_aggregated(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    first = cli.run("--attack", "ppa")["runs"]
+    runs = cli.run("--attack", "ppa", "--seeds", "2")["runs"]
+    assert [(run["defense"], run["seed"], run["cached"]) for run in runs] == [("none", 0, True), ("none", 1, False)]
+    assert first[0]["run"] == runs[0]["run"] != runs[1]["run"]
+    assert runs[0]["metrics"]["conf"] != runs[1]["metrics"]["conf"]
+    table = cli("run", "--track", "tiny", "--attack", "ppa", "--seeds", "2").stdout
+    assert "2 seeds" in table
+    rows = [line for line in table.split("seconds per stage")[0].splitlines() if "│ none " in line]
+    assert len(rows) == 1
+    mean = 100 * sum(run["metrics"]["nat1"]["value"] for run in runs) / 2
+    assert f"{mean:.1f} [" in rows[0]
+
+
+def test_plan(finished: Cli) -> None:
+    text = finished("plan", "--track", "tiny", *ASK).stdout
+    assert "0 to do" in text and "to do " not in text.rpartition("\n2 runs")[0]
+    planned = json.loads(finished("plan", "--track", "tiny", "--defense", "mid", "--attack", "ppa", "--json").stdout)
+    states = {(stage["kind"], stage["plugin"]): stage["state"] for stage in planned["stages"]}
+    assert states["target", "none"] == states["prior", "dcgan"] == "done"
+    assert states["target", "mid"] == states["invert", "ppa"] == "to do" or states["target", "mid"] == "to do"
+    keys = {stage["key"] for stage in planned["stages"]}
+    assert all(parent in keys for stage in planned["stages"] for parent in stage["inputs"].values())
+    assert not list(finished.home.glob("work/*"))
+
+
+def test_show_status_why(finished: Cli) -> None:
+    runs = json.loads(finished("export", "--format", "json").stdout)["runs"]
+    re_run = next(run for run in runs if run["defense"] == "re")
+    for name in (re_run["run"], re_run["run"][:6], "re+ppa.tiny.s0"):
+        shown = finished("show", name).stdout
+        assert "defense re" in shown and '"area": [0.1, 0.4]' in shown and "again: mibench run" in shown
+    record = json.loads(finished("show", re_run["run"], "--json").stdout)
+    assert record["run"] == re_run["run"] and len(record["images"]) == 5 * 4
+    status = json.loads(finished("status", "--json").stdout)
+    expected = {"evaluator": 1, "target": 2, "prior": 1, "prepare": 2, "invert": 2, "utility": 2, "evaluate": 2}
+    assert status["stages"] == expected | {"run": 2}
+    assert status["unfinished"] == status["damaged"] == []
+    assert "evaluate" in finished("status").stdout
+    why = finished("why", "none+ppa.tiny.s0", "re+ppa.tiny.s0").stdout.splitlines()
+    assert why[0] == "target: plugin 'none' and 're'"
+    assert not any(line.startswith(("evaluator", "prior")) for line in why)
+    assert finished("why", re_run["run"], re_run["run"]).stdout == "They are the same run.\n"
+
+
+def test_export(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    exported = json.loads(cli("export", "--format", "json").stdout)
+    check_object(exported)
+    ran = cli.run(*ASK)["runs"]
+    by_run = {run["run"]: {**run, "cached": None} for run in ran}
+    assert {run["run"]: {**run, "cached": None} for run in exported["runs"]} == by_run
+    file = tmp_path / "out.csv"
+    cli("export", "--format", "csv", "-o", str(file))
+    assert file.read_text() == cli("export").stdout
+    rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    assert len(rows) == 2 * len(SECTION["metrics"])
+    for row in rows:
+        metric = by_run[row["run"]]["metrics"][row["metric"]]
+        assert (float(row["value"]) if row["value"] else None) == metric["value"]
+        assert (row["reason"] or None) == metric["reason"]
+    assert cli("export", "--track", "orl32").stdout.count("\n") == 1
+
+
+def test_site_build(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    out = tmp_path / "public"
+    index = Path(cli("site", "build", "--public", "--out", str(out)).stdout.strip())
+    assert index == out / "index.html" and index.is_file()
+    assert not [path for path in out.rglob("*") if "private" in path.name]
+    private = {path.read_bytes() for path in (cli.home / "cache" / "private").rglob("*.png")}
+    assert private, "the local site shows private images"
+    assert not private & {path.read_bytes() for path in out.rglob("*.png")}
+    local = Path(cli("site", "build", "--out", str(tmp_path / "local")).stdout.strip())
+    assert private & {path.read_bytes() for path in local.parent.rglob("*.png")}
+    bare = tmp_path / "bare"
+    cli("site", "build", "--images", "none", "--out", str(bare))
+    assert not [path for path in bare.rglob("*.png") if "run" in path.parts]
+
+
+def test_site_serve(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    process = cli.start("site", "serve", "--port", "0", PYTHONUNBUFFERED="1")
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            page = answer.read().decode()
+        assert "tiny" in page and "<html" in page
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_database(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    path = Path(cli("db", "path").stdout.strip())
+    assert path == cli.home / "mibench.db" and path.is_file()
+    assert "agree" in cli("db", "check").stdout
+    before = cli("export").stdout
+    path.unlink()
+    assert "2 runs" in cli("db", "rebuild").stdout
+    assert cli("export").stdout == before
+    folder = next(cli.home.glob("store/run/*/*"))
+    shutil.rmtree(folder)
+    assert "the store does not" in cli("db", "check", code=1).stdout
+
+
+def test_data(finished: Cli, tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "home", finished.root)
+    said = cli("data", "prepare", "tiny").stdout
+    assert said.startswith("tiny: 15 private_train, 10 private_test, 48 public images, split ")
+    assert cli("data", "check", "tiny").stdout == "tiny: as pinned\n"
+    array = next((cli.home / "data").rglob("public_images.npy"))
+    content = bytearray(array.read_bytes())
+    content[-1] ^= 1
+    array.write_bytes(content)
+    found = cli("data", "check", "tiny", code=3).stdout
+    assert str(array) in found and "damaged" in found
+
+
+def test_doctor(finished: Cli) -> None:
+    text = finished("doctor", code=None).stdout
+    for word in ("mibench 0", "torch 2", "devices: cpu", f"home: {finished.home}", "free space", "track tiny: data as"):
+        assert word in text, word
+    assert "database and store agree" in text
+    assert "metric lpips: weights" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(finished: Cli, shell: str) -> None:
+    script = finished("completion", shell).stdout
+    assert "_MIBENCH_COMPLETE" in script and "mibench" in script
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True)
+        assert checked.returncode == 0, checked.stderr
+    words = {"COMP_WORDS": "mibench run --defense ", "COMP_CWORD": "3", "_MIBENCH_COMPLETE": f"{shell}_complete"}
+    if shell == "bash":
+        offered = finished(**words).stdout
+        assert "plain,re" in offered.splitlines() and "plain,all" in offered.splitlines()
+
+
+@pytest.mark.parametrize(
+    "words", [[c] for c in COMMANDS] + [[g, s] for g, names in GROUPS.items() for s in names], ids=" ".join
+)
+def test_help_has_an_example(finished: Cli, words: list[str]) -> None:
+    text = finished(*words, "--help").stdout
+    assert f"Usage: mibench {' '.join(words)}" in text
+    if words[0] in GROUPS and len(words) == 1:
+        assert all(name in text for name in GROUPS[words[0]])
+        return
+    examples = [line.strip() for line in text.splitlines() if f"mibench {' '.join(words)}" in line][1:]
+    assert examples, "no example"
+
+
+def test_help_names_every_command(finished: Cli) -> None:
+    text = finished("--help").stdout
+    listed = re.findall(r"^  (\w+) ", text.partition("Commands:")[2], re.MULTILINE)
+    assert listed == COMMANDS
+    for group, names in GROUPS.items():
+        listed = re.findall(r"^  (\w+) ", finished(group, "--help").stdout.partition("Commands:")[2], re.MULTILINE)
+        assert sorted(listed) == sorted(names), group
+
+
+def test_list_is_fast_and_needs_no_torch(finished: Cli) -> None:
+    modules, _ = imported(finished, "list")
+    assert not modules & {"torch", "numpy", "sqlalchemy"}
+    listed = json.loads(finished("list", "--json").stdout)
+    assert set(listed) == {"defenses", "attacks", "priors", "tracks", "metrics"}
+    assert {"re", "none"} <= set(listed["defenses"]) and "tiny" in listed["tracks"]
+
+    def best(*command: str) -> float:
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run(command, env=finished.environment, stdout=subprocess.DEVNULL, check=True)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    bare = best(sys.executable, "-c", "import click, pydantic, yaml")
+    took = best(str(PROGRAM), "list")
+    assert took < 0.3 or took < 1.6 * bare + 0.05, f"list took {took:.2f} s, bare imports {bare:.2f} s"

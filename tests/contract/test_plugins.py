@@ -1,0 +1,798 @@
+"""Every registered defense, attack and prior against ``mibench.contracts``, on the track ``tiny``.
+
+Parametrised from registry.yaml alone: a new file and a registry entry are covered without touching this.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import inspect
+import itertools
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tiny import KINDS
+from torch import Tensor, nn
+from torchvision.io import read_image
+
+import mibench
+from mibench import training, worker
+from mibench.contracts import (
+    AttackContext,
+    Batch,
+    Classifier,
+    ImageSet,
+    PriorModel,
+    Progress,
+    Reconstruction,
+    RowStreams,
+    Stream,
+)
+from mibench.data import TrackData
+from mibench.errors import UserError
+from mibench.nets.gan import MinibatchDiscrimination
+from mibench.oracle import AccessDenied, Oracle
+from mibench.params import resolve
+from mibench.plan import Cell, Plan, Stage, make_plan
+from mibench.registry import Kind, Registry, Selection
+from mibench.runner import BASELINE
+from mibench.stages import invert, prior
+from mibench.stages.job import Job, load_weights
+from mibench.store.artifacts import STATE, Manifest, Store
+from mibench.tracks import Track
+
+LISTED = Registry()
+DEFENSES, ATTACKS, PRIORS = (sorted(LISTED.entries(kind)) for kind in KINDS)
+PLUGINS = [(kind, name) for kind in KINDS for name in LISTED.entries(kind)]
+ENGINE = Path(mibench.__file__).parent
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+
+
+def quiet(event: dict[str, Any]) -> None:
+    """The events of a stage in this process."""
+
+
+@dataclass
+class Bench:
+    """Computes stages in this process, each once."""
+
+    home: Path
+    root: Path
+    registry: Registry = field(init=False)
+    store: Store = field(init=False)
+    track: Track = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.registry, self.store = Registry(self.root), Store(self.home)
+        self.track = self.registry.track("tiny")
+
+    def plan(self, defense: str = BASELINE, attack: str = ATTACKS[0], seed: int = 0, prior_id: str = "") -> Plan:
+        """The stages of one run; ``prior_id`` puts another prior in the place of the attack's."""
+        facts = self.registry.facts(Selection("attack", attack), self.track)
+        if prior_id:
+            facts = replace(facts, prior={"id": prior_id, "params": {}})
+        cell = Cell(self.track, self.registry.facts(Selection("defense", defense), self.track), facts, seed)
+
+        def prior_facts(name: str, params: dict[str, Any], on: Track) -> Any:
+            return self.registry.facts(Selection("prior", name, (), params), on)
+
+        plan = make_plan([cell], prior_facts)
+        if plan.skipped:
+            pytest.skip(plan.skipped[0][1])
+        return plan
+
+    def compute(self, plan: Plan, last: str) -> dict[str, Stage]:
+        """Compute ``last`` and what it needs; the plan's stages by kind."""
+        stages = {stage.kind: stage for stage in plan.stages.values()}
+
+        def ensure(stage: Stage) -> None:
+            for _, key in stage.inputs.values():
+                ensure(plan.stages[key])
+            if self.store.manifest(stage.kind, stage.key) is None:
+                worker.compute({"home": str(self.home), "device": "cpu", "stage": asdict(stage)})
+
+        ensure(stages[last])
+        return stages
+
+    def job(self, stage: Stage, workdir: Path) -> Job:
+        return Job(stage, self.store, self.registry, workdir, CPU, quiet)
+
+    def result(self, stage: Stage) -> tuple[Path, Manifest]:
+        manifest = self.store.manifest(stage.kind, stage.key, verify=True)
+        assert manifest is not None
+        return self.store.path(stage.kind, stage.key), manifest
+
+    def hashes(self, stage: Stage) -> dict[str, Any]:
+        return self.result(stage)[1].outputs
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Iterator[Bench]:
+    """A store that the tests here fill together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIBENCH_ROOT", str(tiny_root))
+        patch.setattr(worker, "emit", quiet)
+        threads = torch.get_num_threads()
+        yield Bench(tmp_path_factory.mktemp("contract") / "home", tiny_root)
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def again(bench: Bench, tmp_path: Path) -> Bench:
+    """An empty store, to compute something a second time; it shares what has nothing to do with plugins."""
+    other = Bench(tmp_path / "home", bench.root)
+    other.home.mkdir()
+    if (bench.home / "data").exists():
+        (other.home / "data").symlink_to(bench.home / "data")
+    return other
+
+
+def same_weights(one: nn.Module, other: dict[str, Tensor]) -> bool:
+    state = one.state_dict()
+    return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+
+
+def interrupted(again: Bench, plan: Plan, kind: str, patch: pytest.MonkeyPatch) -> Stage:
+    """Compute a stage, break off at the middle of each of its loops, go on each time from what was saved."""
+    stages = {stage.kind: stage for stage in plan.stages.values()}
+    for _, key in stages[kind].inputs.values():
+        again.compute(plan, plan.stages[key].kind)
+    patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    resumed, broken = [], set()
+    usual = training.Loop._resume
+
+    def resume(loop: training.Loop) -> int:
+        step = usual(loop)
+        if step:
+            resumed.append(loop.name)
+        return step
+
+    def loop_of(tools: Any, name: str, steps: int, state: dict[str, Any]) -> training.Loop:
+        loop = training.Loop(name, steps, state, tools.scratch, None)
+        save = loop._save
+
+        def save_and_break(step: int) -> None:
+            save(step)
+            if name not in broken and step >= steps // 2:
+                broken.add(name)
+                raise InterruptedError(name)
+
+        loop._save = save_and_break  # type: ignore[method-assign]
+        return loop
+
+    patch.setattr(training.Loop, "_resume", resume)
+    patch.setattr("mibench.stages.job.Tools.loop", loop_of)
+    for _ in range(20):
+        try:
+            again.compute(plan, kind)
+            break
+        except InterruptedError:
+            continue
+    assert broken == set(resumed)
+    return stages[kind]
+
+
+# --- every plugin --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_parameters_are_frozen_and_unknown_ones_refused(kind: Kind, name: str) -> None:
+    model = LISTED.plugin(kind, name).Params
+    params = model()
+    for parameter in model.model_fields:
+        with pytest.raises(ValidationError):
+            setattr(params, parameter, getattr(params, parameter))
+    with pytest.raises(ValidationError):
+        model(no_such_parameter=1)
+    with pytest.raises(UserError, match="no_such_parameter"):
+        resolve(model, {"no_such_parameter": 1}, name)
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_presets_and_registry_say_what_the_class_says(kind: Kind, name: str) -> None:
+    entry, cls = LISTED.entry(kind, name), LISTED.plugin(kind, name)
+    for preset, values in entry.presets.items():
+        resolve(cls.Params, values, f"{name}[{preset}]")
+    for track in LISTED.tracks.values():
+        facts = LISTED.facts(Selection(kind, name), track)
+        if kind == "attack":
+            assert entry.access == facts.access
+            assert entry.prior == (facts.prior["id"] if facts.prior else None)
+            if facts.prior:
+                LISTED.facts(Selection("prior", facts.prior["id"], (), facts.prior["params"]), track)
+        if kind == "prior":
+            assert entry.scope == facts.scope
+    if kind != "prior":
+        assert entry.paper or entry.kind == "baseline", "a method needs its paper in registry.yaml"
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_file_is_short_documented_and_stands_alone(kind: Kind, name: str) -> None:
+    path = LISTED.path(kind, name)
+    text = path.read_text()
+    assert len(text.splitlines()) <= 120, f"{path} is longer than 120 lines"
+    tree = ast.parse(text)
+    doc, entry = ast.get_docstring(tree), LISTED.entry(kind, name)
+    assert doc, f"{path} needs a docstring"
+    if entry.paper:
+        assert str(entry.paper.year) in doc, f"the docstring of {path} must name its source ({entry.paper.title})"
+    cls = LISTED.plugin(kind, name)
+    assert cls.__doc__ and cls.__doc__ is not cls.__mro__[1].__doc__, f"{cls.__name__} needs a docstring"
+    assert not wrong_imports(tree, kind), f"{path} imports {wrong_imports(tree, kind)}"
+
+
+def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
+    """What a plugin must not import: another plugin, the engine's inside, files and the environment."""
+    inside = ["cli", "executors", "plan", "publish", "registry", "runner", "stages", "store", "tracks", "worker"]
+    inside += ["metrics"] if kind == "prior" else ["data", "metrics", "priors"]
+    refused = {f"mibench.{part}" for part in [*inside, "priors"]}
+    refused |= {"defenses", "attacks", "mibench_plugins", "os", "sys", "pathlib", "random", "subprocess", "io"}
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{'.' * node.level}{node.module or ''}"]
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("open", "exec"):
+            found.append(node.func.id)
+        for name in names:
+            parts = name.split(".")
+            prefixes = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+            if name.startswith(".") or prefixes & refused:
+                found.append(name)
+    return found
+
+
+def test_wrong_imports_are_seen() -> None:
+    for line in (
+        "import os",
+        "from mibench.priors.dcgan import Dcgan",
+        "from mibench import stages",
+        "from . import re",
+    ):
+        assert wrong_imports(ast.parse(line), "attack"), line
+    assert not wrong_imports(ast.parse("import math\nfrom mibench.contracts import Attack"), "attack")
+
+
+def test_every_file_is_registered() -> None:
+    assert list(LISTED.unlisted()) == []
+    files = {path.stem for path in (ENGINE / "priors").glob("*.py")} - {"__init__"}
+    assert files == set(PRIORS)
+
+
+# --- the engine ----------------------------------------------------------------------------------------------------
+
+
+def test_engine_names_no_plugin() -> None:
+    """No comparison with, and no branch on, a plugin's id; the baseline is named once, in the runner."""
+    ids = {name for _, name in PLUGINS}
+    found = []
+    for path in sorted(ENGINE.rglob("*.py")):
+        if path.parent.name == "priors":
+            continue
+        text = path.read_text()
+        found += [f"{path.relative_to(ENGINE)}:{line}: {name!r}" for line, name in branches(ast.parse(text), ids)]
+    allowed = [
+        line for line in found if line.split(":")[0] in ("cli/common.py", "publish/build.py") and "'none'" in line
+    ]
+    assert all("images" in source_line(line) for line in allowed), allowed  # --images none
+    assert [line for line in found if line not in allowed] == []
+    baseline = [path for path in ENGINE.rglob("*.py") if f'BASELINE = "{BASELINE}"' in path.read_text()]
+    assert [path.name for path in baseline] == ["runner.py"]
+
+
+def source_line(place: str) -> str:
+    name, number, _ = place.split(":", 2)
+    return (ENGINE / name).read_text().splitlines()[int(number) - 1]
+
+
+def branches(tree: ast.AST, ids: set[str]) -> Iterator[tuple[int, str]]:
+    """Where the code compares with one of ``ids``: ==, in, match, startswith, a subscript or ``get`` of one."""
+    for node in ast.walk(tree):
+        values: list[ast.AST] = []
+        if isinstance(node, ast.Compare):
+            values = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            values = [node.value]
+        elif isinstance(node, ast.Subscript) and not is_annotation(node):
+            values = [node.slice]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            values = list(node.args) if node.func.attr in ("startswith", "endswith", "get", "removeprefix") else []
+        for value in values:
+            for inner in ast.walk(value):
+                if isinstance(inner, ast.Constant) and inner.value in ids:
+                    yield node.lineno if hasattr(node, "lineno") else inner.lineno, inner.value
+
+
+def is_annotation(node: ast.Subscript) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "Literal"
+
+
+def test_branches_on_plugins_are_seen() -> None:
+    for text in ('x == "re"', 'if x in ("re", 1): pass', 'x["re"]', 'x.get("re")', 'match x:\n case "re": pass'):
+        assert list(branches(ast.parse(text), {"re"})), text
+    assert not list(branches(ast.parse('x == "mean"\nre.match("a", b)'), {"re"}))
+
+
+def test_evaluation_imports_no_plugin(bench: Bench, tmp_path: Path) -> None:
+    plan = bench.plan()
+    bench.compute(plan, "utility")
+    stages = bench.compute(plan, "invert")
+    bench.compute(plan, "evaluator")
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"home": str(bench.home), "device": "cpu", "stage": asdict(stages["evaluate"])}))
+    code = (
+        "import json, sys; from mibench import worker;"
+        f"worker.compute(json.loads(open({str(request)!r}).read()));"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    modules = json.loads(done.stdout.splitlines()[-1])
+    assert "mibench.stages.evaluate" in modules
+    assert [name for name in modules if name.startswith(("mibench_plugins", "mibench.priors", "mibench.oracle"))] == []
+    check_evaluation(bench, stages)
+
+
+def check_evaluation(bench: Bench, stages: dict[str, Stage]) -> None:
+    folder, manifest = bench.result(stages["evaluate"])
+    table = json.loads((folder / "images.json").read_text())
+    assert set(manifest.result["metrics"]) == set(bench.track.metrics)
+    for name, metric in manifest.result["metrics"].items():
+        assert (metric["value"] is None) == (metric["reason"] is not None), name
+    assert sorted({entry["label"] for entry in table}) == bench.track.identities
+    correct = np.mean([entry["correct"] for entry in table])
+    assert manifest.result["metrics"]["att1"]["value"] == pytest.approx(correct)
+
+
+# --- defenses ------------------------------------------------------------------------------------------------------
+
+
+def defense_of(bench: Bench, name: str) -> Any:
+    facts = bench.registry.facts(Selection("defense", name), bench.track)
+    if facts.skip:
+        pytest.skip(facts.skip)
+    return bench.registry.build("defense", name, facts.params, bench.track)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_defense_trains_a_target(bench: Bench, name: str, tmp_path: Path) -> None:
+    plan = bench.plan(name)
+    stages = bench.compute(plan, "utility")
+    folder, manifest = bench.result(stages["target"])
+    assert 0 <= manifest.result["train_accuracy"] <= 1
+    assert all(bool(torch.isfinite(t).all()) for t in load_file(folder / "model.safetensors").values())
+    answers = load_file(bench.result(stages["utility"])[0] / "logits.safetensors")
+    private = bench.track.private
+    assert answers["logits"].shape == (private.identities * private.test_per_identity, private.identities)
+    assert bool(torch.isfinite(answers["logits"]).all())
+    assert answers["labels"].bincount().tolist() == [private.test_per_identity] * private.identities
+    job = bench.job(stages["utility"], tmp_path)
+    untrained = defense_of(bench, name).build(job.network(bench.track.target.arch))
+    assert not same_weights(untrained, load_file(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_defense_served_target_is_frozen_in_its_answers(bench: Bench, name: str, tmp_path: Path) -> None:
+    """``deploy`` gives a classifier in eval mode that answers the same for the same stream, image by image."""
+    stages = bench.compute(bench.plan(name), "target")
+    job = bench.job(bench.plan(name).stages[stages["utility"].key], tmp_path)
+    net = job.target()
+    assert isinstance(net, Classifier) and not net.training
+    images = job.private_train().images
+    names = [(0, index, 0) for index in range(len(images))]
+    with torch.no_grad():
+        output = net(images, RowStreams(names, "noise"))
+        assert torch.equal(output.logits, net(images, RowStreams(names, "noise")).logits)
+        alone = net(images[3:5], RowStreams(names[3:5], "noise")).logits
+    assert output.logits.shape == (len(images), bench.track.private.identities)
+    assert output.features.shape == (len(images), net.feature_dim)
+    torch.testing.assert_close(output.logits[3:5], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("hook", ["augment", "adapt"])
+@pytest.mark.parametrize("name", DEFENSES)
+def test_defense_changes_each_image_by_itself(bench: Bench, name: str, hook: str) -> None:
+    function = getattr(defense_of(bench, name), hook)
+    images = torch.rand(6, bench.track.channels, 32, 32, generator=torch.Generator().manual_seed(1))
+    before = images.clone()
+    out = function(images, Stream(5))
+    if out is None:
+        assert hook == "adapt"
+        return
+    assert torch.equal(images, before), "the hook wrote into its argument"
+    assert out.shape == images.shape and out.dtype == images.dtype
+    assert bool(torch.isfinite(out).all()) and float(out.min()) >= 0 and float(out.max()) <= 1
+    assert torch.equal(out, function(images, Stream(5))), "the same stream must give the same images"
+    if not torch.equal(out, images):
+        assert not torch.equal(out, function(images, Stream(6))), "another stream must give other images"
+        same = images[:1].expand(6, -1, -1, -1).contiguous()
+        own = function(same, Stream(5))
+        assert not torch.equal(own, own[:1].expand_as(own)), "every image needs a draw of its own"
+    names = [(0, index, 0) for index in range(6)]
+    together = function(images, RowStreams(names, "augment"))
+    for index in range(6):
+        alone = function(images[index : index + 1], RowStreams(names[index : index + 1], "augment"))
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_defense_sampler_gives_batches_of_indices(bench: Bench, name: str) -> None:
+    labels = torch.arange(bench.track.private.identities).repeat_interleave(bench.track.private.train_per_identity)
+    sampler, batch = defense_of(bench, name).sampler, bench.track.target.batch
+    batches = sampler(labels, batch, Stream(3))
+    if batches is None:
+        return
+    batches = list(batches)
+    assert batches, "an epoch without a batch"
+    for indices in batches:
+        assert indices.dtype == torch.int64 and 2 <= len(indices) <= batch
+        assert int(indices.min()) >= 0 and int(indices.max()) < len(labels)
+    repeated = list(sampler(labels, batch, Stream(3)))
+    assert all(torch.equal(a, b) for a, b in zip(batches, repeated, strict=True))
+    other = list(sampler(labels, batch, Stream(4)))
+    assert len(other) != len(batches) or not all(torch.equal(a, b) for a, b in zip(batches, other, strict=True))
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_defense_loss_is_a_finite_scalar_that_trains(bench: Bench, name: str) -> None:
+    defense = defense_of(bench, name)
+    torch.manual_seed(0)
+    net = defense.build(Job.network(bench_job(bench), bench.track.target.arch)).train()
+    images = torch.rand(8, bench.track.channels, 32, 32)
+    batch = Batch(images, torch.tensor([0, 0, 1, 1, 2, 2, 3, 4]))
+    for step in (0, 9, 19):
+        loss = defense.loss(batch, net(images, Stream(1)), Progress(step, 20, step, 20))
+        assert loss.shape == () and bool(torch.isfinite(loss))
+        net.zero_grad()
+        loss.backward()
+        gradients = [p.grad for p in net.parameters() if p.requires_grad and p.grad is not None]
+        assert gradients and any(float(g.abs().max()) > 0 for g in gradients)
+
+
+def bench_job(bench: Bench) -> Job:
+    stage = next(iter(bench.plan().stages.values()))
+    return bench.job(stage, bench.home)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_defense_same_seed_same_numbers_even_when_interrupted(
+    bench: Bench, again: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = bench.plan(name)
+    first = bench.compute(plan, "target")["target"]
+    second = interrupted(again, plan, "target", monkeypatch)
+    assert bench.hashes(first) == again.hashes(second)
+    assert bench.result(first)[1].result == again.result(second)[1].result
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_defense_another_seed_other_numbers(bench: Bench, name: str) -> None:
+    one, other = (bench.compute(bench.plan(name, seed=seed), "target")["target"] for seed in (0, 1))
+    assert bench.hashes(one) != bench.hashes(other)
+
+
+# --- priors --------------------------------------------------------------------------------------------------------
+
+
+def trained_prior(bench: Bench, name: str, seed: int = 0) -> tuple[Stage, Any, PriorModel]:
+    plan = bench.plan(prior_id=name, seed=seed)
+    stage = bench.compute(plan, "prior")["prior"]
+    plugin = bench.registry.build("prior", name, stage.params, bench.track)
+    model = plugin.build()
+    load_weights(model, bench.result(stage)[0] / "model.safetensors")
+    return stage, plugin, model.eval()
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_makes_images_row_by_row(bench: Bench, name: str) -> None:
+    _, _, model = trained_prior(bench, name)
+    latents = torch.randn(6, model.latent_dim, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+    images = model(latents)
+    track = bench.track
+    (gradient,) = torch.autograd.grad(images.sum(), latents)
+    images = images.detach()
+    assert images.shape == (6, track.channels, track.resolution, track.resolution) and images.dtype == torch.float32
+    assert bool(torch.isfinite(images).all()) and float(images.min()) >= 0 and float(images.max()) <= 1
+    assert not torch.equal(images[0], images[1])
+    torch.testing.assert_close(images[2:4], model(latents[2:4]).detach(), rtol=1e-4, atol=1e-5)
+    assert bool(torch.isfinite(gradient).all()) and float(gradient.abs().max()) > 0
+    assert all(bool(torch.isfinite(t).all()) for t in model.state_dict().values())
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_asks_the_target_only_if_it_may(bench: Bench, name: str) -> None:
+    stage, plugin, _ = trained_prior(bench, name)
+    queries = bench.result(stage)[1].result["queries"]
+    asked = sum(count for phases in queries.values() for kinds in phases.values() for count in kinds.values())
+    assert ("target" in stage.inputs) == (plugin.scope == "target")
+    assert (asked > 0) == (plugin.scope == "target")
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_same_seed_same_numbers_even_when_interrupted(
+    bench: Bench, again: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, _ = trained_prior(bench, name)
+    second = interrupted(again, bench.plan(prior_id=name), "prior", monkeypatch)
+    assert bench.hashes(first) == again.hashes(second)
+    assert bench.result(first)[1].result == again.result(second)[1].result
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_trains_from_its_seed(bench: Bench, name: str, tmp_path: Path) -> None:
+    stage, plugin, model = trained_prior(bench, name)
+    job = bench.job(stage, tmp_path)
+    job.seed_weights()
+    if same_weights(plugin.build(), model.state_dict()):
+        job.seed_weights("other")
+        assert same_weights(plugin.build(), model.state_dict()), "the prior was not trained"
+        return  # published weights, whatever the seed
+    other = replace(stage, seed=stage.seed + 1)
+    folder = tmp_path / "work"
+    (folder / STATE).mkdir(parents=True)
+    prior.run(bench.job(other, folder))
+    trained = load_file(folder / "model.safetensors")
+    assert not same_weights(model, trained)
+
+
+def test_prior_context_leads_to_nothing_private(bench: Bench, tmp_path: Path) -> None:
+    stage, _, _ = trained_prior(bench, PRIORS[0])
+    job = bench.job(stage, tmp_path)
+    assert_no_way_to_private(prior._Context(job, None), job)
+
+
+# --- attacks -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Assault:
+    """One attack against one target, ready to be called directly."""
+
+    attack: Any
+    oracle_of: Callable[[], Oracle]
+    target: Classifier
+    model: PriorModel | None
+    ctx: AttackContext
+    job: Job
+
+    def invert(self, labels: list[int]) -> tuple[dict[int, Reconstruction], dict[str, Any]]:
+        """The reconstructions by label and the queries."""
+        oracle = self.oracle_of()
+        results = list(self.attack.invert(oracle, self.model, labels, self.ctx))
+        assert [item.label for item in results] == sorted(item.label for item in results)
+        return {item.label: item for item in results}, oracle.counts()
+
+
+def liven(model: PriorModel) -> None:
+    """Give a hardly trained prior images that differ: He weights, and batch norms that know the activations.
+    Where a critic couples rows, the coupling is made strong enough to be seen."""
+    generator = torch.Generator().manual_seed(1)
+    norms = []
+    for module in model.generator.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            fan = (
+                module.weight[0].numel() if not isinstance(module, nn.ConvTranspose2d) else module.weight[:, 0].numel()
+            )
+            module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan) ** 0.5)
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            norms.append(module)
+            module.reset_running_stats()
+            module.weight.fill_(1.0)
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        model.generator(torch.randn(64, model.latent_dim, generator=generator))
+    for module in norms:
+        module.eval()
+    for module in (model.critic or nn.Identity()).modules():
+        if isinstance(module, MinibatchDiscrimination):
+            module.projection.mul_(0.01)
+
+
+def assault(bench: Bench, name: str, workdir: Path, defense: str = BASELINE, seed: int = 0) -> Assault:
+    plan = bench.plan(defense, name, seed)
+    stage = {stage.kind: stage for stage in plan.stages.values()}["invert"]
+    for _, key in stage.inputs.values():
+        bench.compute(plan, plan.stages[key].kind)
+    job = bench.job(stage, workdir)
+    artifact = {}
+    if "prepare" in stage.inputs:
+        artifact = load_file(job.parent("prepare")[0] / "artifact.safetensors")
+    attack = bench.registry.build("attack", name, stage.params, bench.track)
+    target = job.target()
+
+    def oracle() -> Oracle:
+        return Oracle(target, attack.access, bench.track.private.identities, stage.seed)
+
+    model = prior.load_prior(job)
+    if model is not None:
+        liven(model)
+    return Assault(attack, oracle, target, model, invert._Context(job, artifact), job)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_stage_stores_images(bench: Bench, name: str) -> None:
+    stage = bench.compute(bench.plan(attack=name), "invert")["invert"]
+    folder, manifest = bench.result(stage)
+    entries, track = json.loads((folder / "images.json").read_text()), bench.track
+    assert sorted({entry["label"] for entry in entries}) == track.identities
+    selected = [entry["label"] for entry in entries if entry["selected"]]
+    assert set(selected) == set(track.identities), "selection must keep something of everybody"
+    for entry in entries:
+        for file in (entry["file"], entry["file"].replace("images/", "initial/")):
+            assert read_image(str(folder / file)).shape == (track.channels, track.resolution, track.resolution)
+    asked = manifest.result["queries"]
+    for label in track.identities:
+        kinds = asked[str(label)]
+        assert sum(count for phase in kinds.values() for count in phase.values()) > 0
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_returns_what_the_contract_says(bench: Bench, name: str, tmp_path: Path) -> None:
+    case = assault(bench, name, tmp_path)
+    before = {key: value.clone() for key, value in case.target.state_dict().items()}
+    prior_before = {key: value.clone() for key, value in (case.model or nn.Identity()).state_dict().items()}
+    results, queries = case.invert(bench.track.identities)
+    assert sorted(results) == bench.track.identities
+    size = (bench.track.channels, bench.track.resolution, bench.track.resolution)
+    for item in results.values():
+        count = len(item.images)
+        assert count >= bench.track.attack.images_per_identity
+        assert item.images.shape == item.initial.shape == (count, *size)
+        for images in (item.images, item.initial):
+            assert bool(torch.isfinite(images).all()) and float(images.min()) >= 0 and float(images.max()) <= 1
+        assert item.score is None or (item.score.shape == (count,) and bool(torch.isfinite(item.score).all()))
+        if item.selected is not None:
+            assert item.selected.shape == (count,) and item.selected.dtype == torch.bool and bool(item.selected.any())
+        assert all(isinstance(value, float) and np.isfinite(value) for value in item.notes.values())
+    assert any(not torch.equal(item.images, item.initial) for item in results.values()), "nothing was optimised"
+    assert same_weights(case.target, before), "the attack changed the target"
+    assert same_weights(case.model or nn.Identity(), prior_before), "the attack changed the prior"
+    assert not any(module.training for module in case.target.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in case.target.parameters())
+    for label in bench.track.identities:
+        assert sum(n for phase in queries[str(label)].values() for n in phase.values()) > 0
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_result_does_not_depend_on_the_batch(bench: Bench, name: str, defense: str, tmp_path: Path) -> None:
+    """Identities alone, in pairs and all together: the same images up to float rounding, the same questions."""
+    case = assault(bench, name, tmp_path, defense)
+    everyone = bench.track.identities
+    together, counted = case.invert(everyone)
+    moved = max(float((item.images - item.initial).abs().max()) for item in together.values())
+    assert moved > 1e-3, "without movement the comparison says nothing"
+    for part in [[0], [1], [2], [3], [4], [0, 1], [2, 3], [1, 4]]:
+        some, queries = case.invert(part)
+        assert sorted(some) == part
+        for label in part:
+            one, other = together[label], some[label]
+            torch.testing.assert_close(other.initial, one.initial, rtol=0, atol=2e-6)
+            torch.testing.assert_close(other.images, one.images, rtol=0, atol=2e-6 + 2e-4 * moved)
+            if one.score is not None:
+                torch.testing.assert_close(other.score, one.score, rtol=1e-3, atol=1e-4)
+            if case.attack.group == 1:
+                assert queries[str(label)] == counted[str(label)]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_same_seed_same_numbers(bench: Bench, again: Bench, name: str) -> None:
+    plan = bench.plan(attack=name)
+    first, second = (b.compute(plan, "invert")["invert"] for b in (bench, again))
+    assert bench.hashes(first) == again.hashes(second)
+    assert bench.result(first)[1].result == again.result(second)[1].result
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_another_seed_other_numbers(bench: Bench, name: str, tmp_path: Path) -> None:
+    """The seed alone, against the same target with the same prior."""
+    case = assault(bench, name, tmp_path)
+    one, _ = case.invert([0])
+    stage = replace(case.job.stage, seed=7)
+    other_job = replace(case.job, stage=stage)
+    artifact = {}
+    if "prepare" in stage.inputs:
+        oracle = Oracle(case.target, case.attack.access, bench.track.private.identities, 7)
+        artifact = case.attack.prepare(oracle, case.model, invert._Context(other_job, {}))
+    case.ctx = invert._Context(other_job, artifact)
+    other, _ = case.invert([0])
+    assert not torch.equal(one[0].initial, other[0].initial)
+    assert not torch.equal(one[0].images, other[0].images)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_asks_only_what_it_declares(bench: Bench, name: str, tmp_path: Path) -> None:
+    """With less access than declared it must be refused: so it neither lies about what it needs nor goes around."""
+    case = assault(bench, name, tmp_path)
+    ranks = ["labels", "scores", "white_box"]
+    for access in ranks[: ranks.index(case.attack.access)]:
+        case.oracle_of = lambda access=access: Oracle(case.target, access, bench.track.private.identities, 0)
+        with pytest.raises(AccessDenied):
+            case.invert([0])
+    kinds = {"labels": {"label"}, "scores": {"label", "forward"}, "white_box": {"label", "forward", "gradient"}}
+    case.oracle_of = lambda: Oracle(case.target, case.attack.access, bench.track.private.identities, 0)
+    _, queries = case.invert([0])
+    used = {kind for phases in queries.values() for counts in phases.values() for kind, n in counts.items() if n}
+    assert used <= kinds[case.attack.access]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_is_told_nothing_private(bench: Bench, name: str, tmp_path: Path) -> None:
+    case = assault(bench, name, tmp_path)
+    assert_no_way_to_private(case.ctx, case.job)
+
+
+def test_a_planted_private_image_is_found(bench: Bench, tmp_path: Path) -> None:
+    case = assault(bench, ATTACKS[0], tmp_path)
+    images = torch.from_numpy(np.array(case.job.data.private_train()[0]))
+    for secret in (images, images.float() / 255, images[2:3], case.job, case.job.data, case.job.private_train):
+        case.ctx.where = {"deep": [lambda secret=secret: secret]}  # type: ignore[attr-defined]
+        with pytest.raises(AssertionError, match="leads to"):
+            assert_no_way_to_private(case.ctx, case.job)
+
+
+def assert_no_way_to_private(ctx: Any, job: Job) -> None:
+    """Follow every attribute, container, bound method and closure from ``ctx``."""
+    data = job.data
+    secret = [np.array(part()[0]).astype(np.float32) / 255 for part in (data.private_train, data.private_test)]
+    private = {image.tobytes() for part in secret for image in part}
+    seen: set[int] = set()
+    stack: list[tuple[str, Any]] = [("ctx", ctx)]
+    while stack:
+        way, item = stack.pop()
+        if id(item) in seen or isinstance(item, str | int | float | type | types.ModuleType | None):
+            continue
+        seen.add(id(item))
+        assert not isinstance(item, Job | Store | Registry | TrackData | Classifier | Plan), f"{way} leads to {item!r}"
+        if isinstance(item, Path):
+            assert item.is_relative_to(job.workdir), f"{way} leads to {item}"
+        if isinstance(item, ImageSet):
+            assert item.images.shape[0] == job.track.public.images, f"{way} leads to other images"
+        if isinstance(item, Tensor | np.ndarray):
+            array = np.asarray(item)
+            array = array.astype(np.float32) / 255 if array.dtype == np.uint8 else array
+            if array.ndim >= 3:
+                rows = array.reshape(-1, *array.shape[-3:])
+                assert not any(np.ascontiguousarray(row).tobytes() in private for row in rows), f"{way} leads to faces"
+            continue
+        stack += [(f"{way}{name}", value) for name, value in steps(item)]
+
+
+def steps(item: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(item, dict):
+        yield from ((f"[{key!r}]", value) for key, value in item.items())
+    elif isinstance(item, list | tuple | set | frozenset):
+        yield from ((f"[{index}]", value) for index, value in enumerate(item))
+    if inspect.ismethod(item):
+        yield ".__self__", item.__self__
+        item = item.__func__
+    if inspect.isfunction(item):
+        cells = zip(item.__code__.co_freevars, item.__closure__ or (), strict=True)
+        yield from ((f".<{name}>", cell.cell_contents) for name, cell in cells)
+        defaults = itertools.chain(item.__defaults__ or (), (item.__kwdefaults__ or {}).values())
+        yield from ((f".<default {index}>", value) for index, value in enumerate(defaults))
+    elif hasattr(item, "__dict__"):
+        yield from ((f".{name}", value) for name, value in vars(item).items())
+    elif isinstance(item, types.GeneratorType | types.BuiltinMethodType):
+        yield from (("<inside>", value) for value in gc.get_referents(item))

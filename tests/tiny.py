@@ -1,0 +1,165 @@
+"""A root with the registry's methods and a track ``tiny`` on which every one of them takes a second.
+
+Every integer parameter of a method is at most ``CAP`` there (as far as the method allows it), so a new method is
+covered without further ado; one that needs something else gives itself a preset ``tiny`` in registry.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mibench.registry import Kind, Registry
+from mibench.resources import resource_root
+
+CAP = 4
+KINDS: tuple[Kind, ...] = ("defense", "attack", "prior")
+PLURAL = {"defense": "defenses", "attack": "attacks", "prior": "priors"}
+SECTION: dict[str, Any] = {
+    "version": 1,
+    "title": "Procedural faces for the tests",
+    "kind": "faces",
+    "sensitive": False,
+    "source": "synthfaces",
+    "resolution": 32,
+    "channels": 1,
+    "fill": [0.449],
+    "preset": "tiny",
+    "private": {"identities": 5, "train_per_identity": 3, "test_per_identity": 2},
+    "public": {"images": 48, "identities": 6, "labelled": True},
+    "target": {
+        "arch": "convnet",
+        "epochs": 6,
+        "batch": 8,
+        "lr": 0.003,
+        "weight_decay": 0.0005,
+        "shift": 0.06,
+        "flip": True,
+    },
+    "evaluator": {"arch": "small_resnet", "epochs": 6, "batch": 8, "lr": 0.003, "weight_decay": 0.0005, "shift": 0.1},
+    "attack": {"identities": "all", "images_per_identity": 2},
+    "metrics": [
+        "nat1",
+        "att1",
+        "att5",
+        "att1_selected",
+        "att5_selected",
+        "att1_step0",
+        "conf",
+        "knn_eval",
+        "d_eval",
+        "lpips",
+        "fid",
+    ],
+}
+
+
+def reduced(registry: Registry, kind: Kind, name: str) -> dict[str, Any]:
+    """The small parameters of a method: its preset ``tiny`` if it has one, else integers cut down to ``CAP``."""
+    own = registry.entry(kind, name).presets.get("tiny")
+    if own is not None:
+        return own
+    params = registry.plugin(kind, name).Params
+    values: dict[str, Any] = {}
+    for field, info in params.model_fields.items():
+        default = info.get_default(call_default_factory=True)
+        if type(default) is int and default > CAP:
+            try:
+                params(**values | {field: CAP})
+            except ValueError:
+                continue
+            values[field] = CAP
+    return values
+
+
+def make_root(
+    folder: Path, sections: dict[str, dict[str, Any]] | None = None, presets: dict[str, dict[str, Any]] | None = None
+) -> Path:
+    """Copy the methods and the registry to ``folder`` and add the track ``tiny``.
+
+    ``sections`` changes parts of the track (``{"target": {"epochs": 90}}``), ``presets`` parameters by method.
+    """
+    source = resource_root()
+    folder.mkdir(parents=True)
+    for name in ("defenses", "attacks"):
+        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "site").symlink_to(source / "site")
+    data = yaml.safe_load((source / "registry.yaml").read_text())
+    registry = Registry(source)
+    for kind in KINDS:
+        for name, entry in data[PLURAL[kind]].items():
+            small = reduced(registry, kind, name) | (presets or {}).get(name, {})
+            entry.setdefault("presets", {})["tiny"] = small
+    track = json.loads(json.dumps(SECTION))
+    for name, changes in (sections or {}).items():
+        track[name] |= changes
+    data["tracks"]["tiny"] = track
+    (folder / "registry.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    return folder
+
+
+def edit_registry(root: Path, change: Any) -> None:
+    """Call ``change`` with the registry of ``root`` as nested dictionaries and write it back."""
+    path = root / "registry.yaml"
+    data = yaml.safe_load(path.read_text())
+    change(data)
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+
+
+PROGRAM = Path(sys.executable).with_name("mibench")  # the installed entry point
+
+
+class Cli:
+    """The installed program, run with a home and a root of its own."""
+
+    def __init__(self, home: Path, root: Path, **environment: str) -> None:
+        self.home, self.root = home, root
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MIBENCH_")}
+        self.environment = inherited | {
+            "MIBENCH_HOME": str(home),
+            "MIBENCH_ROOT": str(root),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+            **environment,
+        }
+
+    def __call__(self, *arguments: str, code: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run to the end; the exit code must be ``code`` unless that is None."""
+        done = subprocess.run(
+            [str(PROGRAM), *arguments],
+            env=self.environment | more,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            stdin=subprocess.DEVNULL,
+        )
+        assert code is None or done.returncode == code, (
+            f"mibench {' '.join(arguments)} ended with {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        """Run in the background, in a process group of its own."""
+        return subprocess.Popen(
+            [str(PROGRAM), *arguments],
+            env=self.environment | more,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, code: int | None = 0, **more: str) -> dict[str, Any]:
+        """``mibench run --track tiny --device cpu --json`` with further arguments; the object it prints."""
+        done = self("run", "--track", "tiny", "--device", "cpu", "--json", *arguments, code=code, **more)
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer

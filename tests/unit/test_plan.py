@@ -1,0 +1,269 @@
+"""Planning: what is shared, what a change recomputes, and what never enters a key. No plugin is imported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mibench.plan import ENGINE_VERSIONS, Cell, Plan, Stage, make_plan
+from mibench.registry import Facts
+from mibench.tracks import Track
+
+
+def _track(**sections: Any) -> Track:
+    recipe = {"arch": "convnet", "epochs": 2, "batch": 8, "lr": 0.01, "weight_decay": 0.0}
+    values: dict[str, Any] = {
+        "id": "toy",
+        "version": 1,
+        "title": "Toy",
+        "kind": "faces",
+        "sensitive": False,
+        "source": "synthfaces",
+        "resolution": 32,
+        "channels": 1,
+        "fill": (0.4,),
+        "private": {"identities": 4, "train_per_identity": 2, "test_per_identity": 2},
+        "public": {"images": 10},
+        "target": recipe,
+        "evaluator": recipe | {"arch": "small_resnet"},
+        "attack": {"images_per_identity": 2},
+        "metrics": ("att1",),
+    }
+    return Track(**values | sections)
+
+
+def _facts(kind: Any, name: str, params: dict[str, Any] | None = None, **extra: Any) -> Facts:
+    given = params or {}
+    return Facts(kind, name, name, 1, {"default": 1} | given, given, "0" * 64, **extra)
+
+
+def _defense(name: str = "none", **params: Any) -> Facts:
+    return _facts("defense", name, params)
+
+
+def _attack(name: str, prior: str | None, prepares: bool = False, **params: Any) -> Facts:
+    reference = {"id": prior, "params": {}} if prior else None
+    return _facts("attack", name, params, access="white_box", prior=reference, prepares=prepares)
+
+
+GMI, GMI_TWIN = _attack("gmi", "public_gan"), _attack("other", "public_gan")
+KEDMI, PPA = _attack("kedmi", "target_gan"), _attack("ppa", "public_gan", prepares=True)
+BARE = _attack("bare", None)
+
+
+def _priors(name: str, params: dict[str, Any], track: Track) -> Facts:
+    return _facts("prior", name, params, scope=name.removesuffix("_gan"))
+
+
+def _plan(*cells: tuple[Facts, Facts, int], track: Track | None = None, priors: Any = _priors) -> Plan:
+    return make_plan([Cell(track or _track(), defense, attack, seed) for defense, attack, seed in cells], priors)
+
+
+def _stages(defense: Facts, attack: Facts, seed: int = 0, **options: Any) -> dict[str, Stage]:
+    (run,) = _plan((defense, attack, seed), **options).runs
+    return run.stages
+
+
+def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
+    assert set(before) == set(after)
+    return {kind for kind in before if before[kind].key != after[kind].key}
+
+
+# --- the graph ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attack", "edges"),
+    [
+        (
+            GMI,
+            {
+                "evaluator": set(),
+                "target": set(),
+                "prior": set(),
+                "invert": {"target", "prior"},
+                "utility": {"target"},
+                "evaluate": {"evaluator", "invert", "utility"},
+            },
+        ),
+        (
+            KEDMI,
+            {
+                "evaluator": set(),
+                "target": set(),
+                "prior": {"target"},
+                "invert": {"target", "prior"},
+                "utility": {"target"},
+                "evaluate": {"evaluator", "invert", "utility"},
+            },
+        ),
+        (
+            PPA,
+            {
+                "evaluator": set(),
+                "target": set(),
+                "prior": set(),
+                "prepare": {"target", "prior"},
+                "invert": {"target", "prior", "prepare"},
+                "utility": {"target"},
+                "evaluate": {"evaluator", "invert", "utility"},
+            },
+        ),
+        (
+            BARE,
+            {
+                "evaluator": set(),
+                "target": set(),
+                "invert": {"target"},
+                "utility": {"target"},
+                "evaluate": {"evaluator", "invert", "utility"},
+            },
+        ),
+    ],
+    ids=lambda value: getattr(value, "id", ""),
+)
+def test_stages_and_their_inputs(attack: Facts, edges: dict[str, set[str]]) -> None:
+    stages = _stages(_defense(), attack)
+    assert {kind: set(stage.inputs) for kind, stage in stages.items()} == edges
+    for stage in stages.values():
+        for role, (kind, key) in stage.inputs.items():
+            assert stages[role].kind == kind and stages[role].key == key
+
+
+def test_parents_come_first_and_every_stage_once() -> None:
+    plan = _plan(*((_defense(d), a, s) for d in ("none", "re") for a in (GMI, KEDMI, PPA) for s in (0, 1)))
+    seen: set[str] = set()
+    for key, stage in plan.stages.items():
+        assert key == stage.key and all(parent in seen for _, parent in stage.inputs.values())
+        seen.add(key)
+    assert {stage.key for run in plan.runs for stage in run.stages.values()} == seen
+    assert len(plan.runs) == len({run.run for run in plan.runs}) == 12
+
+
+def _count(plan: Plan, kind: str) -> int:
+    return sum(stage.kind == kind for stage in plan.stages.values())
+
+
+def test_shared_stages_are_merged() -> None:
+    plan = _plan(*((_defense(d), a, s) for d in ("none", "re") for a in (GMI, GMI_TWIN, KEDMI) for s in (0, 1)))
+    assert _count(plan, "evaluator") == 1
+    assert _count(plan, "target") == _count(plan, "utility") == 2 * 2
+    assert _count(plan, "prior") == 1 + 2 * 2, "one public prior for all; KEDMI's per target"
+    assert _count(plan, "invert") == _count(plan, "evaluate") == 12
+
+
+def test_public_priors_are_shared_across_seeds_and_defenses() -> None:
+    stages = [_stages(_defense(d), a, s) for d in ("none", "re") for a in (GMI, PPA) for s in (0, 5)]
+    assert len({found["prior"].key for found in stages}) == 1
+    assert {found["prior"].seed for found in stages} == {0}
+    own = [_stages(_defense(d), KEDMI, s)["prior"].key for d in ("none", "re") for s in (0, 5)]
+    assert len(set(own)) == 4
+
+
+def test_the_same_cell_twice_is_one_run() -> None:
+    cell = (_defense("re", p=0.5), GMI, 3)
+    assert len(_plan(cell, cell).runs) == 1
+
+
+def test_skipped_cells_say_why() -> None:
+    plan = _plan((replace(_defense("tl"), skip="no labels"), GMI, 0), (_defense(), GMI, 0))
+    assert [(cell.defense.id, reason) for cell, reason in plan.skipped] == [("tl", "no labels")]
+    assert len(plan.runs) == 1 and all(stage.plugin != "tl" for stage in plan.stages.values())
+
+
+# --- what a change recomputes ------------------------------------------------------------------------------
+
+
+def test_a_defense_parameter_changes_exactly_its_descendants() -> None:
+    base, other = _defense("re", p=1.0), _defense("re", p=0.5)
+    assert _changed(_stages(base, GMI), _stages(other, GMI)) == {"target", "utility", "invert", "evaluate"}
+    below = {"target", "utility", "prior", "invert", "evaluate"}
+    assert _changed(_stages(base, KEDMI), _stages(other, KEDMI)) == below
+    assert _changed(_stages(base, PPA), _stages(other, PPA)) == {"target", "utility", "prepare", "invert", "evaluate"}
+
+
+def test_an_attack_parameter_changes_the_attack_alone() -> None:
+    other = _attack("ppa", "public_gan", prepares=True, iterations=3)
+    assert _changed(_stages(_defense(), PPA), _stages(_defense(), other)) == {"prepare", "invert", "evaluate"}
+
+
+def test_a_prior_parameter_changes_the_prior_and_what_searches_it() -> None:
+    def wider(name: str, params: dict[str, Any], track: Track) -> Facts:
+        return _priors(name, {"width": 64}, track)
+
+    found = _changed(_stages(_defense(), GMI), _stages(_defense(), GMI, priors=wider))
+    assert found == {"prior", "invert", "evaluate"}
+
+
+def test_the_seed_changes_everything_but_what_all_seeds_share() -> None:
+    below = {"target", "utility", "invert", "evaluate"}
+    assert _changed(_stages(_defense(), GMI), _stages(_defense(), GMI, 1)) == below
+    assert _changed(_stages(_defense(), KEDMI), _stages(_defense(), KEDMI, 1)) == below | {"prior"}
+
+
+def test_versions_change_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _stages(_defense(), PPA)
+    assert _changed(before, _stages(replace(_defense(), version=2), PPA)) == {
+        "target",
+        "utility",
+        "prepare",
+        "invert",
+        "evaluate",
+    }
+    monkeypatch.setitem(ENGINE_VERSIONS, "prior", 2)
+    assert _changed(before, _stages(_defense(), PPA)) == {"prior", "prepare", "invert", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("section", "changed"),
+    [
+        ({"metrics": ("att1", "att5")}, {"evaluate"}),
+        ({"attack": {"images_per_identity": 3}}, {"prepare", "invert", "evaluate"}),
+        (
+            {"evaluator": {"arch": "convnet", "epochs": 9, "batch": 8, "lr": 0.01, "weight_decay": 0.0}},
+            {"evaluator", "evaluate"},
+        ),
+        (
+            {"target": {"arch": "convnet", "epochs": 9, "batch": 8, "lr": 0.01, "weight_decay": 0.0}},
+            {"target", "utility", "prepare", "invert", "evaluate"},
+        ),
+        ({"public": {"images": 11}}, {"target", "utility", "prior", "prepare", "invert", "evaluate"}),
+        ({"title": "Another title"}, set()),
+        ({"sensitive": True}, set()),
+        ({"preset": "small"}, set()),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_track_section_changes_the_stages_that_read_it(section: dict[str, Any], changed: set[str]) -> None:
+    """A preset acts through the parameters it sets; a title changes nothing."""
+    assert _changed(_stages(_defense(), PPA), _stages(_defense(), PPA, track=_track(**section))) == changed
+
+
+@pytest.mark.parametrize("base", [{"version": 2}, {"id": "other"}, {"resolution": 64}, {"split": "f" * 64}], ids=str)
+def test_what_fixes_the_data_changes_everything(base: dict[str, Any]) -> None:
+    before = _stages(_defense(), PPA)
+    assert _changed(before, _stages(_defense(), PPA, track=_track(**base))) == set(before)
+
+
+def test_where_and_how_it_runs_is_not_in_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Device, paths, threads, the method's source, its label and resolved defaults leave every key alone."""
+    before = _plan((_defense("re", p=0.5), PPA, 0))
+    monkeypatch.chdir(tmp_path)
+    for name in ("MIBENCH_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+    defense = replace(
+        _defense("re", p=0.5), source_sha256="f" * 64, label="re[half]", params={"p": 0.5, "new": 1}, deviations=("x",)
+    )
+    after = _plan((defense, replace(PPA, source_sha256="f" * 64), 0))
+    assert list(before.stages) == list(after.stages)
+    assert before.runs[0].run == after.runs[0].run
+    fields = set(Stage.__dataclass_fields__)
+    assert not fields & {"device", "path", "home", "workers", "threads", "batch"}
+
+
+def test_a_run_is_named_by_its_evaluation_and_its_target() -> None:
+    cells = [(_defense(d), a, s) for d in ("none", "re") for a in (GMI, KEDMI) for s in (0, 1)]
+    names = [run.run for run in _plan(*cells).runs]
+    assert len(set(names)) == 8 and all(len(name) == 12 for name in names)

@@ -24,6 +24,8 @@ class Kedmi(Attack):
     group = 60
     deviations = (
         "The target is in eval mode while it labels public images; released code leaves it in training mode.",
+        "On the small tracks z is clamped to [-1, 1] before the generator, in optimisation and sampling, as LOMMA's KEDMI "
+        "does. Unclamped, as released, the means leave the latents that a small GAN was trained on.",
         "The discriminator sees fixed groups of 60 identities; with fewer attacked identities, all of them.",
     )
 
@@ -32,11 +34,17 @@ class Kedmi(Attack):
         lr: float = Field(0.02, gt=0)
         identity_weight: float = Field(100.0, ge=0)
         reference_batch: int = Field(60, ge=1, description="batch whose mean the published step is")
+        bound: float | None = Field(
+            None, gt=0, description="clamp z to [-bound, bound] before G; released code does not (its clamp is dead)"
+        )
         samples: int | None = Field(None, ge=1, description="draws per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the K+1 GAN")
 
     def prior(self) -> PriorRef:
         return PriorRef("k_plus_one", self.params.prior_params)
+
+    def bounded(self, z: Tensor) -> Tensor:
+        return z if self.params.bound is None else z.clamp(-self.params.bound, self.params.bound)
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
@@ -49,7 +57,7 @@ class Kedmi(Attack):
             rows = ctx.rows(group, 1)
 
             def objective(z: Tensor, rows=rows) -> Tensor:  # type: ignore[no-untyped-def]
-                x = generator(z)
+                x = generator(self.bounded(z))
                 identity = cross_entropy(oracle.logits(x, rows), rows.label)
                 return p.identity_weight * identity + k_plus_one_prior(critic(x).logits)
 
@@ -68,8 +76,8 @@ class Kedmi(Attack):
             eps = rows.streams("draws").normal(len(rows), samples, prior.latent_dim)
             z = mu[:, None] + torch.exp(log_variance / 2)[:, None] * eps
             with torch.no_grad():
-                images = generator(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-                initial = generator((eps * math.exp(0.5)).flatten(0, 1)).unflatten(0, z.shape[:2])
+                images = generator(self.bounded(z.flatten(0, 1))).unflatten(0, z.shape[:2])
+                initial = generator(self.bounded((eps * math.exp(0.5)).flatten(0, 1))).unflatten(0, z.shape[:2])
             sigma = torch.exp(log_variance / 2).mean(1)
             for i, label in enumerate(group):
                 if label in labels:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mibench.augment import mirror, resized_crop
@@ -48,6 +48,12 @@ class Ppa(Attack):
         selection_views: int = Field(100, ge=1, description="transformed copies per result in the final selection")
         selection_crop: tuple[float, float] = (0.5, 0.9)
         selection_ratio: tuple[float, float] = (0.8, 1.2)
+
+        @model_validator(mode="after")
+        def _enough(self) -> "Ppa.Params":
+            if self.candidates > self.pool:
+                raise ValueError("expected candidates <= pool")
+            return self
 
     def prior(self) -> PriorRef:
         return PriorRef(self.params.prior, self.params.prior_params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -30,9 +31,11 @@ def parse_value(text: str) -> Any:
         return text
     if isinstance(value, str):
         try:  # YAML 1.1 reads 1e-3 as text
-            return float(value)
+            value = float(value)
         except ValueError:
             return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"A parameter cannot be {text.strip()!r}: expected a finite number.")
     return value
 
 

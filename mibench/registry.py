@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
 from mibench.identity import digest
+from mibench.metrics import METRICS
 from mibench.params import BaseParams, non_default, parse_call, resolve
 from mibench.resources import resource_root
 from mibench.tracks import Track
@@ -144,6 +145,9 @@ class Registry:
                 tracks[name] = Track(id=name, **section)
             except ValidationError as error:
                 raise UserError(f"Track {name!r} in registry.yaml cannot be read: {error}") from None
+            for metric in tracks[name].metrics:
+                if metric not in METRICS:
+                    raise unknown(f"metric of track {name}", metric, METRICS)
         return tracks
 
     def track(self, name: str) -> Track:

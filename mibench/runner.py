@@ -126,14 +126,10 @@ def _same_params(stage: Stage, manifest: Manifest) -> None:
 
 
 def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
-    """The stages to compute: a parent is only needed if a child is, so a finished run needs nothing."""
+    """The stages to compute, parents first. A run is whole with all its stages: a damaged parent of a finished child
+    is computed again too."""
     done = set(done)
-    wanted: set[str] = set()
-    for stage in reversed(list(plan.stages.values())):
-        is_goal = stage.kind == "evaluate"
-        if stage.key not in done and (is_goal or stage.key in wanted):
-            wanted |= {stage.key} | {parent for _, parent in stage.inputs.values()}
-    return [stage for stage in plan.stages.values() if stage.key in wanted and stage.key not in done]
+    return [stage for stage in plan.stages.values() if stage.key not in done]
 
 
 def execute(registry: Registry, store: Store, plan: Plan, slots: Callable[[], list[str]], listener: Listener) -> Result:

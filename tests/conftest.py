@@ -20,5 +20,5 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Cli:
     """A home in which ``re`` and ``none`` were attacked with ``ppa``. Read only: copy it to change it."""
     cli = Cli(tmp_path_factory.mktemp("finished") / "home", tiny_root)
-    cli.run("--defense", "re", "--attack", "ppa")
+    cli.first = cli("run", "--track", "tiny", "--device", "cpu", "--json", "--defense", "re", "--attack", "ppa")
     return cli

@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def reduced(registry: Registry, kind: Kind, name: str) -> dict[str, Any]:
         return own
     params = registry.plugin(kind, name).Params
     values: dict[str, Any] = {}
-    for field, info in params.model_fields.items():
+    for field, info in [*params.model_fields.items()] * 2:  # twice: one may be bounded by another
         default = info.get_default(call_default_factory=True)
         if type(default) is int and default > CAP:
             try:
@@ -119,6 +121,8 @@ PROGRAM = Path(sys.executable).with_name("mibench")  # the installed entry point
 class Cli:
     """The installed program, run with a home and a root of its own."""
 
+    first: subprocess.CompletedProcess[str]  # what filled the home, where a fixture did
+
     def __init__(self, home: Path, root: Path, **environment: str) -> None:
         self.home, self.root = home, root
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MIBENCH_")}
@@ -163,3 +167,37 @@ class Cli:
         done = self("run", "--track", "tiny", "--device", "cpu", "--json", *arguments, code=code, **more)
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
+
+
+def numbers(answer: dict[str, Any]) -> list[Any]:
+    """What two runs must agree in."""
+    return [(run["run"], run["metrics"]) for run in answer["runs"]]
+
+
+def images(cli: Cli) -> dict[str, bytes]:
+    """The reconstructions in the store, by path."""
+    files = cli.home.glob("store/invert/*/*/images/*.png")
+    return {str(file.relative_to(cli.home)): file.read_bytes() for file in files}
+
+
+def workers_of(home: Path) -> list[int]:
+    """The processes that compute a stage for ``home``."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"mibench.worker" in command and f"MIBENCH_HOME={home}\0".encode() in environment:
+            found.append(int(folder.name))
+    return found
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for the condition; its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return value

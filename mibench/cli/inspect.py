@@ -81,7 +81,7 @@ def plan(
                 "params": stage.params,
                 "seed": stage.seed,
                 "inputs": {role: key for role, (_, key) in stage.inputs.items()},
-                "state": "done" if stage.key in done else "to do" if stage.key in todo else "not needed",
+                "state": "to do" if stage.key in todo else "done",
             }
             for stage in planned.stages.values()
         ]
@@ -97,7 +97,7 @@ def plan(
         click.echo(json.dumps({"schema": 1, "runs": runs, "stages": stages}, indent=1))
         return
     for stage in planned.stages.values():
-        state = "done" if stage.key in done else "to do" if stage.key in todo else "-"
+        state = "to do" if stage.key in todo else "done"
         click.echo(f"{state:<6} {stage.kind:<9} {stage.key[:12]}  {stage.title}")
     click.echo(f"{len(planned.runs)} runs, {len(planned.stages)} stages, {len(todo)} to do.")
     for cell, reason in planned.skipped:

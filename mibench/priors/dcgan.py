@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch.nn.functional import softplus
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
-from mibench.nets.average import weight_average
 from mibench.nets.gan import DcganDiscriminator, DcganGenerator
 
 
@@ -35,7 +35,7 @@ class Dcgan(Prior):
         p = self.params
         generator, critic = model.generator, model.critic
         assert critic is not None
-        average = weight_average(generator, p.ema)
+        average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
         state = {"model": model, "average": average, "opt_g": opt_g, "opt_d": opt_d}

@@ -12,7 +12,6 @@ from torch.nn.functional import softplus
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
 from mibench.losses import log_partition
-from mibench.nets.average import weight_average
 from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
 
 
@@ -49,7 +48,6 @@ class KPlusOne(Prior):
         betas: tuple[float, float] = (0.5, 0.999)
         discriminator_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
         entropy_weight: float = Field(1e-4, ge=0)
-        ema: float = Field(0.0, ge=0, lt=1, description="decay of the generator's weight average, in [0, 1); 0: none")
         width: int = Field(64, ge=1)
         latent_dim: int = Field(100, ge=1)
         kernels: tuple[int, int] = Field((64, 50), description="minibatch discrimination: kernels, dimensions each")
@@ -69,9 +67,7 @@ class KPlusOne(Prior):
         target_logits = labels.clamp(min=1e-30).log()  # softmax(log p) = p
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
-        average = weight_average(generator, p.ema)
-        state = {"model": model, "average": average, "opt_g": opt_g, "opt_d": opt_d}
-        loop = ctx.loop("k_plus_one", p.steps, state)
+        loop = ctx.loop("k_plus_one", p.steps, {"model": model, "opt_g": opt_g, "opt_d": opt_d})
         for step in loop:
             rng = ctx.stream(f"step.{step}")
             a, b = rng.integers(len(ctx.public), p.batch), rng.integers(len(ctx.public), p.batch)
@@ -93,6 +89,4 @@ class KPlusOne(Prior):
                 opt_g.zero_grad()
                 loss_g.backward()
                 opt_g.step()
-                average.update_parameters(generator)
             loop.report(loss=loss_d)
-        generator.load_state_dict(average.module.state_dict())

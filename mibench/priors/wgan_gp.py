@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
-from mibench.nets.average import weight_average
 from mibench.nets.gan import GmiCritic, GmiGenerator
 
 
@@ -32,7 +31,6 @@ class WganGp(Prior):
         betas: tuple[float, float] = (0.5, 0.999)
         penalty: float = Field(10.0, ge=0)
         critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
-        ema: float = Field(0.0, ge=0, lt=1, description="decay of the generator's weight average, in [0, 1); 0: none")
         width: int = Field(64, ge=1)
         latent_dim: int = Field(100, ge=1)
 
@@ -47,9 +45,7 @@ class WganGp(Prior):
         assert critic is not None
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
-        average = weight_average(generator, p.ema)
-        state = {"model": model, "average": average, "opt_g": opt_g, "opt_d": opt_d}
-        loop = ctx.loop("wgan_gp", p.steps, state)
+        loop = ctx.loop("wgan_gp", p.steps, {"model": model, "opt_g": opt_g, "opt_d": opt_d})
         for step in loop:
             rng = ctx.stream(f"step.{step}")
             real = ctx.public.images[rng.integers(len(ctx.public), p.batch)]
@@ -65,6 +61,4 @@ class WganGp(Prior):
                 opt_g.zero_grad()
                 loss_g.backward()
                 opt_g.step()
-                average.update_parameters(generator)
             loop.report(loss=loss_d)
-        generator.load_state_dict(average.module.state_dict())

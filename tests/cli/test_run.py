@@ -65,10 +65,8 @@ def check_object(answer: dict[str, Any]) -> None:
                 assert 0 <= metric["ci_low"] <= metric["value"] <= metric["ci_high"] <= 1
 
 
-def test_first_run_and_second(tmp_path: Path, tiny_root: Path) -> None:
-    cli = Cli(tmp_path / "home", tiny_root)
-    command = ["run", "--track", "tiny", "--device", "cpu", "--json", *ASK]
-    first = cli(*command)
+def test_first_run_and_second(finished: Cli, tmp_path: Path) -> None:
+    cli, first = copy_of(finished, tmp_path), finished.first
     answer = json.loads(first.stdout)  # nothing else on standard output
     check_object(answer)
     assert [(run["defense"], run["attack"], run["seed"]) for run in answer["runs"]] == [
@@ -84,6 +82,7 @@ def test_first_run_and_second(tmp_path: Path, tiny_root: Path) -> None:
     done = [line for line in lines if line.startswith("done")]
     assert re.search(r"in \d+\.\d s \(1 of (\d+)\)$", done[0]) and f"({len(done)} of {len(done)})" in done[-1]
 
+    command = ["run", "--track", "tiny", "--device", "cpu", "--json", *ASK]
     start = time.monotonic()
     second = cli(*command)
     assert time.monotonic() - start < 6

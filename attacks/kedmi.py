@@ -24,8 +24,8 @@ class Kedmi(Attack):
     group = 60
     deviations = (
         "The target is in eval mode while it labels public images; released code leaves it in training mode.",
-        "On the small tracks z is clamped to [-1, 1] before the generator, in optimisation and sampling, as LOMMA's KEDMI "
-        "does. Unclamped, as released, the means leave the latents that a small GAN was trained on.",
+        "On the small tracks z is clamped to [-1, 1] before the generator, in optimisation and sampling, as LOMMA's "
+        "KEDMI does. Unclamped, as released, the means leave the latents that a small GAN was trained on.",
         "The discriminator sees fixed groups of 60 identities; with fewer attacked identities, all of them.",
     )
 
@@ -49,36 +49,40 @@ class Kedmi(Attack):
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
+        for group in ctx.groups(labels, self.group):
+            for item in self.recover(oracle, prior, group, ctx):
+                if item.label in labels:
+                    yield item
+
+    def recover(
+        self, oracle: Oracle, prior: PriorModel, group: Sequence[int], ctx: AttackContext
+    ) -> Iterator[Reconstruction]:
+        """One group: fit the Gaussians, draw the images."""
         p = self.params
         generator, critic = prior.generator, prior.critic
         assert critic is not None
-        samples = p.samples or ctx.images_per_identity
-        for group in ctx.groups(labels, self.group):
-            rows = ctx.rows(group, 1)
+        rows = ctx.rows(group, 1)
+        noise = rows.streams("noise")
 
-            def objective(z: Tensor, rows=rows) -> Tensor:  # type: ignore[no-untyped-def]
-                x = generator(self.bounded(z))
-                identity = cross_entropy(oracle.logits(x, rows), rows.label)
-                return p.identity_weight * identity + k_plus_one_prior(critic(x).logits)
+        def objective(z: Tensor) -> Tensor:
+            x = generator(self.bounded(z))
+            identity = cross_entropy(oracle.logits(x, rows), rows.label)
+            return p.identity_weight * identity + k_plus_one_prior(critic(x).logits)
 
-            noise = rows.streams("noise")
-            steps = ctx.steps("kedmi", p.iterations)
-            shape = (len(rows), prior.latent_dim)
-            mu, log_variance = fit_gaussians(
-                *shape,
-                objective,
-                lambda noise=noise, shape=shape: noise.normal(*shape),
-                steps,
-                p.lr,
-                p.reference_batch,
-                ctx.device,
-            )
-            eps = rows.streams("draws").normal(len(rows), samples, prior.latent_dim)
-            z = mu[:, None] + torch.exp(log_variance / 2)[:, None] * eps
+        def draw() -> Tensor:
+            return noise.normal(len(rows), prior.latent_dim)
+
+        def render(z: Tensor) -> Tensor:
             with torch.no_grad():
-                images = generator(self.bounded(z.flatten(0, 1))).unflatten(0, z.shape[:2])
-                initial = generator(self.bounded((eps * math.exp(0.5)).flatten(0, 1))).unflatten(0, z.shape[:2])
-            sigma = torch.exp(log_variance / 2).mean(1)
-            for i, label in enumerate(group):
-                if label in labels:
-                    yield Reconstruction(label, images[i], initial[i], notes={"mean_sigma": float(sigma[i])})
+                return generator(self.bounded(z.flatten(0, 1))).unflatten(0, z.shape[:2])
+
+        steps = ctx.steps("kedmi", p.iterations)
+        mu, log_variance = fit_gaussians(
+            len(rows), prior.latent_dim, objective, draw, steps, p.lr, p.reference_batch, ctx.device
+        )
+        sigma = torch.exp(log_variance / 2)
+        samples = p.samples or ctx.images_per_identity
+        eps = rows.streams("draws").normal(len(rows), samples, prior.latent_dim)
+        images, initial = render(mu[:, None] + sigma[:, None] * eps), render(math.exp(0.5) * eps)
+        for i, label in enumerate(group):
+            yield Reconstruction(label, images[i], initial[i], notes={"mean_sigma": float(sigma[i].mean())})

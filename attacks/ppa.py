@@ -1,7 +1,7 @@
 """PPA: plug-and-play attacks with a pretrained public generator (Struppek et al., ICML 2022)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -50,7 +50,7 @@ class Ppa(Attack):
         selection_ratio: tuple[float, float] = (0.8, 1.2)
 
         @model_validator(mode="after")
-        def _enough(self) -> "Ppa.Params":
+        def _enough(self) -> Self:
             if self.candidates > self.pool:
                 raise ValueError("expected candidates <= pool")
             return self

@@ -38,7 +38,10 @@ def hsic(kernel_a: Tensor, kernel_b: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def coco(kernel_a: Tensor, kernel_b: Tensor) -> Tensor:
-    """sqrt(||HK_AH . HK_BH||_F) / m, the matrix product's Frobenius norm, as released (the textbook's COCO takes the largest singular value)."""
+    """sqrt(||HK_AH . HK_BH||_F) / m, the matrix product's Frobenius norm, as released.
+
+    The textbook's COCO takes the largest singular value.
+    """
     return torch.linalg.matrix_norm(centred(kernel_a) @ centred(kernel_b)).sqrt() / len(kernel_a)
 
 

@@ -14,7 +14,9 @@ def information(mu: Tensor, std: Tensor) -> Tensor:
 
 
 class Bottleneck(nn.Module):
-    """s = Linear(F, 2k)(f), mu = s[:k], std = softplus(s[k:] - 5), z = mu + std eps, logits = Linear(k, K)(z), k = F // 2.
+    """s = Linear(F, 2k)(f), mu = s[:k], std = softplus(s[k:] - 5), z = mu + std eps, logits = Linear(k, K)(z).
+
+    k = F // 2.
 
     z is sampled at inference too, as released, unless ``mean_only``.
     """

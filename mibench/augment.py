@@ -66,7 +66,7 @@ def erase_rectangles(
     ``RandomErasing``. ``fill``: ``mean`` (the given constants per channel), ``zero``, ``image_mean`` (per image and
     channel), ``patch`` (one uniform colour per image), ``noise`` (standard normal per pixel), or constants.
     """
-    n, channels, height, width = images.shape
+    n, _, height, width = images.shape
     tries = rng.uniform(n, 10, 2)
     place = rng.uniform(n, 3)
     a = area[0] + (area[1] - area[0]) * tries[..., 0]

@@ -101,6 +101,14 @@ class Progress:
     steps: int
 
 
+class Access(StrEnum):
+    """What an attack may see of the target."""
+
+    WHITE_BOX = "white_box"  # logits and features, with gradients
+    SCORES = "scores"  # softmax scores
+    LABELS = "labels"  # the predicted class
+
+
 class Context:
     """What every plugin hook receives: the device, random streams, progress and a resumable loop."""
 
@@ -228,6 +236,7 @@ class Prior:
 
     version: ClassVar[int] = 1
     scope: ClassVar[str] = "public"  # "public" or "target"
+    access: ClassVar[Access] = Access.SCORES  # what a prior with scope "target" asks of the target
 
     class Params(BaseParams):
         pass
@@ -248,21 +257,13 @@ class Prior:
 # --- attacks -------------------------------------------------------------------------------------------------------
 
 
-class Access(StrEnum):
-    """What an attack may see of the target."""
-
-    WHITE_BOX = "white_box"  # logits and features, with gradients
-    SCORES = "scores"  # softmax scores
-    LABELS = "labels"  # the predicted class
-
-
 @dataclass
 class Reconstruction:
     """What an attack returns for one identity.
 
     images: (n, C, H, W) in [0, 1], everything the attack produced. initial: the same before optimisation (step 0).
     score: (n,) the target-side score that selection used, or None. selected: (n,) bool, what the attack keeps by
-    looking only at the target; None when it keeps everything. notes: further numbers to store, for example a fitted sigma.
+    looking only at the target; None when it keeps everything. notes: further numbers to store, such as a fitted sigma.
     """
 
     label: int

@@ -9,7 +9,7 @@ from mibench.errors import MissingError, UserError
 
 
 def check_device(device: str) -> None:
-    """Raises UserError for another word than auto, cpu, cuda or cuda:N; MissingError if a GPU asked for is not there."""
+    """Raises UserError for another word than auto, cpu, cuda or cuda:N, MissingError without the GPU asked for."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UserError(f"Unknown device {device!r}. Expected auto, cpu, cuda or cuda:N.")
     if device.startswith("cuda"):

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mibench.errors import StageFailed
+from mibench.identity import stream_seed
 from mibench.nets.base import Classifier, Output
+from mibench.plan import ACCESS_RANK
 from mibench.random import Stream
 
 if TYPE_CHECKING:
     from mibench.contracts import Access, Rows
-
-_RANK = {"labels": 0, "scores": 1, "white_box": 2}
 
 
 class AccessDenied(StageFailed):
@@ -34,10 +34,11 @@ class Oracle:
 
     def __init__(self, net: Classifier, access: Access | str, num_classes: int, seed: int = 0) -> None:
         self._net = net.eval().requires_grad_(False)
-        self._rank = _RANK[str(access)]
+        self._rank = ACCESS_RANK[str(access)]
         self.access = str(access)
         self.num_classes = num_classes
         self._seed = seed
+        self._shared: Stream | None = None
         self._phase = "optimisation"
         self._counts: dict[str, dict[str, dict[str, int]]] = defaultdict(
             lambda: defaultdict(lambda: {"forward": 0, "gradient": 0, "label": 0})
@@ -80,8 +81,11 @@ class Oracle:
         return {who: {phase: dict(kinds) for phase, kinds in phases.items()} for who, phases in self._counts.items()}
 
     def _ask(self, images: Tensor, rows: Rows | None) -> Output:
-        rng = rows.noise if rows is not None else Stream(self._seed, images.device)
-        return self._net(images, rng)
+        if rows is not None:
+            return self._net(images, rows.noise)
+        if self._shared is None:
+            self._shared = Stream(stream_seed("oracle", self._seed), images.device)
+        return self._net(images, self._shared)
 
     def _count(self, images: Tensor, rows: Rows | None, kind: str) -> None:
         if rows is None:
@@ -93,5 +97,5 @@ class Oracle:
             self._counts[str(label)][self._phase][kind] += rows.restarts
 
     def _require(self, access: str) -> None:
-        if self._rank < _RANK[access]:
+        if self._rank < ACCESS_RANK[access]:
             raise AccessDenied(f"The attack declares access {self.access!r} and asked for {access!r}.")

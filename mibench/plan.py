@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mibench.errors import UserError
 from mibench.identity import digest, stage_key
 from mibench.registry import Facts
 from mibench.tracks import Track
@@ -61,12 +62,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run to be: a defense and an attack on a track with a seed, and how to find an attack's prior."""
+    """One run to be: a defense and an attack on a track with a seed. ``evaluation`` holds what else can change the
+    numbers: ``versions``, the metrics' versions above 1, and ``weights``, the published weights on this machine."""
 
     track: Track
     defense: Facts
     attack: Facts
     seed: int
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Plan:
     runs: list[PlannedRun] = field(default_factory=list)
     skipped: list[tuple[Cell, str]] = field(default_factory=list)
 
+
+ACCESS_RANK = {"labels": 0, "scores": 1, "white_box": 2}
 
 PriorFacts = Callable[[str, dict[str, Any], Track], Facts]
 
@@ -111,15 +116,18 @@ def _stages(cell: Cell, prior_facts: PriorFacts) -> dict[str, Stage]:
     track, defense, attack, seed = cell.track, cell.defense, cell.attack, cell.seed
     stages: dict[str, Stage] = {}
 
-    def add(kind: str, facts: Facts | None, stage_seed: int, roles: Iterable[str], title: str) -> Stage:
+    def add(
+        kind: str, facts: Facts | None, stage_seed: int, roles: Iterable[str], title: str, own: Any = None
+    ) -> Stage:
         inputs = {role: (stages[role].kind, stages[role].key) for role in roles if role in stages}
         version = ENGINE_VERSIONS[kind] * 1000 + (facts.version if facts else 0)
         plugin = facts.id if facts else "engine"
+        params, non_default = (facts.params, facts.non_default) if facts else (own or {}, own or {})
         key = stage_key(
             kind,
             plugin,
             version,
-            facts.non_default if facts else {},
+            non_default,
             stage_seed,
             track.part(*TRACK_PARTS[kind]),
             {role: parent for role, (_, parent) in inputs.items()},
@@ -129,13 +137,13 @@ def _stages(cell: Cell, prior_facts: PriorFacts) -> dict[str, Stage]:
             key,
             plugin,
             version,
-            facts.params if facts else {},
-            facts.non_default if facts else {},
+            params,
+            non_default,
             stage_seed,
             track.id,
             inputs,
             facts.source_sha256 if facts else "",
-            attack.access if kind in ("prior", "prepare", "invert") else None,
+            facts.access if facts else None,
             title,
         )
         return stages[kind]
@@ -145,6 +153,11 @@ def _stages(cell: Cell, prior_facts: PriorFacts) -> dict[str, Stage]:
     if attack.prior is not None:
         prior = prior_facts(attack.prior["id"], attack.prior["params"], track)
         own = prior.scope == "target"
+        if own and ACCESS_RANK[str(prior.access)] > ACCESS_RANK[str(attack.access)]:
+            raise UserError(
+                f"Attack {attack.id!r} declares access {attack.access!r}, but its prior {prior.id!r} asks the target "
+                f"for {prior.access!r}. Declare what both need."
+            )
         title = f"prior {prior.id}" + (f" for {defense.label} seed {seed}" if own else "")
         add("prior", prior, seed if own else 0, ("target",) if own else (), title)
     who = f"{attack.label} on {defense.label} seed {seed}"
@@ -152,5 +165,5 @@ def _stages(cell: Cell, prior_facts: PriorFacts) -> dict[str, Stage]:
         add("prepare", attack, seed, ("target", "prior"), f"prepare {who}")
     add("invert", attack, seed, ("target", "prior", "prepare"), f"invert {who}")
     add("utility", defense, seed, ("target",), f"utility of {defense.label} seed {seed}")
-    add("evaluate", None, 0, ("evaluator", "invert", "utility"), f"evaluate {who}")
+    add("evaluate", None, 0, ("evaluator", "invert", "utility"), f"evaluate {who}", cell.evaluation)
     return stages

@@ -224,7 +224,7 @@ class Registry:
         contract = [
             hashlib.sha256((here / f).read_bytes()).hexdigest() for f in ("contracts.py", "params.py", __file__)
         ]
-        question = {"source": source, "contract": contract, "kind": selection.kind, "id": selection.id}
+        question: dict[str, Any] = {"source": source, "contract": contract, "kind": selection.kind, "id": selection.id}
         question |= {"values": values, "label": selection.label, "track": track.model_dump(mode="json")}
         memo = self.home / "cache" / "facts" / f"{digest(question)}.json" if self.home else None
         if memo and memo.is_file():
@@ -255,6 +255,7 @@ class Registry:
             extra["prepares"] = cls.prepare is not contracts.Attack.prepare
         if selection.kind == "prior":
             extra["scope"] = cls.scope
+            extra["access"] = str(cls.access)
         else:
             extra["skip"] = plugin.skip()
             extra["deviations"] = tuple(cls.deviations)

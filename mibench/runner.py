@@ -13,6 +13,8 @@ from typing import Any
 from mibench.errors import UserError, unknown
 from mibench.executors.local import Listener, LocalExecutor, Outcome
 from mibench.identity import digest
+from mibench.metrics import METRICS
+from mibench.metrics.weights import at_hand
 from mibench.plan import Cell, Plan, PlannedRun, Stage, make_plan
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.registry import Registry, Selection
@@ -72,8 +74,13 @@ def build_plan(
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
+    evaluation = {
+        "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
+        "weights": at_hand(track.metrics),
+    }
+    evaluation = {name: value for name, value in evaluation.items() if value}
     cells = [
-        Cell(track, defense, attack, seed)
+        Cell(track, defense, attack, seed, evaluation)
         for attack in attack_facts
         for defense in defense_facts
         for seed in range(seeds)

@@ -107,7 +107,7 @@ def track_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--defense, --attack, --track, --seeds and --set, as ``run`` and ``plan`` take them."""
-    options = [
+    options: list[Callable[..., Any]] = [
         click.option(
             "--defense",
             "defenses",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from mibench.cli.common import Workspace, complete, workspace
 from mibench.errors import EXIT_ENVIRONMENT, MissingError
-
-_WEIGHTS = {
-    "facenet": ("d_face", "facenet_pytorch", "InceptionResnetV1(pretrained='vggface2')"),
-    "lpips": ("lpips", "lpips", "LPIPS(net='alex', verbose=False)"),
-    "inception": ("fid", "pytorch_fid.inception", "InceptionV3()"),
-}
+from mibench.metrics.weights import WEIGHTS, path
 
 
 @click.group()
@@ -79,7 +76,7 @@ def check(ws: Workspace, tracks: tuple[str, ...]) -> None:
 
 
 @data.command()
-@click.argument("name", type=click.Choice(list(_WEIGHTS)))
+@click.argument("name", type=click.Choice(list(WEIGHTS)))
 def weights(name: str) -> None:
     """Download the published weights that a metric needs (d_face: facenet, lpips: lpips, fid: inception).
 
@@ -87,25 +84,18 @@ def weights(name: str) -> None:
     Example:
       mibench data weights facenet
     """
-    from importlib import import_module
-
-    metric, module, call = _WEIGHTS[name]
+    item = WEIGHTS[name]
+    arguments = ", ".join(f"{key}={value!r}" for key, value in item.arguments.items())
+    by_hand = f'python -c "from {item.module} import {item.name}; {item.name}({arguments})"'
     try:
-        library = import_module(module)
-        getattr(library, call.partition("(")[0])(**_arguments(name))
+        library = import_module(item.module)
+        getattr(library, item.name)(**item.arguments)
     except ImportError:
-        raise MissingError(f"{metric} needs the package of {module}. Type: pip install 'mibench[fid]'") from None
+        raise MissingError(f"{item.metric} needs a package. Type: pip install {item.package}") from None
     except Exception as error:
+        what = f"{type(error).__name__}: {error}"
         raise MissingError(
-            f"The weights for {metric} could not be downloaded ({type(error).__name__}: {error}). With network access, "
-            f'type: python -c "from {module} import {call.partition("(")[0]} as N; N{call[call.index("(") :]}"'
+            f"The weights for {item.metric} could not be downloaded ({what}). "
+            f"Where there is network access, type: {by_hand}, then copy the file to {path(name)}."
         ) from None
-    click.echo(f"The weights for {metric} are on this machine; `mibench run` uses them for new evaluations.")
-
-
-def _arguments(name: str) -> dict[str, object]:
-    return {
-        "facenet": {"pretrained": "vggface2"},
-        "lpips": {"net": "alex", "verbose": False},
-        "inception": {},
-    }[name]
+    click.echo(f"The weights for {item.metric} are here; the next `mibench run` evaluates with them.")

@@ -75,15 +75,10 @@ def _devices() -> bool:
 
 
 def _weights() -> None:
-    from mibench.metrics.perceptual import alexnet_file, facenet_file, inception_file
+    from mibench.metrics.weights import WEIGHTS, missing
 
-    for metric, name, path in (
-        ("d_face", "facenet", facenet_file()),
-        ("lpips", "lpips", alexnet_file()),
-        ("fid", "inception", inception_file()),
-    ):
-        state = "weights are here" if path.is_file() else f"weights missing; get them: mibench data weights {name}"
-        click.echo(f"metric {metric}: {state}")
+    for name, item in WEIGHTS.items():
+        click.echo(f"metric {item.metric}: {missing(name) or 'weights are here'}")
 
 
 @click.command()

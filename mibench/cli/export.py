@@ -50,10 +50,8 @@ def export(ws: Workspace, form: str, track: str | None, output: Path | None) -> 
         )
         for run in runs:
             for name, m in run.metrics.items():
-                writer.writerow(
-                    (run.run, run.track, run.defense_label, run.attack_label, run.seed, name)
-                    + (m.value, m.ci_low, m.ci_high, m.n, m.reason)
-                )
+                cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
+                writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason))
         text = buffer.getvalue()
     if output is None:
         click.echo(text, nl=False)

@@ -19,12 +19,16 @@ _EVERY = 10.0  # seconds between plain lines of one stage
 def listening(total: int, quiet: bool) -> Iterator[Listener]:
     """A listener for ``total`` stages."""
     if quiet:
-        yield lambda stage, event: None
+        yield _silent
     elif click.get_text_stream("stderr").isatty():
-        with _bars(total) as listener:
-            yield listener
+        with _bars(total) as bars:
+            yield bars
     else:
         yield _lines(total)
+
+
+def _silent(stage: Stage, event: dict[str, Any]) -> None:
+    """For --quiet."""
 
 
 def _lines(total: int) -> Listener:

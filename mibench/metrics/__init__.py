@@ -75,7 +75,7 @@ METRICS: dict[str, MetricInfo] = {
         "KNN distance",
         "high",
         "squared L2, evaluator features",
-        "Squared distance to the nearest private training image of the identity, in the evaluator's features, all images.",
+        "Squared distance to the identity's nearest private training image in the evaluator's features, all images.",
         f"{_D}:knn_eval",
     ),
     "d_eval": MetricInfo(
@@ -89,7 +89,7 @@ METRICS: dict[str, MetricInfo] = {
         "FaceNet distance",
         "high",
         "squared L2, unit FaceNet vectors",
-        "Squared distance to the nearest private training image in VGGFace2 FaceNet features (0 to 4), selected images.",
+        "The same in VGGFace2 FaceNet features, unit vectors (0 to 4), selected images.",
         f"{_P}:d_face",
     ),
     "lpips": MetricInfo(

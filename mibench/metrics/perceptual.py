@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mibench.metrics.distributions import frechet_distance
 from mibench.metrics.evidence import Evidence, macro, nearest_private
+from mibench.metrics.weights import missing
 from mibench.records import MetricValue
 
 FID_MINIMUM = 5000
 _BATCH = 64
-
-
-def facenet_file() -> Path:
-    """Where facenet-pytorch keeps the VGGFace2 weights."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("TORCH_HOME", cache / "torch")) / "checkpoints" / "20180402-114759-vggface2.pt"
-
-
-def alexnet_file() -> Path:
-    """Where torchvision keeps LPIPS's AlexNet backbone."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
-
-
-def inception_file() -> Path:
-    """Where pytorch-fid keeps its Inception weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
 
 
 def _colour(images: Tensor) -> Tensor:
@@ -43,11 +24,8 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 
 def d_face(e: Evidence) -> MetricValue:
-    if not facenet_file().is_file():
-        return MetricValue(
-            None,
-            reason="FaceNet's VGGFace2 weights are not on this machine; get them: mibench data weights facenet",
-        )
+    if reason := missing("facenet"):
+        return MetricValue(None, reason=reason)
     from facenet_pytorch import InceptionResnetV1
 
     net = InceptionResnetV1(pretrained="vggface2").eval()
@@ -63,11 +41,8 @@ def d_face(e: Evidence) -> MetricValue:
 
 
 def lpips(e: Evidence) -> MetricValue:
-    if not alexnet_file().is_file():
-        return MetricValue(
-            None,
-            reason="LPIPS's AlexNet weights are not on this machine; get them: mibench data weights lpips",
-        )
+    if reason := missing("lpips"):
+        return MetricValue(None, reason=reason)
     import lpips as library
 
     net = library.LPIPS(net="alex", verbose=False).eval()
@@ -85,11 +60,8 @@ def fid(e: Evidence) -> MetricValue:
         return MetricValue(
             None, reason=f"FID needs at least {FID_MINIMUM:,} reconstructions; this run has {len(e.images):,}"
         )
-    if importlib.util.find_spec("pytorch_fid") is None or not inception_file().is_file():
-        return MetricValue(
-            None,
-            reason="FID's Inception weights are not on this machine; get them: mibench data weights inception",
-        )
+    if reason := missing("inception"):
+        return MetricValue(None, reason=reason)
     from pytorch_fid.inception import InceptionV3
 
     net = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()

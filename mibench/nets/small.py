@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class ConvNet(Classifier):
     def __init__(self, num_classes: int, channels: int = 1, resolution: int = 32) -> None:
         super().__init__()
         sizes = (channels, *self.widths)
-        self.convs = nn.ModuleList(_conv_stage(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.convs = nn.ModuleList(_conv_stage(a, b) for a, b in pairwise(sizes))
         self.flatten = nn.Flatten()
         self.feature_dim = self.widths[-1] * (resolution // 16) ** 2
         self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
@@ -76,7 +77,7 @@ class SmallResNet(Classifier):
         )
         sizes = (first, *self.widths)
         self.blocks = nn.ModuleList(
-            _Residual(a, b, 1 if index == 0 else 2) for index, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+            _Residual(a, b, 1 if index == 0 else 2) for index, (a, b) in enumerate(pairwise(sizes))
         )
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.feature_dim = self.widths[-1]

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
+from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.losses import log_partition
 from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
 
@@ -18,7 +18,8 @@ from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
 def discriminator_loss(labelled: Tensor, target: Tensor, unlabelled: Tensor, fake: Tensor) -> Tensor:
     """L_D = L_sup + L_unsup, a scalar. All arguments are (N, K) logits; ``target`` are the target model's.
 
-    L_sup = -E sum_k softmax(o)_k log softmax(D(xA))_k. L_unsup = 0.5 (E softplus(Z(xB)) - E Z(xB) + E softplus(Z(G(z)))),
+    L_sup = -E sum_k softmax(o)_k log softmax(D(xA))_k.
+    L_unsup = 0.5 (E softplus(Z(xB)) - E Z(xB) + E softplus(Z(G(z)))),
     with Z the log-partition over the K real classes.
     """
     supervised = -(target.softmax(1) * labelled.log_softmax(1)).sum(1).mean()
@@ -40,6 +41,7 @@ class KPlusOne(Prior):
     """Three independent public batches per generator step: A labelled by the target, B unlabelled, C for features."""
 
     scope = "target"
+    access = Access.SCORES
 
     class Params(BaseParams):
         steps: int = Field(56_160, ge=1, description="discriminator steps, at least 1 (120 epochs over 30,000 images)")

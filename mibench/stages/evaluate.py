@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.io import ImageReadMode, read_image
 
+from mibench.images import read_png
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
 from mibench.stages.job import Job, load_weights, predict
@@ -78,5 +78,4 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
 
 
 def _read(job: Job, folder: Path, files: list[str]) -> Tensor:
-    mode = ImageReadMode.GRAY if job.track.channels == 1 else ImageReadMode.RGB
-    return torch.stack([read_image(str(folder / name), mode) for name in files]).to(job.device).float() / 255
+    return torch.stack([read_png(folder / name, job.track.channels) for name in files]).to(job.device)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.io import write_png
 
 from mibench.contracts import AttackContext, Reconstruction
 from mibench.errors import StageFailed
+from mibench.images import write_png
 from mibench.oracle import Oracle
 from mibench.stages.job import Job, save_tensors
 from mibench.stages.prior import load_prior
@@ -51,7 +51,7 @@ def prepare(job: Job) -> dict[str, Any]:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Writes ``images/`` and ``initial/`` as PNG and ``images.json``: label, index, file, score and selected of each."""
+    """Writes ``images/`` and ``initial/`` as PNG and ``images.json`` with label, index, file, score, selected."""
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
     artifact = {}
     if "prepare" in job.stage.inputs:
@@ -101,8 +101,7 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
         for index in range(len(item.images)):
             name = f"{item.label:06d}_{index:03d}.png"
             for folder, images in (("images", item.images), ("initial", item.initial)):
-                pixels = (images[index].detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-                write_png(pixels, str(job.workdir / folder / name), compression_level=3)
+                write_png(images[index], job.workdir / folder / name)
             entries.append(
                 {
                     "label": item.label,

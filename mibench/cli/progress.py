@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def listening(total: int, quiet: bool) -> Iterator[Listener]:
     """A listener for ``total`` stages."""
     if quiet:
         yield _silent
-    elif click.get_text_stream("stderr").isatty():
+    elif sys.stderr.isatty():
         with _bars(total) as bars:
             yield bars
     else:

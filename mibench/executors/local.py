@@ -47,7 +47,7 @@ class LocalExecutor:
     def run(self, stages: Iterable[Stage], done: set[str]) -> Outcome:
         """Compute ``stages`` (parents first) whose keys are not in ``done``."""
         outcome = Outcome(done=set(done))
-        waiting = {stage.key: stage for stage in stages if stage.key not in done}
+        waiting = {stage.key: stage for stage in longest_chain_first(stages) if stage.key not in done}
         known = dict(waiting)
         free = list(self._slots)
         try:
@@ -140,6 +140,17 @@ class LocalExecutor:
                 process.kill()
                 process.wait()
         self._running.clear()
+
+
+def longest_chain_first(stages: Iterable[Stage]) -> list[Stage]:
+    """Parents-first ``stages``, those first that the longest chain of others waits for; ties keep their order."""
+    ordered = list(stages)
+    height: dict[str, int] = {}
+    for stage in reversed(ordered):
+        own = height.setdefault(stage.key, 0)
+        for _, parent in stage.inputs.values():
+            height[parent] = max(height.get(parent, 0), own + 1)
+    return sorted(ordered, key=lambda stage: -height[stage.key])
 
 
 def _died(code: int, log: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mibench.errors import UserError
 from mibench.plan import ENGINE_VERSIONS, Cell, Plan, Stage, make_plan
 from mibench.registry import Facts
 from mibench.tracks import Track
@@ -54,7 +55,7 @@ BARE = _attack("bare", None)
 
 
 def _priors(name: str, params: dict[str, Any], track: Track) -> Facts:
-    return _facts("prior", name, params, scope=name.removesuffix("_gan"))
+    return _facts("prior", name, params, scope=name.removesuffix("_gan"), access="scores")
 
 
 def _plan(*cells: tuple[Facts, Facts, int], track: Track | None = None, priors: Any = _priors) -> Plan:
@@ -267,3 +268,15 @@ def test_a_run_is_named_by_its_evaluation_and_its_target() -> None:
     cells = [(_defense(d), a, s) for d in ("none", "re") for a in (GMI, KEDMI) for s in (0, 1)]
     names = [run.run for run in _plan(*cells).runs]
     assert len(set(names)) == 8 and all(len(name) == 12 for name in names)
+
+
+def test_a_prior_may_not_ask_more_of_the_target_than_its_attack_declares() -> None:
+    labels_only = replace(KEDMI, access="labels")
+    with pytest.raises(UserError, match="'labels'.*'scores'"):
+        _stages(_defense(), labels_only)
+
+
+def test_weights_that_arrive_make_a_new_evaluation_and_nothing_else() -> None:
+    (plain,) = _plan((_defense(), GMI, 0)).runs
+    (weighted,) = make_plan([replace(plain.cell, evaluation={"weights": ["facenet"]})], _priors).runs
+    assert _changed(plain.stages, weighted.stages) == {"evaluate"}

@@ -193,10 +193,10 @@ def test_a_label_is_how_to_ask_again(text: str) -> None:
 
 def test_later_presets_and_parameters_win() -> None:
     registry, track = Registry(), Registry().track("synthfaces")
-    assert registry.values(registry.select("defense", "ls"), track) == {"alpha": -0.1}  # the track's own preset
-    assert registry.values(registry.select("defense", "ls[negative]"), track) == {"alpha": -0.05}
-    assert registry.values(registry.select("defense", "ls[negative,positive]"), track) == {"alpha": 0.1}
-    assert registry.values(registry.select("defense", "ls[alpha=0.2,negative]"), track) == {"alpha": 0.2}
+    assert registry.values(registry.select("defense", "mid"), track) == {"beta": 0.01}  # the track's own preset
+    assert registry.values(registry.select("defense", "mid[paper]"), track) == {"beta": 0.003}
+    assert registry.values(registry.select("defense", "mid[paper,small]"), track) == {"beta": 0.01}
+    assert registry.values(registry.select("defense", "mid[beta=0.2,paper]"), track) == {"beta": 0.2}
 
 
 # --- facts -------------------------------------------------------------------------------------------------

@@ -246,6 +246,7 @@ def test_read_only_home(cli: Cli, tmp_path: Path) -> None:
     assert cli.run(*ASK)["runs"][0]["cached"] is True
 
 
+@pytest.mark.slow
 def test_full_disk(cli: Cli, tmp_path: Path) -> None:
     small = tmp_path / "small"
     with mounted(small, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
@@ -277,6 +278,7 @@ def state_of(folder: Path) -> dict[str, bytes]:
 # --- runs that end early -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupt(tmp_path: Path) -> None:
     """Ctrl-C while a target trains: what is finished is kept, exit 130, no worker is left."""
     root = make_root(tmp_path / "root", {"target": {"epochs": 5000}})

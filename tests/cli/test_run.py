@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -234,7 +235,7 @@ def test_doctor(finished: Cli) -> None:
     for word in ("mibench 0", "torch 2", "devices: cpu", f"home: {finished.home}", "free space", "track tiny: data as"):
         assert word in text, word
     assert "database and store agree" in text
-    assert "metric lpips: weights" in text
+    assert "metric lpips: the lpips weights" in text
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -280,13 +281,15 @@ def test_list_is_fast_and_needs_no_torch(finished: Cli) -> None:
     assert {"re", "none"} <= set(listed["defenses"]) and "tiny" in listed["tracks"]
 
     def best(*command: str) -> float:
+        """Processor seconds, which other programs on the machine disturb less than the clock."""
         seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            subprocess.run(command, env=finished.environment, stdout=subprocess.DEVNULL, check=True)
-            seconds.append(time.perf_counter() - start)
+        for _ in range(4):
+            process = subprocess.Popen(command, env=finished.environment, stdout=subprocess.DEVNULL)
+            _, code, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(code)
+            assert process.returncode == 0
+            seconds.append(used.ru_utime + used.ru_stime)
         return min(seconds)
 
-    bare = best(sys.executable, "-c", "import click, pydantic, yaml")
-    took = best(str(PROGRAM), "list")
-    assert took < 0.3 or took < 1.6 * bare + 0.05, f"list took {took:.2f} s, bare imports {bare:.2f} s"
+    took, bare = best(str(PROGRAM), "list"), best(sys.executable, "-c", "import click, pydantic, yaml")
+    assert took < 0.3 or took < 2.2 * bare, f"list took {took:.2f} s, bare imports {bare:.2f} s"

@@ -33,6 +33,7 @@ def test_file_without_an_entry_is_named(root: Path, tmp_path: Path) -> None:
     assert "mine" in cli("run", "--track", "tiny", "--defense", "mine", code=2).stderr
 
 
+@pytest.mark.slow
 def test_file_and_entry_run(root: Path, tmp_path: Path) -> None:
     paper = {"title": "Mine", "venue": "Nowhere", "year": 2026, "url": "https://example.org"}
     edit_registry(root, lambda data: data["defenses"].update(mine={"title": "My defense", "paper": paper}))

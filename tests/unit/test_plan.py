@@ -272,7 +272,7 @@ def test_a_run_is_named_by_its_evaluation_and_its_target() -> None:
 
 def test_a_prior_may_not_ask_more_of_the_target_than_its_attack_declares() -> None:
     labels_only = replace(KEDMI, access="labels")
-    with pytest.raises(UserError, match="'labels'.*'scores'"):
+    with pytest.raises(UserError, match=r"'labels'.*'scores'"):
         _stages(_defense(), labels_only)
 
 

@@ -1,0 +1,57 @@
+"""The default track on real faces, as README's first command runs it. One seed here; three are recorded in results/.
+
+``MIBENCH_TEST_HOME`` may name a store in which that command has already been run (CI does so); else it is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    given = os.environ.get("MIBENCH_TEST_HOME")
+    return Path(given) if given else tmp_path_factory.mktemp("home")
+
+
+def _run(home: Path, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "mibench", "run", "--json", "--quiet", "--device", "cpu", *arguments]
+    done = subprocess.run(command, env=os.environ | {"MIBENCH_HOME": str(home)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {run["defense_label"]: run for run in json.loads(done.stdout)["runs"]}
+
+
+def _value(run: dict[str, Any], metric: str) -> float:
+    return float(run["metrics"][metric]["value"])
+
+
+def test_kedmi_reads_faces_out_of_the_undefended_target(home: Path) -> None:
+    runs = _run(home, "--defense", "re", "--attack", "kedmi")
+    assert list(runs) == ["none", "re"]
+    for run in runs.values():
+        assert _value(run, "nat1") > 0.93
+        assert run["metrics"]["nat1"]["n"] == 180
+    assert _value(runs["none"], "att1") >= 10 / 30
+    assert _value(runs["none"], "att1_step0") < 5 / 30
+    start = time.monotonic()
+    again = _run(home, "--defense", "re", "--attack", "kedmi")
+    assert time.monotonic() - start < 6
+    assert all(run["cached"] for run in again.values())
+    assert {k: v["metrics"] for k, v in again.items()} == {k: v["metrics"] for k, v in runs.items()}
+
+
+def test_ppa_reads_the_undefended_target_and_strong_random_erasing_hides_some_of_it(home: Path) -> None:
+    runs = _run(home, "--defense", "re[strong]", "--attack", "ppa")
+    assert _value(runs["none"], "att1") > 0.75
+    assert _value(runs["none"], "att1") - _value(runs["re[strong]"], "att1") >= 0.15
+    assert _value(runs["none"], "att1") > _value(runs["none"], "att1_step0")

@@ -75,13 +75,14 @@ def _bars(total: int) -> Iterator[Listener]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
     console = Console(stderr=True)
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
@@ -89,6 +90,9 @@ def _bars(total: int) -> Iterator[Listener]:
         whole = progress.add_task("stages", total=total, note="")
         tasks: dict[str, Any] = {}
         begun: dict[str, float] = {}
+
+        def say(word: str, style: str, sentence: str) -> None:  # a label such as re[strong] is not markup
+            console.print(Text.assemble((word, style), " ", sentence), highlight=False)
 
         def listen(stage: Stage, event: dict[str, Any]) -> None:
             kind = event["event"]
@@ -106,12 +110,12 @@ def _bars(total: int) -> Iterator[Listener]:
                     note=note,
                 )
             elif kind == "note":
-                console.print(f"[yellow]note[/] {stage.title}: {event['message']}", highlight=False)
+                say("note", "yellow", f"{stage.title}: {event['message']}")
             elif kind == "failed" or (kind == "exit" and "message" in event):
-                console.print(f"[red]failed[/] {stage.title}: {event['message']}", highlight=False)
+                say("failed", "red", f"{stage.title}: {event['message']}")
             elif kind == "done":
                 took = time.monotonic() - begun[stage.key]
-                console.print(f"[green]done[/] {stage.title} in {took:.1f} s", highlight=False)
+                say("done", "green", f"{stage.title} in {took:.1f} s")
             if kind == "exit":
                 progress.remove_task(tasks[stage.key])
                 progress.advance(whole)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mibench.metrics import METRICS
 from mibench.publish.aggregate import Value, mean_over_seeds
@@ -46,7 +47,7 @@ def results(runs: Sequence[RunRecord]) -> list[Table]:
             table.add_column(head, justify="right")
         for defense, attack in dict.fromkeys((run.defense_label, run.attack_label) for run in own):
             cell = [run for run in own if (run.defense_label, run.attack_label) == (defense, attack)]
-            table.add_row(defense, attack, *(_value(mean_over_seeds(name, cell), name) for name in _HEADS))
+            table.add_row(Text(defense), Text(attack), *(_value(mean_over_seeds(name, cell), name) for name in _HEADS))
         tables.append(table)
     return tables
 
@@ -67,13 +68,13 @@ def seconds(runs: Sequence[RunRecord]) -> Table:
     for run in runs:
         by_kind = {stage.kind: stage.seconds for stage in run.stages}
         cells = [f"{by_kind[kind]:.1f}" if kind in by_kind else "-" for kind in used]
-        table.add_row(run.defense_label, run.attack_label, str(run.seed), *cells, run.run)
+        table.add_row(Text(run.defense_label), Text(run.attack_label), str(run.seed), *cells, run.run)
     return table
 
 
 def metrics(run: RunRecord) -> Table:
     """Every metric of one run; a missing value with its reason."""
-    table = Table(title=run.name, title_justify="left")
+    table = Table(title=Text(run.name), title_justify="left")
     for head in ("metric", "value", "95 % interval", "n", "unit or reason"):
         table.add_column(head)
     for name, metric in run.metrics.items():

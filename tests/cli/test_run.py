@@ -293,3 +293,12 @@ def test_list_is_fast_and_needs_no_torch(finished: Cli) -> None:
 
     took, bare = best(str(PROGRAM), "list"), best(sys.executable, "-c", "import click, pydantic, yaml")
     assert took < 0.3 or took < 2.2 * bare, f"list took {took:.2f} s, bare imports {bare:.2f} s"
+
+
+def test_labels_in_brackets_are_shown_whole() -> None:
+    """They look like the markup of the library that prints the tables."""
+    runs = [make_run(defense="re", defense_label="re[strong]", run=f"{i:012x}", seed=i) for i in range(2)]
+    out = io.StringIO()
+    for table in [*tables.results(runs), tables.seconds(runs), tables.metrics(runs[0])]:
+        Console(file=out, width=200).print(table)
+    assert out.getvalue().count("re[strong]") == 1 + 2 + 1

@@ -69,6 +69,7 @@ def compute(request: dict[str, Any]) -> None:
         job = Job(stage, store, registry, claim.workdir, device, emit)
         (claim.workdir / STATE).mkdir(exist_ok=True)
         started, clock = datetime.now(UTC), time.monotonic()
+        job.data.public()  # built now if it is not there, so that it cannot come between seeding and computing
         before = _seconds_so_far(claim.workdir / STATE)
         module, function = STAGES[stage.kind].split(":")
         with _Clock(claim.workdir / STATE, before, clock):

@@ -10,6 +10,8 @@ import click
 import mibench
 from mibench.errors import EXIT_FAILED, EXIT_INTERRUPTED, StageFailed, UserError
 
+INTERRUPTED = "Interrupted. Finished stages are kept; the same command goes on from there."
+
 _COMMANDS = {
     "run": "mibench.cli.run:run",
     "plan": "mibench.cli.inspect:plan",
@@ -64,6 +66,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
+        click.echo(INTERRUPTED, err=True)
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -72,7 +75,7 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         code = error.exit_code
     except KeyboardInterrupt:
-        click.echo("Interrupted. Finished stages are kept; the same command goes on from there.", err=True)
+        click.echo(INTERRUPTED, err=True)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         code = EXIT_FAILED

@@ -124,9 +124,7 @@ def show(ws: Workspace, run: str, as_json: bool) -> None:
     from mibench.cli import tables
 
     out = tables.console()
-    out.print(
-        f"run {record.run} of {record.created}, track {record.track} version {record.track_version}", markup=False
-    )
+    click.echo(f"run {record.run} of {record.created}, track {record.track} version {record.track_version}")
     out.print(f"defense {record.defense_label}: {json.dumps(record.defense_params)}", markup=False)
     out.print(f"attack  {record.attack_label}: {json.dumps(record.attack_params)}", markup=False)
     out.print(tables.metrics(record))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mibench.cli import INTERRUPTED
 from mibench.cli.common import Workspace, make_plan, selection_options, workspace
 from mibench.errors import EXIT_INTERRUPTED
 
@@ -65,7 +66,7 @@ def run(
     for cell, reason in plan.skipped:
         click.echo(f"Skipped {cell.defense.label} + {cell.attack.label}: {reason}.", err=True)
     if result.outcome.interrupted:
-        click.echo("Interrupted. Finished stages are kept; the same command goes on from there.", err=True)
+        click.echo(INTERRUPTED, err=True)
         raise SystemExit(EXIT_INTERRUPTED)
     if result.outcome.exit_code:
         raise SystemExit(result.outcome.exit_code)

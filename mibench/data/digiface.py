@@ -26,7 +26,8 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
 
 def load_generator(device: torch.device | str) -> DcganGenerator:
     """The 64-pixel colour generator, float32 and in eval mode, on ``device``. Its latents are N(0, I_100)."""
-    generator = DcganGenerator(resolution=64, channels=3, width=64, latent_dim=100, output="tanh")
+    with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once, must not use up anybody's numbers
+        generator = DcganGenerator(resolution=64, channels=3, width=64, latent_dim=100, output="tanh")
     load_published(generator, load_file(WEIGHTS))
     return generator.to(device).eval()
 

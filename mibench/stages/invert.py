@@ -44,9 +44,9 @@ class _Context(AttackContext):
 def prepare(job: Job) -> dict[str, Any]:
     """Writes ``artifact.safetensors``: what the attack computes once per target."""
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
-    oracle = _oracle(job)
+    oracle, prior, ctx = _oracle(job), load_prior(job), _Context(job, {})
     job.seed_weights()
-    save_tensors(attack.prepare(oracle, load_prior(job), _Context(job, {})), job.workdir / "artifact.safetensors")
+    save_tensors(attack.prepare(oracle, prior, ctx), job.workdir / "artifact.safetensors")
     return {"queries": oracle.counts()}
 
 

@@ -16,6 +16,7 @@ class _Context(TrainContext):
         self.device, self.track, self.recipe = job.device, job.info, job.recipe
         self.stream = job.stream  # type: ignore[method-assign]
         self.data = job.private_train()
+        job.seed_weights()  # last: what came before may have used torch's global generator
         self.net = defense.build(job.network(job.recipe.arch)).to(job.device)
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
@@ -41,7 +42,6 @@ class _Context(TrainContext):
 def run(job: Job) -> dict[str, Any]:
     """Writes ``model.safetensors``; the result holds the training accuracy (for the memorisation gap)."""
     defense = job.registry.build("defense", job.stage.plugin, job.stage.params, job.track)
-    job.seed_weights()
     ctx = _Context(job, defense)
     net = defense.train(ctx).eval()
     save_weights(net, job.workdir / "model.safetensors")

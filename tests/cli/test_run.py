@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_run
+from rich.console import Console
 from tiny import PROGRAM, SECTION, Cli
+
+from mibench.cli import tables
 
 VALUES = {"value", "ci_low", "ci_high", "n", "reason"}
 REQUIRED = {"run", "track", "defense", "attack", "seed", "status", "cached", "seconds", "metrics"}

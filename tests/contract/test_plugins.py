@@ -16,6 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny import KINDS
 from torch import Tensor, nn
-from torchvision.io import read_image
 
 import mibench
 from mibench import training, worker
@@ -41,8 +41,9 @@ from mibench.contracts import (
     RowStreams,
     Stream,
 )
-from mibench.data import TrackData
+from mibench.data import TrackData, load
 from mibench.errors import UserError
+from mibench.images import read_png
 from mibench.nets.gan import MinibatchDiscrimination
 from mibench.oracle import AccessDenied, Oracle
 from mibench.params import resolve
@@ -50,8 +51,10 @@ from mibench.plan import Cell, Plan, Stage, make_plan
 from mibench.registry import Kind, Registry, Selection
 from mibench.runner import BASELINE
 from mibench.stages import invert, prior
+from mibench.stages import job as job_module
 from mibench.stages.job import Job, load_weights
 from mibench.store.artifacts import STATE, Manifest, Store
+from mibench.store.manifest import file_sha256
 from mibench.tracks import Track
 
 LISTED = Registry()
@@ -491,6 +494,23 @@ def test_defense_another_seed_other_numbers(bench: Bench, name: str) -> None:
     assert bench.hashes(one) != bench.hashes(other)
 
 
+@pytest.mark.parametrize("kind", ["target", "evaluator", "prior"])
+def test_what_loading_data_does_to_the_global_generator_moves_no_number(
+    bench: Bench, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first stage on a machine decodes the images itself, the next one finds them decoded."""
+    stage = bench.compute(bench.plan(), kind)[kind]
+
+    def careless(*arguments: Any) -> TrackData:
+        torch.rand(5)
+        return load(*arguments)
+
+    monkeypatch.setattr(job_module, "load", careless)
+    (tmp_path / STATE).mkdir()
+    import_module(f"mibench.stages.{kind}").run(bench.job(stage, tmp_path))
+    assert file_sha256(tmp_path / "model.safetensors") == bench.hashes(stage)["model.safetensors"]["sha256"]
+
+
 # --- priors --------------------------------------------------------------------------------------------------------
 
 
@@ -640,7 +660,7 @@ def test_attack_stage_stores_images(bench: Bench, name: str) -> None:
     assert set(selected) == set(track.identities), "selection must keep something of everybody"
     for entry in entries:
         for file in (entry["file"], entry["file"].replace("images/", "initial/")):
-            assert read_image(str(folder / file)).shape == (track.channels, track.resolution, track.resolution)
+            assert read_png(folder / file, track.channels).shape[1:] == (track.resolution, track.resolution)
     asked = manifest.result["queries"]
     for label in track.identities:
         kinds = asked[str(label)]

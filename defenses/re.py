@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from mibench.augment import erase_rectangles
+from mibench.augment import Fill, erase_rectangles
 from mibench.contracts import BaseParams, Defense, Rng
 
 
@@ -42,15 +42,16 @@ class RandomErasing(Defense):
 
     def augment(self, images: Tensor, rng: Rng) -> Tensor:
         p = self.params
-        fill = p.fill if isinstance(p.fill, str) else (p.fill,) * self.track.channels
-        return erase_rectangles(images, rng, p.area, p.p, p.ratio, self._pixels(fill), self._pixels(self.track.fill))
+        constant = isinstance(p.fill, float)
+        fill: Fill | tuple[float, ...] = self.pixels((p.fill,) * self.track.channels) if constant else p.fill
+        return erase_rectangles(images, rng, p.area, p.p, p.ratio, fill, self.pixels(self.track.fill))
 
     def adapt(self, images: Tensor, rng: Rng) -> Tensor:
         return self.augment(images, rng)
 
-    def _pixels(self, fill):  # type: ignore[no-untyped-def]
-        """The fill in [0, 1] pixel space. Released code writes it after (x - mean) / std."""
-        if self.params.fill_space == "pixel" or self.track.normalisation is None or isinstance(fill, str):
+    def pixels(self, fill: tuple[float, ...]) -> tuple[float, ...]:
+        """A constant fill in [0, 1] pixel space. Released code writes it after (x - mean) / std."""
+        if self.params.fill_space == "pixel" or self.track.normalisation is None:
             return fill
         mean, std = self.track.normalisation
         return tuple(value * std + mean for value in fill)

@@ -17,7 +17,7 @@ from mibench.metrics import METRICS
 from mibench.metrics.weights import at_hand
 from mibench.plan import Cell, Plan, PlannedRun, Stage, make_plan
 from mibench.records import MetricValue, RunRecord, StageInfo
-from mibench.registry import Registry, Selection
+from mibench.registry import Kind, Registry, Selection
 from mibench.store.artifacts import Damaged, Manifest, Store
 from mibench.tracks import Track
 
@@ -36,13 +36,13 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-def select_all(registry: Registry, kind: str, texts: Iterable[str]) -> list[Selection]:
+def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Selection]:
     """Read the ``--defense`` or ``--attack`` options; ``all`` means everything registered."""
     selections: list[Selection] = []
     for text in texts:
-        names = registry.entries(kind) if text == "all" else [text]  # type: ignore[arg-type]
+        names = registry.entries(kind) if text == "all" else [text]
         for name in names:
-            selection = registry.select(kind, name)  # type: ignore[arg-type]
+            selection = registry.select(kind, name)
             if selection not in selections:
                 selections.append(selection)
     return selections

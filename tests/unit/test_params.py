@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 import pytest
@@ -70,8 +71,9 @@ def test_values(text: str, value: Any) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=12))
 def test_no_value_breaks_the_reader(text: str) -> None:
-    """Text that is no YAML (``[1``, ``*a``, ``!x``) is the user's to hear of, not a traceback."""
-    parse_value(text)
+    """Text that is no YAML (``[1``, ``*a``, ``!x``) is the user's to hear of, not a traceback; so is an infinity."""
+    with suppress(UserError):
+        parse_value(text)
 
 
 @pytest.mark.parametrize("text", ["re[p=[1]", "re[p=*a]", "re[p={a]", "re[p=!x]", "re[p=2024-13-45]"])

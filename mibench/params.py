@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mibench.errors import UserError, unknown
+from mibench.identity import canonical
 
 _CALL = re.compile(r"^(?P<name>[a-z0-9][a-z0-9_-]*)(?:\[(?P<body>.*)\])?$")
 
@@ -21,8 +21,8 @@ class BaseParams(BaseModel):
 
 
 def parse_value(text: str) -> Any:
-    """``0.1:0.8`` and ``0.1,0.8`` are pairs, anything else is a YAML scalar (``3``, ``0.1``, ``true``, ``mean``)."""
-    parts = re.split(r"[:,]", text)
+    """``0.1:0.8`` and ``0.1,0.8`` are pairs, anything else is YAML: ``3``, ``true``, ``mean``, ``{steps: 20}``."""
+    parts = [text] if text.lstrip().startswith("{") else re.split(r"[:,]", text)
     if len(parts) > 1:
         return tuple(parse_value(part) for part in parts)
     try:
@@ -34,8 +34,12 @@ def parse_value(text: str) -> Any:
             value = float(value)
         except ValueError:
             return value
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"A parameter cannot be {text.strip()!r}: expected a finite number.")
+    try:
+        canonical(value)
+    except ValueError:
+        raise UserError(f"A parameter cannot be {text.strip()!r}: expected a finite number.") from None
+    except TypeError:  # a date
+        return text
     return value
 
 

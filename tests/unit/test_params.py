@@ -61,11 +61,18 @@ def test_what_is_no_call_is_refused_with_an_example(text: str) -> None:
         ("16,8", (16, 8)),
         ("1e-3", 0.001),
         ("-2", -2),
+        ("{steps: 20, betas: [0.5, 0.9]}", {"steps": 20, "betas": [0.5, 0.9]}),
     ],
 )
 def test_values(text: str, value: Any) -> None:
     found = parse_value(text)
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["inf", "-.inf", ".nan", "1e999", "{steps: .nan}"])
+def test_a_number_that_is_not_finite_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected a finite number"):
+        parse_value(text)
 
 
 @settings(max_examples=200, deadline=None)

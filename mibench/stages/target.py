@@ -5,22 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from mibench.contracts import ImageSet, TrainContext
+from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
 from mibench.stages.job import Job, predict, save_weights
 from mibench.training import Loop, fit_classifier
 
 
 class _Context(TrainContext):
+    """Holds the training images, not the job: nothing here leads to the sealed test split."""
+
     def __init__(self, job: Job, defense: Any) -> None:
-        self._job, self._defense = job, defense
+        self._tools, self._defense = job.tools, defense
         self.device, self.track, self.recipe = job.device, job.info, job.recipe
-        self.stream = job.stream  # type: ignore[method-assign]
+        self.stream = job.tools.stream  # type: ignore[method-assign]
         self.data = job.private_train()
+        labelled = job.data.public_labelled()
+        self._public = job.images(*labelled) if labelled else None
         job.seed_weights()  # last: what came before may have used torch's global generator
-        self.net = defense.build(job.network(job.recipe.arch)).to(job.device)
+        self.net = defense.build(self.new_network(job.info.num_classes)).to(job.device)
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
-        return self._job.loop(name, steps, state)
+        return self._tools.loop(name, steps, state)
 
     def default_train(self) -> Classifier:
         d = self._defense
@@ -32,11 +37,11 @@ class _Context(TrainContext):
         return fit_classifier(net, data, self.recipe, self.stream, self.loop, name)
 
     def public_labelled(self) -> ImageSet | None:
-        found = self._job.data.public_labelled()
-        return self._job.images(*found) if found else None
+        return self._public
 
     def new_network(self, num_classes: int) -> Classifier:
-        return self._job.network(self.recipe.arch, num_classes).to(self.device)
+        net = build_classifier(self.recipe.arch, num_classes, self.track.channels, self.track.resolution)
+        return net.to(self.device)
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from mibench.errors import MissingError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
-TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp")
+# ours, and what a killed process leaves that was inside safetensors' own atomic save
+TEMPORARY = re.compile(r"(?:\..*\.[0-9a-f]{12}\.tmp)|\.tmp[A-Za-z0-9]{6}")
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
 _HERE = -100  # AT_FDCWD
 

@@ -21,6 +21,7 @@ from mibench.contracts import (
 from mibench.latents import descend_adam
 from mibench.losses import poincare
 from mibench.oracle import Oracle
+from mibench.pool import score_pool, top_of_pool
 from mibench.selection import top_restarts
 
 
@@ -39,6 +40,7 @@ class Ppa(Attack):
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
         pool: int = Field(5000, ge=1, description="latents in the candidate search (S)")
         truncation: float = Field(0.5, gt=0, description="psi, scale of the pool's latents")
+        truncation_cutoff: int | None = Field(8, ge=1, description="layers of w that are truncated")
         candidates: int = Field(200, ge=1, description="pool members optimised per identity")
         keep: int = Field(50, ge=1, description="results kept per identity, at most candidates")
         iterations: int = Field(70, ge=0, description="steps, at least 0")
@@ -59,36 +61,33 @@ class Ppa(Attack):
         return PriorRef(self.params.prior, self.params.prior_params)
 
     def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
-        """The (S, d) latents that every identity's candidates come from."""
-        return self.params.truncation * ctx.stream("pool").normal(self.params.pool, prior.latent_dim)
+        """The (S, num_ws, d) style latents that every identity's candidates come from."""
+        z = ctx.stream("pool").normal(self.params.pool, prior.latent_dim)
+        return prior.generator.map(z, self.params.truncation, self.params.truncation_cutoff)
 
-    @torch.no_grad()
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """(S, K) confidence of the target in each pool image: mean softmax of the image and its mirror."""
         assert prior is not None
-        confidence = []
-        with oracle.phase("search"):
-            for w in self.pool(prior, ctx).split(250):
-                x = prior.generator(w).clamp(0, 1)
-                confidence.append((oracle.scores(x) + oracle.scores(x.flip(3))) / 2)
-        return {"confidence": torch.cat(confidence)}
+        return {"confidence": score_pool(oracle, self.pool(prior, ctx), prior.generator.synthesis, mirrored=True)}
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
-        p = self.params
+        p, generator = self.params, prior.generator
         rows = ctx.rows(labels, p.candidates)
-        confidence = ctx.artifact["confidence"][:, list(labels)]
-        best = confidence.topk(p.candidates, dim=0).indices
-        start = self.pool(prior, ctx)[best.T.flatten()]
+        best = top_of_pool(ctx.artifact["confidence"], labels, p.candidates)
+        start = self.pool(prior, ctx)[best.flatten(), 0]  # one w, repeated in all layers
         crops = rows.streams("crop")
 
+        def render(w: Tensor) -> Tensor:
+            return generator.synthesis(w[:, None].expand(-1, generator.num_ws, -1))
+
         def objective(w: Tensor) -> Tensor:
-            return poincare(oracle.logits(resized_crop(prior.generator(w), crops, p.crop), rows), rows.label)
+            return poincare(oracle.logits(resized_crop(render(w), crops, p.crop), rows), rows.label)
 
         w = descend_adam(start, objective, ctx.steps("ppa", p.iterations), p.lr, p.betas)
         with torch.no_grad():
-            images, initial = prior.generator(w), prior.generator(start)
+            images, initial = render(w).clamp(0, 1), render(start).clamp(0, 1)
             score = self._robustness(oracle, images, rows)
         yield from top_restarts(rows, images, initial, score, min(p.keep, p.candidates))
 

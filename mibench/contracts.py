@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mibench.errors import StageFailed
 from mibench.nets.base import Classifier, Output
+from mibench.nets.generator import Generator, Plain
 from mibench.params import BaseParams
 from mibench.random import Rng, RowStreams, Stream
 
@@ -39,6 +41,7 @@ __all__ = [
     "Classifier",
     "Context",
     "Defense",
+    "Generator",
     "ImageSet",
     "Output",
     "Prior",
@@ -49,6 +52,7 @@ __all__ = [
     "Reconstruction",
     "Rng",
     "RowStreams",
+    "RowView",
     "Rows",
     "Stream",
     "TrackInfo",
@@ -117,6 +121,11 @@ class Context:
 
     def stream(self, name: str) -> Stream:
         """A random stream of this stage, the same for the same run seed, whatever the device."""
+        raise NotImplementedError
+
+    def load_weights(self, net: nn.Module, weights: str) -> None:
+        """Fill ``net`` with a published checkpoint that `mibench import-checkpoint` put into the store under the id
+        ``weights``. Raises UserError if it is not there or does not fit."""
         raise NotImplementedError
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
@@ -211,17 +220,21 @@ class PriorRef:
 
 
 class PriorModel(nn.Module):
-    """A trained prior. ``generator`` maps (N, latent_dim) latents to images in [0, 1]; ``critic`` is whatever the
-    recipe trained against it, or None."""
+    """A trained prior. ``generator`` maps latents (N, latent_dim) to images (a module that is no ``Generator`` becomes
+    one); ``critic`` is whatever the recipe trained against it, or None."""
 
     def __init__(self, generator: nn.Module, latent_dim: int, critic: nn.Module | None = None) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator = generator if isinstance(generator, Generator) else Plain(generator, latent_dim)
+        if self.generator.latent_dim != latent_dim:
+            raise ValueError(f"the generator takes latents of {self.generator.latent_dim} numbers, not {latent_dim}")
         self.latent_dim = latent_dim
         self.critic = critic
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.generator(latents)
+    def forward(self, latents: Tensor, *labels: Tensor) -> Tensor:
+        """Images; a conditional generator takes the labels (N,) too."""
+        images: Tensor = self.generator(latents, *labels)
+        return images
 
 
 class PriorContext(Context):
@@ -244,6 +257,10 @@ class Prior:
     def __init__(self, params: Any, track: TrackInfo) -> None:
         self.params = params
         self.track = track
+
+    def skip(self) -> str | None:
+        """A reason why this prior cannot be had on the track (published weights that were not imported), or None."""
+        return None
 
     def build(self) -> PriorModel:
         """The untrained model."""
@@ -300,6 +317,34 @@ class Rows:
         """(R, ...) -> (identities, restarts, ...)."""
         return values.reshape(len(self.identities), self.restarts, *values.shape[1:])
 
+    def take(self, index: Tensor | None = None, each: int = 1) -> RowView:
+        """What to ask the oracle with when only the rows ``index`` (int64, each at most once; None: all) are asked
+        about, or each of them ``each`` times in one call: a population, a sphere of points. Images are row-major."""
+        label = self.label if index is None else self.label[index]
+        return RowView(label.repeat_interleave(each), self.noise.take(index, each))
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many rows each identity has."""
+        return dict.fromkeys(self.identities, self.restarts)
+
+
+@dataclass(frozen=True)
+class RowView:
+    """Some rows of a batch, see ``Rows.take``: the label (n,) of each image asked about and its target noise."""
+
+    label: Tensor
+    noise: RowStreams
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many images of each identity are asked about."""
+        labels, counts = self.label.unique(return_counts=True)
+        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+
 
 class AttackContext(Context):
     """What ``Attack.prepare`` and ``Attack.invert`` receive. It holds no private image and no evaluator.
@@ -315,7 +360,14 @@ class AttackContext(Context):
     seed: int
 
     def rows(self, labels: Sequence[int], restarts: int) -> Rows:
-        """The rows for ``labels`` x ``restarts``."""
+        """The rows for ``labels`` x ``restarts``. Raises StageFailed unless the labels are different classes."""
+        wrong = sorted({label for label in labels if not 0 <= label < self.track.num_classes})
+        if wrong:
+            raise StageFailed(f"The target has the classes 0 to {self.track.num_classes - 1}; {wrong} were asked for.")
+        if not labels or len(set(labels)) != len(labels):
+            raise StageFailed(f"Expected different labels, at least one; found {list(labels)}.")
+        if restarts < 1:
+            raise StageFailed(f"Expected at least one row per identity, found {restarts}.")
         return Rows(labels, restarts, self.seed, self.device)
 
     def groups(self, labels: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -30,6 +30,7 @@ def describe(device: str | None = None) -> dict[str, Any]:
         import torch
 
         facts["device"] = device
+        facts["peak_memory_mib"] = _peak_memory(device)
         if device.startswith("cuda"):
             facts["gpu"] = torch.cuda.get_device_name(device)
             facts["cuda"] = torch.version.cuda
@@ -37,3 +38,15 @@ def describe(device: str | None = None) -> dict[str, Any]:
             facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
             facts["threads"] = torch.get_num_threads()
     return facts
+
+
+def _peak_memory(device: str) -> int:
+    """Mebibytes that this process has held at most: on the device, or, on a CPU, in memory."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device) / 2**20)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak // (2**20 if platform.system() == "Darwin" else 2**10)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mibench.errors import StageFailed
 from mibench.identity import stream_seed
@@ -17,7 +18,7 @@ from mibench.plan import ACCESS_RANK
 from mibench.random import Stream
 
 if TYPE_CHECKING:
-    from mibench.contracts import Access, Rows
+    from mibench.contracts import Access, Rows, RowView
 
 
 class AccessDenied(StageFailed):
@@ -53,26 +54,28 @@ class Oracle:
         finally:
             self._phase = previous
 
-    def output(self, images: Tensor, rows: Rows | None = None) -> Output:
+    def output(self, images: Tensor, rows: Rows | RowView | None = None) -> Output:
         """Logits, features and named hidden tensors, differentiable in ``images``. White box only."""
         self._require("white_box")
         self._count(images, rows, "gradient" if images.requires_grad and torch.is_grad_enabled() else "forward")
         return self._ask(images, rows)
 
-    def logits(self, images: Tensor, rows: Rows | None = None) -> Tensor:
+    def logits(self, images: Tensor, rows: Rows | RowView | None = None) -> Tensor:
         """(N, K) logits, differentiable in ``images``. White box only."""
         return self.output(images, rows).logits
 
     @torch.no_grad()
-    def scores(self, images: Tensor, rows: Rows | None = None) -> Tensor:
+    def scores(self, images: Tensor, rows: Rows | RowView | None = None) -> Tensor:
         """(N, K) softmax scores, without gradient."""
         self._require("scores")
+        images = self._without_derivative(images)
         self._count(images, rows, "forward")
         return self._ask(images, rows).logits.softmax(1)
 
     @torch.no_grad()
-    def labels(self, images: Tensor, rows: Rows | None = None) -> Tensor:
+    def labels(self, images: Tensor, rows: Rows | RowView | None = None) -> Tensor:
         """(N,) predicted classes."""
+        images = self._without_derivative(images)
         self._count(images, rows, "label")
         return self._ask(images, rows).logits.argmax(1)
 
@@ -80,22 +83,30 @@ class Oracle:
         """{identity or "shared": {phase: {"forward": n, "gradient": n, "label": n}}}."""
         return {who: {phase: dict(kinds) for phase, kinds in phases.items()} for who, phases in self._counts.items()}
 
-    def _ask(self, images: Tensor, rows: Rows | None) -> Output:
+    def _ask(self, images: Tensor, rows: Rows | RowView | None) -> Output:
         if rows is not None:
             return self._net(images, rows.noise)
         if self._shared is None:
             self._shared = Stream(stream_seed("oracle", self._seed), images.device)
         return self._net(images, self._shared)
 
-    def _count(self, images: Tensor, rows: Rows | None, kind: str) -> None:
+    def _count(self, images: Tensor, rows: Rows | RowView | None, kind: str) -> None:
         if rows is None:
             self._counts["shared"][self._phase][kind] += len(images)
             return
         if len(images) != len(rows):
             raise ValueError(f"{len(images)} images were asked about for {len(rows)} rows")
-        for label in rows.identities:
-            self._counts[str(label)][self._phase][kind] += rows.restarts
+        for label, count in rows.counts.items():
+            self._counts[str(label)][self._phase][kind] += count
 
     def _require(self, access: str) -> None:
         if self._rank < ACCESS_RANK[access]:
             raise AccessDenied(f"The attack declares access {self.access!r} and asked for {access!r}.")
+
+    def _without_derivative(self, images: Tensor) -> Tensor:
+        """``images`` cut off from every way to differentiate through the answer. Reverse mode ends here by itself;
+        forward mode and functional transforms, which ``no_grad`` does not stop, are refused."""
+        transformed = torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+        if transformed or forward_ad.unpack_dual(images).tangent is not None:
+            raise AccessDenied(f"The attack declares access {self.access!r} and asked for a derivative.")
+        return images.detach()

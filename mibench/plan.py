@@ -99,11 +99,13 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
     """Expand ``cells``; stages with the same key are one. ``prior_facts`` resolves an attack's prior on a track."""
     plan = Plan()
     for cell in cells:
-        reason = cell.defense.skip or cell.attack.skip
+        ref = cell.attack.prior
+        prior = prior_facts(ref["id"], ref["params"], cell.track) if ref else None
+        reason = cell.defense.skip or cell.attack.skip or (prior.skip if prior else None)
         if reason:
             plan.skipped.append((cell, reason))
             continue
-        stages = _stages(cell, prior_facts)
+        stages = _stages(cell, prior)
         for stage in stages.values():
             plan.stages.setdefault(stage.key, stage)
         run = digest({"evaluate": stages["evaluate"].key, "target": stages["target"].key})[:12]
@@ -112,7 +114,7 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
     return plan
 
 
-def _stages(cell: Cell, prior_facts: PriorFacts) -> dict[str, Stage]:
+def _stages(cell: Cell, prior: Facts | None) -> dict[str, Stage]:
     track, defense, attack, seed = cell.track, cell.defense, cell.attack, cell.seed
     stages: dict[str, Stage] = {}
 
@@ -150,8 +152,7 @@ def _stages(cell: Cell, prior_facts: PriorFacts) -> dict[str, Stage]:
 
     add("evaluator", None, 0, (), f"evaluator of {track.id}")
     add("target", defense, seed, (), f"target {defense.label} seed {seed}")
-    if attack.prior is not None:
-        prior = prior_facts(attack.prior["id"], attack.prior["params"], track)
+    if prior is not None:
         own = prior.scope == "target"
         if own and ACCESS_RANK[str(prior.access)] > ACCESS_RANK[str(attack.access)]:
             raise UserError(

@@ -9,6 +9,7 @@ operations so that it runs on any device.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Protocol
@@ -87,17 +88,30 @@ class RowStreams:
             torch.tensor([s >> 31 & _MASK for s in seeds], dtype=torch.int64, device=self.device),
             torch.tensor([s & _MASK for s in seeds], dtype=torch.int64, device=self.device),
         )
-        self._draws = 0
+        self._drawn = torch.zeros(len(seeds), dtype=torch.int64, device=self.device)
+        self._rows: Tensor | None = None
+        self._each = 1
 
     def __len__(self) -> int:
-        return len(self._key[0])
+        return (len(self._drawn) if self._rows is None else len(self._rows)) * self._each
+
+    def take(self, index: Tensor | None = None, each: int = 1) -> RowStreams:
+        """A view on the rows ``index`` (int64, each row at most once; None: all), with ``each`` numbers where there
+        was one, row by row. Drawing from it advances these rows here too, and no others."""
+        if self._each != 1:
+            raise ValueError("streams with several numbers per row cannot be taken from again")
+        view = copy.copy(self)
+        if index is not None:
+            view._rows = index if self._rows is None else self._rows[index]
+        view._each = each
+        return view
 
     def _words(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        count = math.prod(shape)
-        position = torch.arange(count, dtype=torch.int64, device=self.device)[None]
-        draw = torch.full_like(position, self._draws)
-        self._draws += 1
-        return threefry2x32((self._key[0][:, None], self._key[1][:, None]), (position, draw))
+        position = torch.arange(self._each * math.prod(shape), dtype=torch.int64, device=self.device)[None]
+        rows = slice(None) if self._rows is None else self._rows
+        drawn = self._drawn[rows][:, None].expand(-1, position.shape[1]).clone()
+        self._drawn[rows] += 1
+        return threefry2x32((self._key[0][rows][:, None], self._key[1][rows][:, None]), (position, drawn))
 
     def uniform(self, n: int, *shape: int) -> Tensor:
         """(rows, *shape) float32 in [0, 1); ``n`` must be the number of rows."""

@@ -35,7 +35,8 @@ class Paper(BaseModel):
 
 
 class Entry(BaseModel):
-    """One method: what a list shows of it. ``presets`` name parameter sets; a track's ``preset`` applies by itself."""
+    """One method: what a list shows of it. ``presets`` name parameter sets; a track's ``preset`` applies by itself.
+    ``costs`` says, for presets, what one run costs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
@@ -45,6 +46,7 @@ class Entry(BaseModel):
     prior: str | None = None
     scope: str | None = None
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    costs: dict[str, str] = Field(default_factory=dict)
 
 
 class _File(BaseModel):
@@ -257,7 +259,6 @@ class Registry:
             extra["scope"] = cls.scope
             extra["access"] = str(cls.access)
         else:
-            extra["skip"] = plugin.skip()
             extra["deviations"] = tuple(cls.deviations)
         return Facts(
             selection.kind,
@@ -267,6 +268,7 @@ class Registry:
             params.model_dump(mode="json"),
             non_default(params),
             source,
+            skip=plugin.skip(),
             **extra,
         )
 

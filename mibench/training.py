@@ -7,16 +7,16 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mibench.augment import shift_flip_warp
-from mibench.contracts import Batch, ImageSet, Progress
+from mibench.contracts import Batch, Context, ImageSet, Progress
 from mibench.errors import StageFailed
 from mibench.identity import stream_seed
 from mibench.nets.base import Classifier, Output
@@ -24,7 +24,7 @@ from mibench.random import Stream
 from mibench.store.state import load_state, save_state
 from mibench.tracks import RecipeSection as Recipe
 
-__all__ = ["Loop", "Recipe", "fit_classifier", "shuffled"]
+__all__ = ["Loop", "Recipe", "fit_classifier", "fit_student", "pack", "shuffled", "unpack"]
 
 # How often a loop saves its state; tests and machines that take jobs away at short notice set the variable.
 CHECKPOINT_SECONDS = float(os.environ.get("MIBENCH_CHECKPOINT_SECONDS") or 20)
@@ -184,6 +184,45 @@ def fit_classifier(
     if best:
         best.restore()
     return net.eval()
+
+
+def fit_student(
+    ctx: Context,
+    name: str,
+    net: nn.Module,
+    steps: int,
+    loss: Callable[[int, Stream], Tensor],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> nn.Module:
+    """Train a network of an attack's own (a student, a surrogate, an inverse map) in place; eval mode, frozen.
+
+    ``loss(step, rng)`` is the scalar of one step, everything random from ``rng``. ``schedule`` advances every step.
+    """
+    state = {"net": net, "optimiser": optimiser} | ({"schedule": schedule} if schedule else {})
+    loop = ctx.loop(name, steps, state)
+    net.train()
+    for step in loop:
+        value = loss(step, ctx.stream(f"{name}.{step}"))
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        if schedule:
+            schedule.step()
+        loop.report(loss=value)
+    return net.eval().requires_grad_(False)
+
+
+def pack(**nets: nn.Module) -> dict[str, Tensor]:
+    """The tensors of several networks, by name, as an attack's artefact."""
+    return {f"{name}/{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+
+
+def unpack(net: nn.Module, artifact: Mapping[str, Tensor], name: str) -> nn.Module:
+    """Fill ``net`` with what ``pack`` stored under ``name``; eval mode, frozen."""
+    start = f"{name}/"
+    net.load_state_dict({key.removeprefix(start): value for key, value in artifact.items() if key.startswith(start)})
+    return net.eval().requires_grad_(False)
 
 
 def _split_validation(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.errors import UserError
+from mibench.nets.generator import Generator
 
 
 def _up_stages(resolution: int) -> int:
@@ -22,7 +23,7 @@ def _up_stages(resolution: int) -> int:
     return {32: 3, 64: 4}[resolution]
 
 
-class GmiGenerator(nn.Module):
+class GmiGenerator(Generator):
     """The generator of GMI and KED-MI (Zhang et al., CVPR 2020): linear to 4x4, then doubling transposed 5x5
     convolutions, sigmoid. At 64 pixels and width 64: 512x4x4, 256, 128, 64."""
 
@@ -50,8 +51,9 @@ class GmiGenerator(nn.Module):
             nn.Sigmoid(),
         )
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.ups(self.unflatten(self.start(latents)))
+    def parts(self) -> list[nn.Module]:
+        *ups, last, sigmoid = self.ups
+        return [nn.Sequential(self.start, self.unflatten), *ups, nn.Sequential(last, sigmoid)]
 
 
 def _down(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
@@ -151,6 +153,13 @@ class KedmiDiscriminator(nn.Module):
         return Discrimination(features, self.head(torch.cat([features, self.minibatch(features, group)], dim=1)))
 
 
+class _Rescaled(nn.Module):
+    """tanh, from [-1, 1] to [0, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.tanh(x) + 1) / 2
+
+
 def _initialise_dcgan(net: nn.Module) -> None:
     """DCGAN's: every weight N(0, 0.02) around its neutral value (Radford et al., ICLR 2016)."""
     for module in net.modules():
@@ -161,7 +170,7 @@ def _initialise_dcgan(net: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class DcganGenerator(nn.Module):
+class DcganGenerator(Generator):
     """DCGAN's generator: transposed 4x4 convolutions without bias, batch normalisation. A ``tanh`` output is
     rescaled from [-1, 1]. At 64 pixels the widths are 8, 4, 2 and 1 times ``width``."""
 
@@ -185,9 +194,12 @@ class DcganGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
         _initialise_dcgan(self)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        x = self.layers(latents[:, :, None, None])
-        return torch.sigmoid(x) if self.output == "sigmoid" else (torch.tanh(x) + 1) / 2
+    def parts(self) -> list[nn.Module]:
+        layers = list(self.layers)
+        stages = [nn.Sequential(*layers[i : i + 3]) for i in range(0, len(layers) - 1, 3)]
+        first = nn.Sequential(nn.Unflatten(1, (self.latent_dim, 1, 1)), stages[0])
+        image = nn.Sigmoid() if self.output == "sigmoid" else _Rescaled()
+        return [first, *stages[1:], nn.Sequential(layers[-1], image)]
 
 
 class DcganDiscriminator(nn.Module):

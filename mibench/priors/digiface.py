@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mibench.contracts import Prior, PriorContext, PriorModel
+from mibench.contracts import Generator, Prior, PriorContext, PriorModel
 from mibench.data.digiface import face_crop, load_generator
 
 
-class _Faces(nn.Module):
+class _FaceCrop(nn.Module):
+    def __init__(self, resolution: int, channels: int) -> None:
+        super().__init__()
+        self.resolution, self.channels = resolution, channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        return face_crop(images, self.resolution, grey=self.channels == 1)
+
+
+class _Faces(Generator):
     def __init__(self, resolution: int, channels: int) -> None:
         super().__init__()
         self.generator = load_generator("cpu")
+        self.latent_dim = self.generator.latent_dim
         self.resolution, self.channels = resolution, channels
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return face_crop(self.generator(latents), self.resolution, grey=self.channels == 1)
+    def parts(self) -> list[nn.Module]:
+        *inner, last = self.generator.parts()
+        return [*inner, nn.Sequential(last, _FaceCrop(self.resolution, self.channels))]
 
 
 class DigiFace(Prior):

@@ -28,6 +28,7 @@ class _Context(AttackContext):
         self._tools = job.tools  # not the job, which leads to private images
         self.device, self.track, self.public = job.device, job.info, job.public
         self.stream = self._tools.stream  # type: ignore[method-assign]
+        self.load_weights = self._tools.load_weights  # type: ignore[method-assign]
         self.images_per_identity = job.track.attack.images_per_identity
         self.identities = job.track.identities
         self.artifact = artifact

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,12 @@ from mibench.errors import StageFailed
 from mibench.identity import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
+from mibench.nets.published import load_published
 from mibench.plan import Stage
 from mibench.random import Stream
 from mibench.registry import Registry, track_info
 from mibench.store.artifacts import STATE, Manifest, Store
+from mibench.store.weights import load_imported
 from mibench.tracks import Track
 from mibench.training import Loop, Recipe
 
@@ -43,6 +45,10 @@ class Tools:
     device: torch.device
     scratch: Path
     emit: Emit
+    imported: Callable[[str], Mapping[str, Tensor]]
+
+    def load_weights(self, net: nn.Module, weights: str) -> None:
+        load_published(net, self.imported(weights))
 
     def stream(self, name: str) -> Stream:
         return Stream(stream_seed(self.track, self.role, self.seed, name), self.device)
@@ -81,7 +87,16 @@ class Job:
     @cached_property
     def tools(self) -> Tools:
         role = _ROLES.get(self.stage.kind, self.stage.kind)
-        return Tools(self.stage.track, role, self.stage.seed, self.device, self.workdir / STATE, self.emit)
+        home = self.store.home
+        return Tools(
+            self.stage.track,
+            role,
+            self.stage.seed,
+            self.device,
+            self.workdir / STATE,
+            self.emit,
+            lambda name: load_imported(home, name)[0],
+        )
 
     def stream(self, name: str) -> Stream:
         return self.tools.stream(name)
@@ -145,7 +160,11 @@ def save_weights(net: nn.Module, path: Path) -> None:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    net.load_state_dict(load_file(path))
+    """Raises StageFailed if the stored tensors are not those of ``net``."""
+    try:
+        net.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise StageFailed(f"The stored weights do not fit {type(net).__name__}: {error}") from None
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -15,6 +15,7 @@ class _Context(PriorContext):
         self._tools = job.tools  # not the job, which leads to private images
         self.device, self.track, self.public, self.oracle = job.device, job.info, job.public, oracle
         self.stream = self._tools.stream  # type: ignore[method-assign]
+        self.load_weights = self._tools.load_weights  # type: ignore[method-assign]
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
         return self._tools.loop(name, steps, state)

@@ -18,6 +18,7 @@ class _Context(TrainContext):
         self._tools, self._defense = job.tools, defense
         self.device, self.track, self.recipe = job.device, job.info, job.recipe
         self.stream = job.tools.stream  # type: ignore[method-assign]
+        self.load_weights = job.tools.load_weights  # type: ignore[method-assign]
         self.data = job.private_train()
         labelled = job.data.public_labelled()
         self._public = job.images(*labelled) if labelled else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from mibench.contracts import Access, Attack, AttackContext, ImageSet, PriorModel, Reconstruction, Rows
 from mibench.errors import StageFailed
@@ -186,6 +187,29 @@ SMALL = {
 }
 
 
+@pytest.mark.parametrize("access", ["scores", "labels"])
+def test_no_derivative_without_access(access: str) -> None:
+    """Neither reverse mode, nor forward mode, nor functional transforms lead through an answer."""
+    oracle = Oracle(_target(), access, CLASSES)
+    ask = getattr(oracle, access)
+    x = Stream(0).uniform(2, 1, 32, 32)
+
+    def total(images: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return ask(images).float().sum()
+
+    watched = x.clone().requires_grad_(True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(total(watched), watched)
+    with pytest.raises(AccessDenied, match=f"'{access}'"):
+        torch.func.jvp(total, (x,), (torch.ones_like(x),))
+    with pytest.raises(AccessDenied, match=f"'{access}'"):
+        torch.func.grad(total)(x)
+    with forward_ad.dual_level(), pytest.raises(AccessDenied, match="derivative"):
+        total(forward_ad.make_dual(x, torch.ones_like(x)))
+    total(x)  # and without a derivative it answers
+
+
 def _attack(name: str) -> tuple[Attack, PriorModel, _Context]:
     registry = Registry()
     attack = registry.build("attack", name, SMALL[name], registry.track("synthfaces"))
@@ -262,7 +286,7 @@ def test_ppa_pool_and_selection() -> None:
     oracle = Oracle(_target(), "white_box", CLASSES)
     context.artifact = attack.prepare(oracle, prior, context)
     assert oracle.counts() == {"shared": {"search": {"forward": 40, "gradient": 0, "label": 0}}}
-    pool = prior(attack.pool(prior, context))
+    pool = prior.generator.synthesis(attack.pool(prior, context))
     confidence = (oracle.scores(pool) + oracle.scores(pool.flip(3))) / 2
     assert torch.allclose(context.artifact["confidence"], confidence, atol=1e-6)
     (item,) = attack.invert(oracle, prior, [2], context)

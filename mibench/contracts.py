@@ -361,18 +361,23 @@ class AttackContext(Context):
 
     def rows(self, labels: Sequence[int], restarts: int) -> Rows:
         """The rows for ``labels`` x ``restarts``. Raises StageFailed unless the labels are different classes."""
+        self.check_labels(labels)
+        if restarts < 1:
+            raise StageFailed(f"Expected at least one row per identity, found {restarts}.")
+        return Rows(labels, restarts, self.seed, self.device)
+
+    def check_labels(self, labels: Sequence[int]) -> None:
+        """Raises StageFailed unless ``labels`` are different classes of the target, at least one."""
         wrong = sorted({label for label in labels if not 0 <= label < self.track.num_classes})
         if wrong:
             raise StageFailed(f"The target has the classes 0 to {self.track.num_classes - 1}; {wrong} were asked for.")
         if not labels or len(set(labels)) != len(labels):
             raise StageFailed(f"Expected different labels, at least one; found {list(labels)}.")
-        if restarts < 1:
-            raise StageFailed(f"Expected at least one row per identity, found {restarts}.")
-        return Rows(labels, restarts, self.seed, self.device)
 
     def groups(self, labels: Sequence[int], size: int) -> Iterator[list[int]]:
         """The fixed groups of ``size`` attacked identities that contain ``labels``, whole: for networks that couple
         the rows of a batch, so that an identity's result does not depend on what else was asked for."""
+        self.check_labels(labels)
         wanted = set(labels)
         everyone = list(self.identities)
         for start in range(0, len(everyone), size):

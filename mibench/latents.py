@@ -26,7 +26,7 @@ def checked(losses: Tensor, step: int) -> Tensor:
             raise StageFailed(f"Expected one loss per row, found a tensor of shape {tuple(losses.shape)}.")
         if not bool(torch.isfinite(losses).all()):
             row = int((~torch.isfinite(losses)).nonzero()[0])
-            raise StageFailed(f"The loss of row {row} became {float(losses[row])} at step {step}.")
+            raise StageFailed(f"The loss of row {row} became {losses[row].item()} at step {step}.")
     return losses
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from mibench.plan import Stage
 from mibench.random import Stream
 from mibench.registry import Registry, track_info
 from mibench.store.artifacts import STATE, Manifest, Store
-from mibench.store.weights import load_imported
+from mibench.store.weights import load_imported, weights_folder
 from mibench.tracks import Track
 from mibench.training import Loop, Recipe
 
@@ -45,10 +45,10 @@ class Tools:
     device: torch.device
     scratch: Path
     emit: Emit
-    imported: Callable[[str], Mapping[str, Tensor]]
+    imported: Path  # folder of published weights
 
     def load_weights(self, net: nn.Module, weights: str) -> None:
-        load_published(net, self.imported(weights))
+        load_published(net, load_imported(self.imported, weights)[0])
 
     def stream(self, name: str) -> Stream:
         return Stream(stream_seed(self.track, self.role, self.seed, name), self.device)
@@ -87,7 +87,6 @@ class Job:
     @cached_property
     def tools(self) -> Tools:
         role = _ROLES.get(self.stage.kind, self.stage.kind)
-        home = self.store.home
         return Tools(
             self.stage.track,
             role,
@@ -95,7 +94,7 @@ class Job:
             self.device,
             self.workdir / STATE,
             self.emit,
-            lambda name: load_imported(home, name)[0],
+            weights_folder(self.store.home),
         )
 
     def stream(self, name: str) -> Stream:

@@ -32,9 +32,9 @@ def save_imported(home: Path, sha256: str, tensors: dict[str, Tensor], facts: di
     return name
 
 
-def load_imported(home: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors under their published names, and the facts. Raises MissingError if they are not there or damaged."""
-    folder = weights_folder(home)
+def load_imported(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors under their published names, and the facts, from the weights folder. Raises MissingError if they are
+    not there or damaged."""
     how = "Import them with `mibench import-checkpoint FILE --as KIND`; with `--list` it shows what is there."
     try:
         facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())

@@ -36,6 +36,7 @@ class StageInfo:
     params: dict[str, Any]  # resolved
     seed: int
     seconds: float
+    peak_memory_mib: int | None = None  # of its process: on the device, or, on a CPU, in memory
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,22 @@ class RunRecord:
             "defense_params": self.defense_params,
             "attack_params": self.attack_params,
             "metrics": {name: metric.public() for name, metric in self.metrics.items()},
+            "identities": len({image["label"] for image in self.images}),
+            "queries": self.asked(),
+            "stages": [
+                {key: getattr(stage, key) for key in ("kind", "plugin", "seconds", "peak_memory_mib")}
+                for stage in self.stages
+            ],
         }
+
+    def asked(self) -> dict[str, int]:
+        """All questions to the target behind this run, prior and preparation included, by kind."""
+        total = {"forward": 0, "gradient": 0, "label": 0}
+        for phases in self.queries.values():
+            for kinds in phases.values():
+                for kind, count in kinds.items():
+                    total[kind] += count
+        return total
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

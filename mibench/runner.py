@@ -213,7 +213,10 @@ def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
         stages=[
-            StageInfo(role, m.key, m.plugin, m.version, m.params, m.seed, m.seconds) for role, m in manifests.items()
+            StageInfo(
+                role, m.key, m.plugin, m.version, m.params, m.seed, m.seconds, m.environment.get("peak_memory_mib")
+            )
+            for role, m in manifests.items()
         ],
         environment=evaluate.environment,
         queries=queries,

@@ -6,29 +6,45 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mibench.cli.common import Workspace, workspace
+from mibench.errors import UserError
 
 
 @click.command()
-@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@click.option("--format", "form", type=click.Choice(["csv", "json", "markdown"]), default="csv", show_default=True)
 @click.option("--track", help="Only this track.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Markdown of a file that --format json wrote, instead of the database.",
+)
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output].")
 @workspace
-def export(ws: Workspace, form: str, track: str | None, output: Path | None) -> None:
-    """All results. CSV has one line per run and metric; JSON the objects of `mibench run --json`.
+def export(ws: Workspace, form: str, track: str | None, source: Path | None, output: Path | None) -> None:
+    """All results. CSV has one line per run and metric, JSON the objects of `mibench run --json`, Markdown a table
+    per track and defense with what each attack reached and cost.
 
     \b
-    Example:
+    Examples:
       mibench export --format csv -o results.csv
+      mibench export --format markdown --track orl32
     """
     if track is not None:
         ws.registry.track(track)
-    runs = ws.database.runs(track=track)
-    if form == "json":
-        objects = [run.public() for run in runs]
+    if source is not None and form != "markdown":
+        raise click.UsageError("--from goes with --format markdown.")
+    runs = [] if source else ws.database.runs(track=track)
+    objects = _recorded(source, track) if source else [run.public() for run in runs]
+    if form == "markdown":
+        from mibench.publish.markdown import results_table
+
+        text = results_table(objects)
+    elif form == "json":
         text = json.dumps({"schema": 1, "runs": objects}, indent=1, allow_nan=False) + "\n"
     else:
         buffer = io.StringIO()
@@ -59,4 +75,16 @@ def export(ws: Workspace, form: str, track: str | None, output: Path | None) -> 
         from mibench.store.atomic import write_text
 
         write_text(output, text)
-        click.echo(f"{len(runs)} runs written to {output}", err=True)
+        click.echo(f"{len(objects)} runs written to {output}", err=True)
+
+
+def _recorded(source: Path, track: str | None) -> list[dict[str, Any]]:
+    """The runs in a file that ``--format json`` wrote."""
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+        runs = [run for run in data["runs"] if track is None or run["track"] == track]
+        if data["schema"] != 1 or not all("stages" in run for run in runs):
+            raise ValueError("it was written by another version")
+        return runs
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source} is not what `mibench export --format json` writes: {error}.") from None

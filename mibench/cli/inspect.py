@@ -17,7 +17,7 @@ _KINDS = ("defenses", "attacks", "priors", "tracks", "metrics")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace
 def list_(ws: Workspace, kind: str | None, as_json: bool) -> None:
-    """What there is: defenses, attacks, priors, tracks and metrics.
+    """What there is: defenses, attacks, priors, tracks and metrics. One KIND alone comes with what its presets cost.
 
     \b
     Examples:
@@ -34,6 +34,8 @@ def list_(ws: Workspace, kind: str | None, as_json: bool) -> None:
         for item, facts in items.items():
             extra = facts.get("presets")
             click.echo(f"  {item:<{width}}  {facts['title']}" + (f"  [{', '.join(extra)}]" if extra else ""))
+            for preset, cost in (facts.get("costs") or {}).items() if kind else ():
+                click.echo(f"  {'':<{width}}    {preset}: {cost}")
 
 
 def _listing(ws: Workspace, kind: str) -> dict[str, dict[str, Any]]:

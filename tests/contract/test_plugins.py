@@ -227,6 +227,9 @@ def test_presets_and_registry_say_what_the_class_says(kind: Kind, name: str) -> 
     entry, cls = LISTED.entry(kind, name), LISTED.plugin(kind, name)
     for preset, values in entry.presets.items():
         resolve(cls.Params, values, f"{name}[{preset}]")
+    assert entry.costs.keys() <= entry.presets.keys()
+    if kind == "attack":
+        assert entry.costs.keys() >= {"paper", "small"}, "say what the presets cost"
     for track in LISTED.tracks.values():
         facts = LISTED.facts(Selection(kind, name), track)
         if kind == "attack":

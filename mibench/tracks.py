@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
@@ -72,6 +72,13 @@ class Track(_Section):
     evaluator: RecipeSection
     attack: AttackSection
     metrics: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _enough_classes(self) -> Self:
+        asked = self.attack.identities
+        if asked != "all" and not 1 <= asked <= self.private.identities:
+            raise ValueError(f"attack.identities is {asked}; the target has {self.private.identities} classes")
+        return self
 
     @property
     def identities(self) -> list[int]:

@@ -157,6 +157,13 @@ def test_a_file_of_something_else_is_a_sentence(root: Path, text: str) -> None:
         Registry(root).entries("defense")
 
 
+@pytest.mark.parametrize("asked", [0, -1, 31, 1000])
+def test_a_track_cannot_attack_more_classes_than_there_are(root: Path, asked: int) -> None:
+    registry = edit(root, "attack: {identities: all", f"attack: {{identities: {asked}")
+    with pytest.raises(UserError, match=rf"(?s)orl32.*attack.identities is {asked}; the target has 30 classes"):
+        registry.track("orl32")
+
+
 def test_a_wrong_track_is_named(root: Path) -> None:
     registry = edit(root, "arch: convnet, epochs: 100", "arch: convnet, epochs: 0")
     with pytest.raises(UserError, match=r"Track 'orl32' in registry.yaml cannot be read.*\s*target\.epochs"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mibench.errors import StageFailed
 from mibench.latents import descend_adam, descend_nesterov, fit_gaussians
 from mibench.random import RowStreams, Stream
 
@@ -163,3 +164,65 @@ def test_gaussians_find_mean_and_spread() -> None:
     )
     assert torch.allclose(mu, CENTRES, atol=0.1)
     assert float(log_variance.max()) < -2.5
+
+
+# --- numbers that are not finite, projections, schedules -------------------------------------------------------------
+
+
+METHODS: dict[str, Callable[[Tensor, Callable[[Tensor], Tensor]], object]] = {
+    "nesterov": lambda z, f: descend_nesterov(z, f, range(5), 0.1, 0.9, 1.0, 1),
+    "adam": lambda z, f: descend_adam(z, f, range(5), 0.1),
+    "gaussians": lambda z, f: fit_gaussians(len(z), DIM, f, lambda: z, range(5), 0.1, 1),
+}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_loss_that_is_not_finite_names_its_row_and_step(method: Callable[..., object]) -> None:
+    calls = []
+
+    def loss(z: Tensor) -> Tensor:
+        calls.append(1)
+        bad = torch.tensor([0.0, 0.0, float("inf") if len(calls) == 3 else 0.0, 0.0, 0.0])
+        return z.square().sum(1) + bad
+
+    with pytest.raises(StageFailed, match="row 2 became inf at step 2"):
+        method(START, loss)
+
+
+@pytest.mark.parametrize("method", [METHODS["nesterov"], METHODS["adam"]], ids=["nesterov", "adam"])
+def test_latents_that_are_not_finite_are_refused(method: Callable[..., object]) -> None:
+    with pytest.raises(StageFailed, match="latents contain"):
+        method(START.clone().index_fill_(0, torch.tensor([1]), float("nan")), lambda z: z.sum(1))
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_reduced_loss_is_refused(method: Callable[..., object]) -> None:
+    with pytest.raises(StageFailed, match="one loss per row"):
+        method(START, lambda z: z.square().sum())
+
+
+def test_adam_projects_after_each_step_and_shows_losses_and_latents() -> None:
+    """Against torch's Adam with the projection written out; the rate of each step is its own."""
+    rates = [0.5, 0.0, 0.25]
+    seen: list[tuple[Tensor, Tensor]] = []
+    ours = descend_adam(
+        START,
+        objective(EVERYONE),
+        range(3),
+        rates.__getitem__,
+        project=lambda z: z.clamp(-0.5, 0.5),
+        watch=lambda losses, z: seen.append((losses, z.clone())),
+    )
+    z = torch.nn.Parameter(START.clone())
+    optimiser = torch.optim.Adam([z])
+    for step, rate in enumerate(rates):
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.zero_grad()
+        losses = objective(EVERYONE)(z)
+        losses.sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            z.clamp_(-0.5, 0.5)
+        assert torch.allclose(seen[step][0], losses.detach(), rtol=1e-5)
+        assert torch.allclose(seen[step][1], z, atol=1e-6)
+    assert torch.allclose(ours, z, atol=1e-6) and float(ours.abs().max()) == 0.5

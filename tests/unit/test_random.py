@@ -156,3 +156,39 @@ def test_stream_seeds_depend_on_every_part_and_its_place() -> None:
     seeds = {stream_seed(*part) for part in parts}
     assert len(seeds) == len(parts)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_draws_what_its_rows_would_have_drawn_and_advances_only_them() -> None:
+    whole, parts = (RowStreams([(0, row, 0) for row in range(5)], "view") for _ in range(2))
+    first, second = whole.normal(5, 3), whole.normal(5, 3)
+    view = parts.take(torch.tensor([3, 1]))
+    assert len(view) == 2
+    assert torch.equal(view.normal(2, 3), first[[3, 1]])
+    assert torch.equal(view.take(torch.tensor([1])).normal(1, 3), second[[1]])  # row 1 of the rows
+    rest = parts.normal(5, 3)
+    assert torch.equal(rest[[0, 2, 4]], first[[0, 2, 4]]) and torch.equal(rest[3], second[3])
+    third = whole.normal(5, 3)
+    assert torch.equal(rest[1], third[1])
+
+
+def test_several_numbers_per_row_are_row_major_and_different() -> None:
+    streams, again = (RowStreams([(0, row, 0) for row in range(4)], "each") for _ in range(2))
+    drawn = streams.take(torch.tensor([2, 0]), each=3).uniform(6, 5).reshape(2, 3, 5)
+    assert len(drawn.flatten().unique()) == 30
+    assert torch.equal(drawn.flatten(1), again.uniform(4, 15)[[2, 0]])
+    with pytest.raises(ValueError, match="6 row streams"):
+        streams.take(torch.tensor([2, 0]), each=3).uniform(2)
+    with pytest.raises(ValueError, match="taken from again"):
+        streams.take(None, each=3).take(torch.tensor([0]))
+
+
+def test_asking_about_some_rows_counts_them() -> None:
+    rows = Rows([7, 4], 3, 0, "cpu")  # 7, 7, 7, 4, 4, 4
+    assert rows.counts == {7: 3, 4: 3}
+    view = rows.take(torch.tensor([0, 2, 5]), each=10)
+    assert len(view) == 30 and view.label.tolist() == [7] * 20 + [4] * 10
+    assert view.counts == {4: 10, 7: 20} and len(view.noise) == 30
+    assert rows.take(each=2).counts == {7: 6, 4: 6}

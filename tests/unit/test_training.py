@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mibench import training
-from mibench.contracts import Batch, ImageSet, Output, Progress
+from mibench.contracts import Batch, Context, ImageSet, Output, Progress
 from mibench.errors import StageFailed
 from mibench.identity import stream_seed
 from mibench.nets.small import ConvNet
 from mibench.random import Stream
 from mibench.samplers import identity_balanced
 from mibench.tracks import RecipeSection
-from mibench.training import Loop, fit_classifier, shuffled
+from mibench.training import Loop, fit_classifier, fit_student, pack, shuffled, unpack
 
 CLASSES = 3
 DATA = ImageSet(Stream(0).uniform(19, 1, 32, 32), torch.arange(19) % CLASSES, CLASSES)
@@ -393,3 +393,58 @@ def test_the_loop_reports_its_last_step_and_loss() -> None:
     for step in loop:
         loop.report(loss=torch.tensor(float(step)))
     assert told[-1] == (5, 5, 4.0, "train")
+
+
+# --- students --------------------------------------------------------------------------------------------------------
+
+
+class _StudentContext(Context):
+    """Loops in a folder, streams by name."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def stream(self, name: str) -> Stream:
+        return Stream(stream_seed(name))
+
+    def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
+        return Loop(name, steps, state, self.folder, None)
+
+
+def _student(folder: Path | None, stop_at: int | None = None) -> nn.Module:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, 5, 0.5)
+
+    def loss(step: int, rng: Stream) -> Tensor:
+        if step == stop_at:
+            raise InterruptedError
+        assert net.training
+        x = rng.normal(16, 3)
+        return (net(x)[:, 0] - x.sum(1)).square().mean()
+
+    return fit_student(_StudentContext(folder), "student", net, 20, loss, optimiser, schedule)
+
+
+def test_a_student_learns_is_frozen_and_resumes_to_the_bit(tmp_path: Path, every_step: None) -> None:
+    whole = _student(None)
+    assert not whole.training and not any(p.requires_grad for p in whole.parameters())
+    with pytest.raises(InterruptedError):
+        _student(tmp_path, stop_at=11)
+    resumed = _student(tmp_path)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    x = Stream(5).normal(64, 3)
+    error = (whole(x)[:, 0] - x.sum(1)).square().mean()
+    assert error < 0.7 * x.sum(1).square().mean()
+
+
+def test_packed_networks_unpack_by_name() -> None:
+    one, other = (nn.Linear(2, 2) for _ in range(2))
+    artifact = pack(a=one, ab=other)
+    for name, source in (("a", one), ("ab", other)):
+        filled = unpack(nn.Linear(2, 2), artifact, name)
+        assert torch.equal(filled.weight, source.weight) and not filled.weight.requires_grad
+    with pytest.raises(RuntimeError, match="Missing"):
+        unpack(nn.Linear(2, 2), artifact, "b")

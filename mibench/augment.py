@@ -131,3 +131,79 @@ def mirror(images: Tensor, rng: Rng, p: float = 0.5) -> Tensor:
     """Each image mirrored with probability ``p``."""
     flip = rng.uniform(len(images)) < p
     return torch.where(flip[:, None, None, None], images.flip(3), images)
+
+
+def jitter(images: Tensor, rng: Rng, strength: float, p: float = 1.0) -> Tensor:
+    """With probability ``p`` brightness, then contrast, each within 1 +- ``strength``, clamped to [0, 1] after each as
+    torchvision does; contrast keeps the image's mean."""
+    u = rng.uniform(len(images), 3)[..., None, None, None]
+    brightness, contrast = (1 + strength * (2 * u[:, :2] - 1)).unbind(1)
+    bright = (images * brightness).clamp(0, 1)
+    mean = bright.mean((1, 2, 3), keepdim=True)
+    return torch.where(u[:, 2] < p, ((bright - mean) * contrast + mean).clamp(0, 1), images)
+
+
+def rotate(images: Tensor, rng: Rng, degrees: float, p: float = 1.0) -> Tensor:
+    """With probability ``p`` a turn about the centre by up to ``degrees`` either way, bilinear; black comes in.
+
+    Four look-ups where ``grid_sample`` has one, because its gradient differs from run to run on a GPU. Here at most
+    two turned pixels look at the same one, and a sum of two does not depend on their order.
+    """
+    n, channels, height, width = images.shape
+    u = rng.uniform(n, 2)
+    angle = math.radians(degrees) * (2 * u[:, 0] - 1) * (u[:, 1] < p)
+    cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
+    y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
+    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    # Where each pixel comes from, in an image with a black border of one pixel.
+    at_y = (cos * y - sin * x + (height + 1) / 2).clamp(0, height + 1)
+    at_x = (sin * y + cos * x + (width + 1) / 2).clamp(0, width + 1)
+    top, left = at_y.floor().clamp(max=height), at_x.floor().clamp(max=width)
+    down, right = at_y - top, at_x - left
+    source = functional.pad(images, (1, 1, 1, 1)).flatten(2)
+
+    def look(dy: int, dx: int) -> Tensor:
+        index = ((top + dy) * (width + 2) + left + dx).long().flatten(1)[:, None].expand(-1, channels, -1)
+        return source.gather(2, index).unflatten(2, (height, width))
+
+    down, right = down[:, None], right[:, None]
+    upper = (1 - right) * look(0, 0) + right * look(0, 1)
+    lower = (1 - right) * look(1, 0) + right * look(1, 1)
+    return (1 - down) * upper + down * lower
+
+
+def random_view(images: Tensor, rng: Rng, jitter_p: float) -> Tensor:
+    """A face seen a little differently, each image in its own way (PLG-MI; Yuan et al., AAAI 2023): a crop of 0.8 to 1
+    of the area, with probability ``jitter_p`` brightness and contrast within 1 +- 0.2, a mirror image half of the time
+    and, half of the time, a turn by up to 5 degrees."""
+    view = jitter(resized_crop(images, rng, (0.8, 1.0)), rng, 0.2, jitter_p)
+    return rotate(mirror(view, rng), rng, 5.0, 0.5)
+
+
+# --- filters: nothing random ---------------------------------------------------------------------------------------
+
+
+def nl_means(images: Tensor, strength: float, patch: int = 3, window: int = 5) -> Tensor:
+    """Non-local means (Buades et al., CVPR 2005): each pixel becomes the mean of the pixels in the ``window`` around
+    it, weighted by exp(-d / strength^2) with d the mean squared difference of the ``patch`` x ``patch`` patches.
+    Borders are replicated. (N, C, H, W) -> the same."""
+    height, width = images.shape[2:]
+    reach = window // 2
+    around = functional.pad(images, (reach,) * 4, mode="replicate")
+    total = weights = torch.zeros_like(images[:, :1])
+    for y in range(window):
+        for x in range(window):
+            other = around[:, :, y : y + height, x : x + width]
+            difference = functional.pad((other - images).square().mean(1, keepdim=True), (patch // 2,) * 4, "replicate")
+            weight = torch.exp(-functional.avg_pool2d(difference, patch, 1) / strength**2)
+            total, weights = total + weight * other, weights + weight
+    return total / weights
+
+
+def sharpen(images: Tensor, amount: float) -> Tensor:
+    """x + amount (x - blur(x)), blur the binomial 3x3 kernel with replicated borders. (N, C, H, W) -> the same."""
+    kernel = torch.tensor([0.25, 0.5, 0.25], device=images.device)
+    channels = images.shape[1]
+    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    blurred = functional.conv2d(padded, torch.outer(kernel, kernel).expand(channels, 1, 3, 3), groups=channels)
+    return images + amount * (images - blurred)

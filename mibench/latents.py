@@ -6,10 +6,13 @@ published method took (60 in the GMI family); the loss is the sum over rows divi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import leaky_relu
 
 from mibench.errors import StageFailed
 from mibench.losses import reduce_rows
@@ -116,3 +119,115 @@ def fit_gaussians(
         mu.grad, log_variance.grad = torch.autograd.grad(loss, (mu, log_variance))
         optimiser.step()
     return finite(mu), finite(log_variance)
+
+
+# --- projections, schedules, best steps -----------------------------------------------------------------------------
+
+
+def l1_ball(x: Tensor, anchor: Tensor, radius: float) -> Tensor:
+    """The point nearest to ``x`` (R, ...) whose deviation from ``anchor`` has an L1 norm of at most ``radius``, row by
+    row: sort and soft-threshold (Duchi et al., ICML 2008). Points inside are returned as they are."""
+    deviation = (x - anchor).flatten(1)
+    size = deviation.abs()
+    inside = size.sum(1) <= radius
+    if bool(inside.all()):
+        return x
+    falling = size.sort(1, descending=True).values
+    count = torch.arange(1, size.shape[1] + 1, device=x.device)
+    excess = (falling.cumsum(1) - radius) / count  # the threshold if the ``count`` largest coordinates survive
+    threshold = excess.gather(1, (falling > excess).sum(1, keepdim=True) - 1)
+    nearest = anchor + (deviation.sign() * (size - threshold).clamp(min=0)).reshape(x.shape)
+    return torch.where(inside.reshape(-1, *[1] * (x.ndim - 1)), x, nearest)
+
+
+@dataclass(frozen=True)
+class PBox:
+    """MIRROR's box (An et al., NDSS 2022): w (..., d) within one standard deviation of a pool's mean in the space
+    P = {LeakyReLU_{1/slope}(w)}, where the mapping network's last activation is undone. ``slope`` 1 leaves P = W."""
+
+    low: Tensor  # (d,) lower bounds of w
+    high: Tensor
+    spread: Tensor  # (d,) standard deviation in P
+    slope: float
+
+    @classmethod
+    def of(cls, pool: Tensor, slope: float) -> PBox:
+        """Around the pool's (S, d) latents."""
+        p = leaky_relu(pool, 1 / slope)
+        mean, spread = p.mean(0), p.std(0, correction=0)
+        return cls(leaky_relu(mean - spread, slope), leaky_relu(mean + spread, slope), spread, slope)
+
+    def clip(self, w: Tensor) -> Tensor:
+        return w.clamp(self.low, self.high)
+
+    def to_p(self, w: Tensor) -> Tensor:
+        return leaky_relu(w, 1 / self.slope)
+
+    def to_w(self, p: Tensor) -> Tensor:
+        return leaky_relu(p, self.slope)
+
+
+def ramps(lr: float, steps: int, up: float = 0.05, down: float = 0.25) -> Callable[[int], float]:
+    """StyleGAN2's projection schedule: linear from 0 over the first ``up`` of the run, a cosine to 0 over the last
+    ``down``. With t = step / steps: lr (1/2 - 1/2 cos(pi min(1, (1 - t) / down))) min(1, t / up)."""
+
+    def at(step: int) -> float:
+        t = step / steps
+        return lr * (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / down))) * min(1.0, t / up)
+
+    return at
+
+
+class BestStep:
+    """Keeps the latents of the step at which the mean loss of a group of rows was least, each ``group`` consecutive
+    rows by themselves: for ``watch`` of ``descend_adam``."""
+
+    def __init__(self, latents: Tensor, group: int) -> None:
+        self.latents, self.group = latents.clone(), group
+        self.loss = torch.full((len(latents) // group,), torch.inf, device=latents.device)
+
+    def __call__(self, losses: Tensor, latents: Tensor) -> None:
+        loss = losses.unflatten(0, (-1, self.group)).mean(1)
+        better = (loss < self.loss).repeat_interleave(self.group)
+        self.latents[better] = latents[better]
+        self.loss = loss.minimum(self.loss)
+
+
+# --- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def descend_pixels(
+    images: Tensor,
+    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    steps: Iterable[int],
+    lr: float,
+    process: Projection,
+    patience: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradient descent on pixels (Fredrikson et al., CCS 2015, alg. 1): x <- clip(process(x - lr grad c(x)), 0, 1).
+
+    (R, C, H, W) in [0, 1] -> the iterate of each row with the smallest cost, and how many of its iterates were judged
+    (R,); ``steps`` judges the start and then one iterate per update. ``objective(x, index)`` gives the rows ``index``
+    (n,) their cost and whether it is low enough, both (n,). A row ends when it is, or when its cost is no smaller than
+    the largest of its ``patience`` costs before; it is asked about no more.
+    """
+    x, best = finite(images), images.clone()
+    least = torch.full((len(x),), torch.inf, device=x.device)
+    recent = torch.full((len(x), patience), torch.inf, device=x.device)  # a ring of the last costs
+    judged = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    active = torch.arange(len(x), device=x.device)
+    for step in steps:
+        at = x[active].requires_grad_(True)
+        losses, reached = objective(at, active)
+        cost = checked(losses, step).detach()
+        better = cost < least[active]
+        best[active[better]], least[active[better]] = x[active[better]], cost[better]
+        going = ~reached & (cost < recent[active].amax(1))
+        recent[active, step % patience] = cost
+        judged[active] += 1
+        if not bool(going.any()):
+            break
+        (gradient,) = torch.autograd.grad(losses.sum(), at)
+        active = active[going]
+        x[active] = process(at.detach()[going] - lr * gradient[going]).clamp(0, 1)
+    return best, judged

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+RowLoss = Callable[[Tensor, Tensor], Tensor]  # logits (R, K), labels (R,) -> (R,)
 
 
 def reduce_rows(losses: Tensor, reference_batch: int) -> Tensor:
@@ -48,3 +52,48 @@ def log_partition(logits: Tensor) -> Tensor:
 def k_plus_one_prior(logits: Tensor) -> Tensor:
     """K1-PRIOR: softplus(-Z), minus the log-probability of being real (KEDMI)."""
     return functional.softplus(-log_partition(logits))
+
+
+def improbability(logits: Tensor, labels: Tensor) -> Tensor:
+    """PROB: 1 - softmax(o)_y (MI-FACE; Fredrikson et al., CCS 2015)."""
+    return 1 - logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """TV: mean |difference| of vertical neighbours plus that of horizontal ones; (R, C, H, W) -> (R,)."""
+    return images.diff(dim=2).abs().mean((1, 2, 3)) + images.diff(dim=3).abs().mean((1, 2, 3))
+
+
+def mean_square(images: Tensor) -> Tensor:
+    """L2: the mean squared pixel; (R, C, H, W) -> (R,)."""
+    return images.square().mean((1, 2, 3))
+
+
+def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """MM: max_{j != y} o_j - o_y (PLG-MI; Yuan et al., AAAI 2023), negative exactly where y is the first choice."""
+    own = labels[:, None]
+    others = logits.scatter(1, own, -torch.inf)
+    return others.amax(1) - logits.gather(1, own)[:, 0]
+
+
+def negative_logit(logits: Tensor, labels: Tensor) -> Tensor:
+    """NLG: -o_y (LOMMA; Nguyen et al., CVPR 2023). Unbounded below."""
+    return -logits.gather(1, labels[:, None])[:, 0]
+
+
+def feature_distance(features: Tensor, reference: Tensor) -> Tensor:
+    """REG: 1/d ||phi - p_reg||^2 (LOMMA). ``features`` (R, d), ``reference`` (d,) or (R, d)."""
+    return (features - reference).square().mean(1)
+
+
+def ensemble_mean(loss: RowLoss, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """1/M sum_m loss(o^m, y) over the logits of M models (LOMMA's model augmentation)."""
+    return torch.stack([loss(own, labels) for own in logits]).mean(0)
+
+
+def ensemble_logit_loss(
+    logits: Sequence[Tensor], labels: Tensor, features: Tensor, reference: Tensor, weight: float
+) -> Tensor:
+    """LOMMA's identity loss: 1/M sum_m -o^m_y + weight REG(phi, p_reg). ``features`` are the target's alone, and their
+    term is not divided by M."""
+    return ensemble_mean(negative_logit, logits, labels) + weight * feature_distance(features, reference)

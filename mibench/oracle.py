@@ -83,6 +83,19 @@ class Oracle:
         """{identity or "shared": {phase: {"forward": n, "gradient": n, "label": n}}}."""
         return {who: {phase: dict(kinds) for phase, kinds in phases.items()} for who, phases in self._counts.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counts and where a stochastic target's noise stands: state of a loop that asks the target."""
+        return {"counts": self.counts(), "shared": self._shared and self._shared.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._counts.clear()
+        for who, phases in state["counts"].items():
+            for phase, kinds in phases.items():
+                self._counts[who][phase] = dict(kinds)
+        if state["shared"] is not None:
+            self._shared = Stream(0, next((t.device for t in self._net.parameters()), "cpu"))
+            self._shared.load_state_dict(state["shared"])
+
     def _ask(self, images: Tensor, rows: Rows | RowView | None) -> Output:
         if rows is not None:
             return self._net(images, rows.noise)

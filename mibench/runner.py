@@ -87,7 +87,7 @@ def build_plan(
     ]
 
     def prior_facts(name: str, params: dict[str, Any], on: Track) -> Any:
-        return registry.facts(Selection("prior", name, (), params), on)
+        return registry.facts(registry.select("prior", name).with_params(params), on)
 
     return make_plan(cells, prior_facts)
 

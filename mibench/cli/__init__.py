@@ -23,6 +23,7 @@ _COMMANDS = {
     "site": "mibench.cli.site:site",
     "db": "mibench.cli.db:db",
     "data": "mibench.cli.data:data",
+    "import-checkpoint": "mibench.cli.import_checkpoint:import_checkpoint",
     "doctor": "mibench.cli.doctor:doctor",
     "completion": "mibench.cli.doctor:completion",
 }

@@ -32,10 +32,15 @@ def load_generator(device: torch.device | str) -> DcganGenerator:
     return generator.to(device).eval()
 
 
+def to_grey(images: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, 1, H, W), differentiable."""
+    return (images * torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
 def face_crop(images: Tensor, resolution: int, grey: bool) -> Tensor:
     """(N, 3, 64, 64) samples -> (N, 1 or 3, resolution, resolution) faces, differentiable; antialiased bilinear."""
     if grey:
-        images = (images * torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        images = to_grey(images)
     left, top, right, bottom = BOX
     size = (resolution, resolution)
     return functional.interpolate(images[:, :, top:bottom, left:right], size, mode="bilinear", antialias=True)

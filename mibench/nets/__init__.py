@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from mibench.errors import unknown
 from mibench.nets.base import Classifier
@@ -14,13 +15,29 @@ _CLASSIFIERS = {
     "ir152": "mibench.nets.faces:IR152",
     "facenet64": "mibench.nets.faces:FaceNet64",
     "facenet112": "mibench.nets.faces:FaceNet112",
+    "efficientnet_b0": "mibench.nets.imagenet:EfficientNetB0",
+    "efficientnet_b1": "mibench.nets.imagenet:EfficientNetB1",
+    "efficientnet_b2": "mibench.nets.imagenet:EfficientNetB2",
+    "densenet121": "mibench.nets.imagenet:DenseNet121",
+    "densenet161": "mibench.nets.imagenet:DenseNet161",
+    "densenet169": "mibench.nets.imagenet:DenseNet169",
+    "densenet121_flat": "mibench.nets.imagenet:DenseNet121Flat",
+    "densenet161_flat": "mibench.nets.imagenet:DenseNet161Flat",
+    "densenet169_flat": "mibench.nets.imagenet:DenseNet169Flat",
 }
+
+
+def classifier_type(arch: str) -> type[Classifier]:
+    """The class behind a name. Raises UserError for an unknown architecture."""
+    if arch not in _CLASSIFIERS:
+        raise unknown("architecture", arch, _CLASSIFIERS)
+    module, name = _CLASSIFIERS[arch].split(":")
+    network: type[Classifier] = getattr(import_module(module), name)
+    return network
 
 
 def build_classifier(arch: str, num_classes: int, channels: int, resolution: int) -> Classifier:
     """A fresh classifier. Raises UserError for an unknown architecture."""
-    if arch not in _CLASSIFIERS:
-        raise unknown("architecture", arch, _CLASSIFIERS)
-    module, name = _CLASSIFIERS[arch].split(":")
-    network: Classifier = getattr(import_module(module), name)(num_classes, channels=channels, resolution=resolution)
+    make: Any = classifier_type(arch)
+    network: Classifier = make(num_classes, channels=channels, resolution=resolution)
     return network

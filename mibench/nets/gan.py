@@ -16,7 +16,7 @@ from mibench.errors import UserError
 from mibench.nets.generator import Generator
 
 
-def _up_stages(resolution: int) -> int:
+def up_stages(resolution: int) -> int:
     """How often 4x4 doubles to reach ``resolution``."""
     if resolution not in (32, 64):
         raise UserError(f"Expected a GAN of 32 or 64 pixels, found {resolution}. Use a track of 32 or 64 pixels.")
@@ -31,7 +31,7 @@ class GmiGenerator(Generator):
 
     def __init__(self, resolution: int, channels: int, width: int = 64, latent_dim: int = 100) -> None:
         super().__init__()
-        ups = _up_stages(resolution)
+        ups = up_stages(resolution)
         sizes = [width * 2**power for power in reversed(range(ups))]
         self.latent_dim = latent_dim
         self.start = nn.Sequential(
@@ -72,7 +72,7 @@ class GmiCritic(nn.Module):
 
     def __init__(self, resolution: int, channels: int, width: int = 64) -> None:
         super().__init__()
-        sizes = [width * 2**power for power in range(_up_stages(resolution))]
+        sizes = [width * 2**power for power in range(up_stages(resolution))]
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 5, 2, 2),
             nn.LeakyReLU(0.2),
@@ -138,7 +138,7 @@ class KedmiDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         downs = [_down(channels, width, 5), _down(width, 2 * width, 5), _down(2 * width, 4 * width, 5)]
-        if _up_stages(resolution) == 4:
+        if up_stages(resolution) == 4:
             downs.append(_down(4 * width, 4 * width, 3))
         self.downs = nn.Sequential(*downs)
         kernels, dim = mbd
@@ -185,7 +185,7 @@ class DcganGenerator(Generator):
         output: Literal["sigmoid", "tanh"] = "sigmoid",
     ) -> None:
         super().__init__()
-        sizes = [width * 2**power for power in reversed(range(_up_stages(resolution)))]
+        sizes = [width * 2**power for power in reversed(range(up_stages(resolution)))]
         self.latent_dim = latent_dim
         self.output = output
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, sizes[0], 4, 1, 0, bias=False)]
@@ -209,7 +209,7 @@ class DcganDiscriminator(nn.Module):
 
     def __init__(self, resolution: int, channels: int, width: int) -> None:
         super().__init__()
-        sizes = [width * 2**power for power in range(_up_stages(resolution))]
+        sizes = [width * 2**power for power in range(up_stages(resolution))]
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
         for a, b in pairwise(sizes):
             layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,6 +20,7 @@ class Generator(nn.Module):
     latent_dim: int
     num_ws = 1  # how many w vectors an image takes
     conditional = False  # whether it takes labels (N,) beside the latents
+    negative_slope = 1.0  # of the mapping network's last leaky ReLU; 1 (the identity) where w does not end in one
 
     def parts(self) -> Sequence[nn.Module]:
         """The networks from the latent to the image, in order; every one but the last leaves features."""
@@ -45,10 +47,19 @@ class Generator(nn.Module):
         """Length of one w vector."""
         return self.latent_dim
 
+    @property
+    def mean_w(self) -> Tensor | float:
+        """What truncation draws towards: the mean w (w_dim,); here, where w is z, 0."""
+        return 0.0
+
     def map(self, latents: Tensor, truncation: float = 1.0, cutoff: int | None = None) -> Tensor:
-        """z -> w (N, num_ws, w_dim). ``truncation`` psi draws the first ``cutoff`` layers (None: all) towards the mean
-        w; here, where w is z, towards 0."""
-        return truncation * self.checked(latents)[:, None]
+        """z -> w (N, num_ws, w_dim), truncated."""
+        return self.truncate(self.checked(latents)[:, None], truncation, cutoff)
+
+    def truncate(self, w: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+        """``psi`` draws the first ``cutoff`` layers (None: all) of w (N, num_ws, w_dim) towards the mean w."""
+        drawn = self.mean_w + psi * (w[:, :cutoff] - self.mean_w)
+        return drawn if cutoff is None else torch.cat([drawn, w[:, cutoff:]], 1)
 
     def synthesis(self, w: Tensor, start: int = 0, features: Tensor | None = None) -> Tensor:
         """w (N, num_ws, w_dim) -> images; from block ``start`` on, whose input is ``features``."""

@@ -12,19 +12,42 @@ from mibench.errors import UserError
 
 # BatchNorm's step counter: newer than some checkpoints, and unused here.
 _COUNTER = "num_batches_tracked"
+# What training scripts wrap a state dict in, and what wrappers of networks put before every name.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "generator", "netG", "discriminator")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.")
+
+
+def tensors_in(content: Any) -> dict[str, Tensor]:
+    """The state dict in the content of a checkpoint, without wrappers ({"state_dict": ...}) and without what
+    DataParallel (``module.``), torch.compile and the like put before every name. Raises UserError if there is none."""
+    table = content
+    while isinstance(table, Mapping):
+        inner = next((table[key] for key in _WRAPPERS if isinstance(table.get(key), Mapping)), None)
+        if inner is None or inner is table:
+            break
+        table = inner
+    if not isinstance(table, Mapping) or not table:
+        raise UserError(f"Expected a state dict, tensors by name; found {_described(table)}.")
+    other = [str(name) for name, value in table.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
+    if other:
+        raise UserError(f"Expected a state dict, tensors by name; found no tensor at {_listing(other)}.")
+    tensors = dict(table)
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
 
 
 def load_published(net: nn.Module, state: Mapping[str, Any]) -> None:
     """Load a published state dict into ``net``, in place.
 
-    ``state`` may be wrapped as ``{"state_dict": ...}`` and its keys may carry DataParallel's ``module.``.
-    ``net.published_names``, if there is one, maps the published name of a part (``fc_layer``) to ours
-    (``head``). Raises UserError, and changes nothing, if a tensor is missing, unexpected or of the wrong
+    ``state`` may be wrapped and prefixed (see ``tensors_in``). ``net.published_names``, if there is one, maps the
+    published name of a part (``fc_layer``) to ours (``head``); ``net.published_unused`` names parts of the file that
+    the network does without. Raises UserError, and changes nothing, if a tensor is missing, unexpected or of the wrong
     shape; the message gives the published names.
     """
     names: Mapping[str, str] = getattr(net, "published_names", {})
-    tensors: Mapping[str, Tensor] = state.get("state_dict", state)
-    theirs = {name.removeprefix("module."): value for name, value in tensors.items()}
+    unused: tuple[str, ...] = getattr(net, "published_unused", ())
+    theirs = {name: value for name, value in tensors_in(state).items() if name.split(".")[0] not in unused}
     ours = {_rename(name, names): value for name, value in theirs.items()}
     expected = net.state_dict()
     backwards = {mine: published for published, mine in names.items()}
@@ -62,6 +85,12 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
         if head in names:
             return ".".join([names[head], *parts[end:]])
     return key
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "nothing in it"
+    return "one tensor" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _listing(entries: list[str], limit: int = 5) -> str:

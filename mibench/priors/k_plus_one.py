@@ -5,8 +5,10 @@ Its labels on public images are the target's soft labels, so it is trained per t
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -53,6 +55,14 @@ class KPlusOne(Prior):
         width: int = Field(64, ge=1)
         latent_dim: int = Field(100, ge=1)
         kernels: tuple[int, int] = Field((64, 50), description="minibatch discrimination: kernels, dimensions each")
+        weights: str | None = Field(None, description="id of an imported generator; then nothing is trained")
+        critic_weights: str | None = Field(None, description="id of its imported discriminator; both or neither")
+
+        @model_validator(mode="after")
+        def _both(self) -> Self:
+            if (self.weights is None) != (self.critic_weights is None):
+                raise ValueError("expected weights and critic_weights, or neither")
+            return self
 
     def build(self) -> PriorModel:
         p, t = self.params, self.track
@@ -64,6 +74,10 @@ class KPlusOne(Prior):
         p = self.params
         generator, critic = model.generator, model.critic
         assert critic is not None and ctx.oracle is not None
+        if p.weights:
+            ctx.load_weights(generator, p.weights)
+            ctx.load_weights(critic, p.critic_weights)
+            return
         with ctx.oracle.phase("prior"):
             labels = torch.cat([ctx.oracle.scores(chunk) for chunk in ctx.public.images.split(256)])
         target_logits = labels.clamp(min=1e-30).log()  # softmax(log p) = p

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
@@ -33,6 +34,14 @@ class WganGp(Prior):
         critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
         width: int = Field(64, ge=1)
         latent_dim: int = Field(100, ge=1)
+        weights: str | None = Field(None, description="id of an imported generator; then nothing is trained")
+        critic_weights: str | None = Field(None, description="id of its imported critic; both or neither")
+
+        @model_validator(mode="after")
+        def _both(self) -> Self:
+            if (self.weights is None) != (self.critic_weights is None):
+                raise ValueError("expected weights and critic_weights, or neither")
+            return self
 
     def build(self) -> PriorModel:
         p, t = self.params, self.track
@@ -43,6 +52,10 @@ class WganGp(Prior):
         p = self.params
         generator, critic = model.generator, model.critic
         assert critic is not None
+        if p.weights:
+            ctx.load_weights(generator, p.weights)
+            ctx.load_weights(critic, p.critic_weights)
+            return
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
         loop = ctx.loop("wgan_gp", p.steps, {"model": model, "opt_g": opt_g, "opt_d": opt_d})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mibench.contracts import ImageSet, Rng, TrackInfo
 from mibench.data import TrackData, load
-from mibench.errors import StageFailed
+from mibench.errors import StageFailed, UserError
 from mibench.identity import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
@@ -48,7 +48,14 @@ class Tools:
     imported: Path  # folder of published weights
 
     def load_weights(self, net: nn.Module, weights: str) -> None:
-        load_published(net, load_imported(self.imported, weights)[0])
+        tensors, _ = load_imported(self.imported, weights)
+        try:
+            load_published(net, tensors)
+        except UserError as error:
+            raise UserError(
+                f"The imported weights {weights} do not fit the images, classes or sizes of track {self.track!r} with "
+                f"these parameters. {error} `mibench import-checkpoint --list` shows what they are for."
+            ) from None
 
     def stream(self, name: str) -> Stream:
         return Stream(stream_seed(self.track, self.role, self.seed, name), self.device)

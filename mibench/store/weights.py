@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +12,59 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mibench.errors import MissingError
-from mibench.store.atomic import write_json
+from mibench.store.atomic import write_file, write_json
 from mibench.store.manifest import file_sha256
+
+_ID = re.compile(r"[0-9a-f]{16}")
+_HOW = "Import them with `mibench import-checkpoint FILE --as KIND`; with `--list` it shows what is there."
 
 
 def weights_folder(home: Path) -> Path:
     return home / "weights"
 
 
-def save_imported(home: Path, sha256: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+def save_imported(folder: Path, sha256: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     """Store the tensors of a published file under an id, the first 16 characters of the file's SHA-256; the id.
     ``facts`` (what it is, the file's name, its settings) stand beside it as JSON, written last."""
     name = sha256[:16]
-    folder = weights_folder(home)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{name}.part"
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, part)
-    part.replace(folder / f"{name}.safetensors")
-    stored = file_sha256(folder / f"{name}.safetensors")
-    write_json(folder / f"{name}.json", facts | {"sha256": sha256, "stored_sha256": stored})
+    path = folder / f"{name}.safetensors"
+    with write_file(path) as part:
+        save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, part)
+    write_json(folder / f"{name}.json", {**facts, "id": name, "sha256": sha256, "stored_sha256": file_sha256(path)})
     return name
+
+
+def imported_facts(folder: Path, name: str) -> dict[str, Any]:
+    """What stands beside the weights ``name``. Raises MissingError if they are not there or damaged."""
+    if not _ID.fullmatch(name):
+        raise MissingError(f"{name!r} is no id of imported weights: expected 16 characters of 0-9 and a-f. {_HOW}")
+    try:
+        facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+        stored = facts["stored_sha256"]
+    except OSError:
+        raise MissingError(f"No imported weights have the id {name!r}. {_HOW}") from None
+    except (ValueError, TypeError, KeyError):
+        stored = None
+    path = folder / f"{name}.safetensors"
+    if stored is None or not path.is_file() or file_sha256(path) != stored:
+        raise MissingError(f"The imported weights {name!r} are damaged; import the file again. {_HOW}")
+    return facts
 
 
 def load_imported(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors under their published names, and the facts, from the weights folder. Raises MissingError if they are
     not there or damaged."""
-    how = "Import them with `mibench import-checkpoint FILE --as KIND`; with `--list` it shows what is there."
-    try:
-        facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    except (OSError, ValueError):
-        raise MissingError(f"No imported weights have the id {name!r}. {how}") from None
-    path = folder / f"{name}.safetensors"
-    if not path.is_file() or file_sha256(path) != facts["stored_sha256"]:
-        raise MissingError(f"The imported weights {name!r} are damaged. {how}")
-    return load_file(path), facts
+    facts = imported_facts(folder, name)
+    return load_file(folder / f"{name}.safetensors"), facts
+
+
+def all_imported(folder: Path) -> list[dict[str, Any]]:
+    """The facts of everything that was imported, by id; of damaged ones only the id and ``damaged``."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        if _ID.fullmatch(path.stem):
+            try:
+                found.append(imported_facts(folder, path.stem))
+            except MissingError:
+                found.append({"id": path.stem, "damaged": True})
+    return found

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from mibench.contracts import Defense, TrackInfo
 from mibench.latents import descend_nesterov, fit_gaussians
-from mibench.losses import critic_prior, cross_entropy, k_plus_one_prior, poincare
+from mibench.losses import critic_prior, cross_entropy, ensemble_logit_loss, k_plus_one_prior, max_margin, poincare
 from mibench.metrics.distributions import frechet_distance, prdc
 from mibench.nets.base import Classifier
+from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminator
 from mibench.nets.faces import IR152, VGG16, FaceNet64, FaceNet112
 from mibench.nets.gan import GmiCritic, GmiGenerator, KedmiDiscriminator
 from mibench.nets.published import load_published
@@ -97,8 +98,17 @@ def _kedmi_latent_trajectory(arrays: Arrays, case: Case) -> Arrays:
     return {"mu": mu, "log_var": log_var}
 
 
+def _plgmi_max_margin_loss(arrays: Arrays, case: Case) -> Arrays:
+    return {"loss": max_margin(arrays["logits"], arrays["labels"]).mean()}
+
+
 def _ppa_poincare_loss(arrays: Arrays, case: Case) -> Arrays:
     return {"loss": poincare(arrays["logits"], arrays["labels"], case["xi"]).mean()}
+
+
+def _lomma_identity_loss(arrays: Arrays, case: Case) -> Arrays:
+    given = (arrays["logits"].unbind(0), arrays["labels"], arrays["target_features"], arrays["feature_mean"])
+    return {"loss": ensemble_logit_loss(*given, case["feature_weight"]).mean()}
 
 
 def _negative_label_smoothing_loss(arrays: Arrays, case: Case) -> Arrays:
@@ -136,7 +146,9 @@ MATH: dict[str, MathAdapter] = {
     "gmi_gradient_penalty": _gmi_gradient_penalty,
     "gmi_latent_trajectory": _gmi_latent_trajectory,
     "kedmi_latent_trajectory": _kedmi_latent_trajectory,
+    "plgmi_max_margin_loss": _plgmi_max_margin_loss,
     "ppa_poincare_loss": _ppa_poincare_loss,
+    "lomma_identity_loss": _lomma_identity_loss,
     "negative_label_smoothing_loss": _negative_label_smoothing_loss,
     "bido_hsic_linear": _bido("hsic"),
     "bido_coco_linear": _bido("coco"),
@@ -200,10 +212,33 @@ def _kedmi_discriminator(entry: dict[str, Any], state: dict[str, Tensor]) -> Net
     return run
 
 
+def _plgmi_generator(entry: dict[str, Any], state: dict[str, Tensor]) -> Network:
+    net = _loaded(ConditionalGenerator(entry["num_classes"], resolution=64, channels=3), state)
+
+    @torch.no_grad()
+    def run(latents: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"image": net(latents, labels)}
+
+    return run
+
+
+def _plgmi_discriminator(entry: dict[str, Any], state: dict[str, Tensor]) -> Network:
+    net = ProjectionDiscriminator(entry["num_classes"], resolution=64, channels=3)
+    load_published(net, state)
+
+    @torch.no_grad()
+    def run(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"score": net.train()(images, labels)[:, None]}
+
+    return run
+
+
 NETWORKS: dict[str, NetworkAdapter] = {
     "kedmi_generator": _kedmi_generator,
     "gmi_critic": _gmi_critic,
     "kedmi_discriminator": _kedmi_discriminator,
+    "plgmi_generator": _plgmi_generator,
+    "plgmi_discriminator": _plgmi_discriminator,
     "vgg16": _classifier(VGG16),
     "ir152": _classifier(IR152),
     "facenet64": _classifier(FaceNet64),

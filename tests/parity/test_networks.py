@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import adapters
 import fill
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
-ENTRIES = json.loads((DATA / "kedmi_networks.json").read_text())
+FILES = ("kedmi_networks", "plgmi_networks")
+HOME = {name: file for file in FILES for name in json.loads((DATA / f"{file}.json").read_text())}
+ENTRIES = {name: json.loads((DATA / f"{file}.json").read_text())[name] for name, file in HOME.items()}
 
 
 @lru_cache(maxsize=1)  # IR152's 62.6 M values take a second or two
@@ -26,10 +29,21 @@ def published_state(name: str) -> dict[str, Tensor]:
 
 
 def expected_outputs(name: str) -> dict[str, Tensor]:
-    with np.load(DATA / "kedmi_networks.npz") as arrays:
+    with np.load(DATA / f"{HOME[name]}.npz") as arrays:
         return {
             key.removeprefix(f"{name}."): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(f"{name}.")
         }
+
+
+def inputs(entry: dict[str, Any]) -> list[Tensor]:
+    """What the network takes, in order: one array, or PLG-MI's pair with the labels."""
+    if "input" in entry:
+        return [fill.inputs(entry["input"]["name"], entry["input"]["shape"], entry["input"]["kind"])]
+    named = {
+        "latent128": lambda: fill.inputs("latent128", (2, 128)),
+        "2 * uniform(image64) - 1": lambda: 2 * fill.inputs("image64", (2, 3, 64, 64), "uniform") - 1,
+    }
+    return [named[v]() if isinstance(v, str) else torch.tensor(v) for v in entry["inputs"].values()]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +53,7 @@ def test_network_matches_the_published_one(name: str, prefix: str) -> None:
     entry = ENTRIES[name]
     state = {prefix + key: value for key, value in published_state(name).items()}
     run = adapters.NETWORKS[name](entry, state)
-    given = fill.inputs(entry["input"]["name"], entry["input"]["shape"], entry["input"]["kind"])
-    outputs = run(given)
+    outputs = run(*inputs(entry))
     expected = expected_outputs(name)
     assert expected and set(outputs) >= set(expected)
     for key, reference in expected.items():

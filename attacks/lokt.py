@@ -1,0 +1,122 @@
+"""LOKT: label-only model inversion via knowledge transfer (Nguyen et al., NeurIPS 2023)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from mibench.augment import random_view
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction, Stream
+from mibench.distillation import student_network
+from mibench.latents import descend_adam
+from mibench.losses import cross_entropy, ensemble_mean, max_margin
+from mibench.nets import classifier_type
+from mibench.nets.imagenet import ImageNetClassifier
+from mibench.oracle import Oracle
+from mibench.selection import every_restart
+from mibench.training import fit_student, pack, unpack
+
+CHUNK = 250
+
+
+class Lokt(Attack):
+    """Surrogates S learn the target's labels of synthetic images; PLG-MI's search attacks them: minimise
+    mean_S [MM(S(A1(G(z, y))), y) + MM(S(A2(G(z, y))), y)] over z by Adam. The target is asked before, never during."""
+
+    access = Access.LABELS
+    deviations = (
+        "Metrics see the generator's output clamped to [0, 1].",
+        "Batches of public and of synthetic images are drawn with replacement.",
+        "The learning rate follows its cosine step by step.",
+        "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate, and the "
+        "surrogates are small networks that were not pretrained.",
+    )
+
+    class Params(BaseParams):
+        iterations: int = Field(600, ge=0, description="steps, at least 0")
+        lr: float = Field(0.1, gt=0)
+        restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
+        per_class: int = Field(500, ge=1, description="synthetic images of each class, labelled by the target")
+        surrogates: tuple[str, ...] = Field(
+            ("densenet121_flat", "densenet161_flat", "densenet169_flat"), min_length=1, description="architectures"
+        )
+        pretrained: bool = Field(True, description="they start from the ImageNet weights in surrogate_weights")
+        surrogate_weights: tuple[str, ...] = Field((), description="ids of imported ImageNet weights, one for each")
+        surrogate_steps: int = Field(23_400, ge=1, description="at least 1 (200 epochs of 117 batches)")
+        surrogate_batch: int = Field(256, ge=2)
+        surrogate_lr: float = Field(0.1, gt=0)
+        surrogate_momentum: float = Field(0.9, ge=0, lt=1)
+        surrogate_weight_decay: float = Field(5e-4, ge=0)
+        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the T-ACGAN")
+
+        @model_validator(mode="after")
+        def _one_weight_per_surrogate(self) -> Self:
+            if (given := len(self.surrogate_weights)) not in ((0, len(self.surrogates)) if self.pretrained else (0,)):
+                raise ValueError(f"{given} surrogate_weights do not go with this pretrained and these surrogates")
+            types = [classifier_type(arch) for arch in self.surrogates]  # are known
+            if self.pretrained and not all(issubclass(kind, ImageNetClassifier) for kind in types):
+                raise ValueError("not all of these surrogates have ImageNet weights: set pretrained=false")
+            return self
+
+    def skip(self) -> str | None:
+        if self.params.pretrained and not self.params.surrogate_weights:
+            return (
+                "its surrogates need ImageNet weights: name imported ids in surrogate_weights, or set pretrained=false"
+            )
+        return None
+
+    def prior(self) -> PriorRef:
+        return PriorRef("tacgan", self.params.prior_params)
+
+    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
+        """The surrogates, trained on 1/2 CE(S(x), yhat) + 1/2 CE(S(A(x)), yhat) with yhat = T(x), x = G(z, y')."""
+        p = self.params
+        assert prior is not None
+        y = torch.arange(ctx.track.num_classes, device=ctx.device).repeat_interleave(p.per_class)
+        z = ctx.stream("synthetic").normal(len(y), prior.latent_dim)
+        with torch.no_grad(), oracle.phase("search"):
+            pairs = zip(z.split(CHUNK), y.split(CHUNK), strict=True)
+            answers = torch.cat([oracle.labels(prior(*chunk)) for chunk in pairs])
+        surrogates = [student_network(arch, ctx) for arch in p.surrogates]
+        for net, weights in zip(surrogates, p.surrogate_weights, strict=False):  # none if not pretrained
+            ctx.load_weights(net.get_submodule("backbone"), weights)
+
+        def lesson(net: nn.Module) -> Callable[[int, Stream], Tensor]:
+            def loss(step: int, rng: Stream) -> Tensor:
+                index = rng.integers(len(y), p.surrogate_batch)
+                x = prior(z[index], y[index]).detach()
+                logits = [net(view).logits for view in (x, random_view(x, rng, jitter_p=0.5))]
+                return ensemble_mean(cross_entropy, logits, answers[index]).mean()
+
+            return loss
+
+        for i, net in enumerate(surrogates):
+            decay = p.surrogate_weight_decay
+            sgd = torch.optim.SGD(net.parameters(), p.surrogate_lr, p.surrogate_momentum, weight_decay=decay)
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, p.surrogate_steps)
+            fit_student(ctx, f"surrogate{i}", net, p.surrogate_steps, lesson(net), sgd, cosine)
+        return pack(**{f"surrogate{i}": net for i, net in enumerate(surrogates)})
+
+    def invert(
+        self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
+    ) -> Iterator[Reconstruction]:
+        p = self.params
+        rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
+        views = rows.streams("view")
+        fresh = [student_network(arch, ctx) for arch in p.surrogates]
+        surrogates = [unpack(net, ctx.artifact, f"surrogate{i}") for i, net in enumerate(fresh)]
+
+        def margin(x: Tensor) -> Tensor:
+            view = random_view(x, views, jitter_p=1.0)
+            return ensemble_mean(max_margin, [net(view).logits for net in surrogates], rows.label)
+
+        def objective(z: Tensor) -> Tensor:
+            x = prior(z, rows.label)
+            return margin(x) + margin(x)
+
+        start = rows.streams("latent").normal(len(rows), prior.latent_dim)
+        z = descend_adam(start, objective, ctx.steps("lokt", p.iterations), p.lr)
+        with torch.no_grad():
+            yield from every_restart(rows, prior(z, rows.label), prior(start, rows.label))

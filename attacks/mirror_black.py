@@ -1,0 +1,93 @@
+"""MIRROR, black box (An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity", NDSS 2022)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
+from mibench.evolution import crossover, evolve, log, log_scores, mutate
+from mibench.latents import PBox
+from mibench.oracle import Oracle
+from mibench.pool import render_single, score_pool, style_pool, top_of_pool
+
+
+class MirrorBlack(Attack):
+    """A genetic search over w that maximises log p_y, from the best of a large pool: uniform crossover in favour of the
+    fitter parent, mutation in P space, a box. The fittest individual is the one image of an identity."""
+
+    access = Access.SCORES
+    deviations = (
+        "A coordinate comes from parent a with probability p_a / (p_a + p_b); the released code divides negative "
+        "log-probabilities, which favours the worse parent (literal_crossover).",
+        "Every child has its own mutation noise; the released code draws one vector per generation for all.",
+        "A generator without mapping network (DCGAN) has w = z: P space is w itself, the box one standard deviation "
+        "around the pool's mean, and truncation scales w towards 0.",
+    )
+
+    class Params(BaseParams):
+        prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
+        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
+        pool: int = Field(100_000, ge=2, description="latents scored once per target")
+        truncation: float = Field(0.7, gt=0, description="psi, applied when an image is rendered")
+        truncation_cutoff: int | None = Field(8, ge=1, description="layers of w that are truncated")
+        population: int = Field(1000, ge=2, description="individuals per identity, the best of the pool")
+        generations: int = Field(100, ge=0, description="generations, at least 0")
+        confidence: float = Field(0.95, gt=0, le=1, description="p_y of the fittest that ends the search, in (0, 1]")
+        mutation_rate: float = Field(0.1, ge=0, le=1, description="share of coordinates that mutate")
+        mutation_scale: float = Field(0.1, ge=0, description="largest mutation, in standard deviations of the pool")
+        literal_crossover: bool = Field(False, description="the released code's f_a / (f_a + f_b) with f = log p_y")
+
+        @model_validator(mode="after")
+        def _enough(self) -> Self:
+            if self.population > self.pool:
+                raise ValueError("expected population <= pool")
+            return self
+
+    def prior(self) -> PriorRef:
+        return PriorRef(self.params.prior, self.params.prior_params)
+
+    def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
+        """The (S, d) untruncated style latents that every identity's population comes from."""
+        return style_pool(prior.generator, ctx.stream("pool").normal(self.params.pool, prior.latent_dim))
+
+    def render(self, prior: PriorModel, w: Tensor) -> Tensor:
+        """(N, d) -> images in [0, 1]."""
+        return render_single(prior.generator, w, self.params.truncation, self.params.truncation_cutoff)
+
+    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
+        """(K, population) indices and p_y of the pool members with the highest p_y."""
+        assert prior is not None
+        scores = score_pool(oracle, self.pool(prior, ctx), lambda w: self.render(prior, w), mirrored=False)
+        best = top_of_pool(scores, range(self.track.num_classes), self.params.population)
+        return {"best": best, "score": scores.T.gather(1, best)}
+
+    def invert(
+        self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
+    ) -> Iterator[Reconstruction]:
+        p = self.params
+        rows, pool = ctx.rows(labels, 1), self.pool(prior, ctx)
+        box, streams = PBox.of(pool, prior.generator.negative_slope), rows.streams("evolution")
+
+        def search(row: Tensor, label: int) -> Reconstruction:
+            rng = streams.take(row)
+
+            def breed(w: Tensor, f: Tensor) -> Tensor:
+                child = crossover(w, f, p.population - 1, rng, p.literal_crossover)
+                mutant = mutate(box.to_p(child), p.mutation_rate, p.mutation_scale * box.spread, rng)
+                return box.clip(box.to_w(mutant))
+
+            def judge(w: Tensor) -> Tensor:
+                return log_scores(oracle, rows, row, w, lambda w: self.render(prior, w))
+
+            first, p_y = pool[ctx.artifact["best"][label]], ctx.artifact["score"][label]
+            elite, f, bred = evolve(first, log(p_y), breed, judge, p.generations, math.log(p.confidence))
+            with torch.no_grad():
+                images, initial = self.render(prior, elite[None]), self.render(prior, first[:1])
+            return Reconstruction(label, images, initial, f.exp()[None], notes={"generations": float(bred)})
+
+        for i in ctx.steps("mirror", len(rows)):
+            yield search(torch.tensor([i], device=ctx.device), rows.identities[i])

@@ -1,0 +1,91 @@
+"""MIRROR, white box (An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity", NDSS 2022)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
+from mibench.latents import BestStep, PBox, descend_adam, ramps
+from mibench.losses import cross_entropy
+from mibench.oracle import Oracle
+from mibench.pool import render_single, score_pool, style_pool, top_of_pool
+from mibench.selection import top5_consistent
+
+
+class MirrorWhite(Attack):
+    """Minimise 10 CE over w from the best of a large pool, w clipped to a box in P space; of an identity's candidates,
+    keep the one whose top-5 labels agree with most others'."""
+
+    access = Access.WHITE_BOX
+    deviations = (
+        "A generator without mapping network (DCGAN) has w = z: P space is w itself, the box one standard deviation "
+        "around the pool's mean, and truncation scales w towards 0.",
+        "The best step is kept per identity, not per batch of identities.",
+        "The target is always in eval mode; the released code can leave a target's dropout on.",
+    )
+
+    class Params(BaseParams):
+        prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
+        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
+        pool: int = Field(100_000, ge=1, description="latents scored once per target")
+        truncation: float = Field(0.7, gt=0, description="psi, applied when an image is rendered")
+        truncation_cutoff: int | None = Field(8, ge=1, description="layers of w that are truncated")
+        candidates: int = Field(8, ge=1, description="pool members optimised per identity, together")
+        iterations: int = Field(20_000, ge=0, description="steps, at least 0")
+        lr: float = Field(0.25, gt=0, description="highest learning rate, between warm-up and ramp-down")
+        identity_weight: float = Field(10.0, gt=0)
+        flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring an identity's candidates in a step")
+
+        @model_validator(mode="after")
+        def _enough(self) -> Self:
+            if self.candidates > self.pool:
+                raise ValueError("expected candidates <= pool")
+            return self
+
+    def prior(self) -> PriorRef:
+        return PriorRef(self.params.prior, self.params.prior_params)
+
+    def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
+        """The (S, d) untruncated style latents that every identity's candidates come from."""
+        return style_pool(prior.generator, ctx.stream("pool").normal(self.params.pool, prior.latent_dim))
+
+    def render(self, prior: PriorModel, w: Tensor) -> Tensor:
+        """(N, d) -> images in [0, 1]."""
+        return render_single(prior.generator, w, self.params.truncation, self.params.truncation_cutoff)
+
+    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
+        """(K, candidates) indices of the pool members with the highest p_y."""
+        assert prior is not None
+        scores = score_pool(oracle, self.pool(prior, ctx), lambda w: self.render(prior, w), mirrored=False)
+        return {"best": top_of_pool(scores, range(self.track.num_classes), self.params.candidates)}
+
+    def invert(
+        self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
+    ) -> Iterator[Reconstruction]:
+        p = self.params
+        rows = ctx.rows(labels, p.candidates)
+        pool = self.pool(prior, ctx)
+        box = PBox.of(pool, prior.generator.negative_slope)
+        start = pool[ctx.artifact["best"][list(labels)].flatten()]
+        coins = ctx.rows(labels, 1).streams("flip")  # one per identity and step
+
+        def objective(w: Tensor) -> Tensor:
+            x = self.render(prior, w)
+            flipped = (coins.uniform(len(labels)) < p.flip).repeat_interleave(p.candidates)
+            x = torch.where(flipped[:, None, None, None], x.flip(3), x)
+            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label)
+
+        best = BestStep(start, p.candidates)  # as released: a step's loss, and the latents after its update
+        steps, lr = ctx.steps("mirror", p.iterations), ramps(p.lr, p.iterations)
+        descend_adam(start, objective, steps, lr, reference_batch=p.candidates, project=box.clip, watch=best)
+        with torch.no_grad(), oracle.phase("selection"):
+            images, initial = self.render(prior, best.latents), self.render(prior, start)
+            logits = oracle.logits(images, rows)
+        score = rows.split(logits.gather(1, rows.label[:, None])[:, 0])
+        parts = zip(rows.identities, rows.split(images), rows.split(initial), rows.split(logits), score, strict=True)
+        for label, own, own_initial, own_logits, own_score in parts:
+            selected = torch.arange(p.candidates, device=ctx.device) == top5_consistent(own_logits, label)
+            yield Reconstruction(label, own, own_initial, own_score, selected)

@@ -1,0 +1,105 @@
+"""Soft actor-critic for one-step episodes, N agents at once (Haarnoja et al., "Soft Actor-Critic Algorithms and
+Applications", 2018).
+
+An episode is a state s, an action a = tanh(mu(s) + sigma(s) e) in (-1, 1)^d and a reward r, and it ends there: a
+contextual bandit. The critics' target is r itself, so there are no target networks and no discount. Agents are stacked
+in batched matrix products and never meet: stacked or one by one, each learns the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from mibench.random import Rng
+
+LOG_SIGMA = (-20.0, 2.0)
+
+
+class Perceptrons(nn.Module):
+    """N multilayer perceptrons with ReLU, (N, B, in) -> (N, B, out). Weights (N, in, out) and biases (N, 1, out)
+    start uniform within 1 / sqrt(in), those of the last layer within ``last``."""
+
+    def __init__(self, rng: Rng, agents: int, sizes: Sequence[int], last: float = 3e-3) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for index, (inputs, outputs) in enumerate(pairwise(sizes)):
+            bound = last if index + 2 == len(sizes) else 1 / math.sqrt(inputs)
+            start = bound * (2 * rng.uniform(agents, inputs + 1, outputs) - 1)
+            self.weights.append(nn.Parameter(start[:, :-1].contiguous()))
+            self.biases.append(nn.Parameter(start[:, -1:].contiguous()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x.relu() if index else x, weight)
+        return x
+
+
+class Replay:
+    """The last ``capacity`` episodes (s, a, r) of N agents; ``last`` so many are held."""
+
+    def __init__(self, agents: int, dim: int, capacity: int, device: torch.device | str) -> None:
+        self.states = torch.empty(agents, capacity, dim, device=device)
+        self.actions = torch.empty_like(self.states)
+        self.rewards = torch.empty(agents, capacity, device=device)
+        self.seen = 0
+
+    def __len__(self) -> int:
+        return min(self.seen, self.rewards.shape[1])
+
+    def add(self, s: Tensor, a: Tensor, r: Tensor) -> None:
+        """One episode of each agent: s, a (N, d) and r (N,)."""
+        place = self.seen % self.rewards.shape[1]
+        self.states[:, place], self.actions[:, place], self.rewards[:, place] = s, a, r
+        self.seen += 1
+
+    def draw(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """s, a (N, B, d) and r (N, B) of the episodes that the uniform numbers u (N, B) pick, with replacement."""
+        index = (u * len(self)).long().clamp(max=len(self) - 1)
+        wide = index[..., None].expand(-1, -1, self.states.shape[2])
+        return self.states.gather(1, wide), self.actions.gather(1, wide), self.rewards.gather(1, index)
+
+
+class Agents(nn.Module):
+    """N agents on states and actions in R^d: actor d-h-h-2d, critics Q1 and Q2 2d-h-h-1, temperature tau from 1."""
+
+    def __init__(
+        self, rng: Rng, agents: int, dim: int, hidden: int, lr: float, target_entropy: float, device: torch.device | str
+    ) -> None:
+        super().__init__()
+        self.actor = Perceptrons(rng, agents, [dim, hidden, hidden, 2 * dim])
+        self.critics = nn.ModuleList(Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1]) for _ in range(2))
+        self.log_temperature = nn.Parameter(torch.zeros(agents, device=device))
+        self.target_entropy = target_entropy
+        self._critics, self._actor, self._temperature = (
+            torch.optim.Adam(part, lr=lr)
+            for part in (self.critics.parameters(), self.actor.parameters(), [self.log_temperature])
+        )
+
+    def act(self, s: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions (N, B, d) for states (N, B, d) with noise e that broadcasts to them, and their log-density (N, B):
+        the mean over dimensions, not the sum, of log N(u; mu, sigma^2) - log(1 - a^2 + 1e-6), where a = tanh(u)."""
+        mu, log_sigma = self.actor(s).chunk(2, -1)
+        log_sigma = log_sigma.clamp(*LOG_SIGMA)
+        a = torch.tanh(mu + log_sigma.exp() * e)
+        log_gauss = -0.5 * e.square() - log_sigma - 0.5 * math.log(2 * math.pi)
+        return a, (log_gauss - torch.log(1 - a.square() + 1e-6)).mean(-1)
+
+    def value(self, critic: int, s: Tensor, a: Tensor) -> Tensor:
+        """Q(s, a): (N, B)."""
+        q: Tensor = self.critics[critic](torch.cat([s, a], -1))
+        return q[..., 0]
+
+    def learn(self, s: Tensor, a: Tensor, r: Tensor, e: Tensor) -> None:
+        """One update on episodes s, a (N, B, d) and r (N, B): critics, then temperature, then actor, whose new actions
+        use the noise e. Means over an agent's batch, sums over agents."""
+        loss = sum(0.5 * (self.value(i, s, a) - r).square().mean(1).sum() for i in range(2))
+        step(self._critics, loss)
+        action, log_pi = self.act(s, e)
+        step(self._temperature, -(self.log_temperature * (log_pi.detach().mean(1) + self.target_entropy)).sum())
+        tau = self.log_temperature.detach().exp()[:, None]
+        step(self._actor, (tau * log_pi - self.value(0, s, action)).mean(1).sum())

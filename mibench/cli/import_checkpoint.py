@@ -1,0 +1,172 @@
+"""``mibench import-checkpoint``: published checkpoints into the store, and what to type to use them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mibench.cli.common import DEFAULT_TRACK, Workspace, workspace
+from mibench.errors import EXIT_ENVIRONMENT, MissingError, UserError
+
+if TYPE_CHECKING:
+    from mibench.nets.checkpoints import Fitted, Use
+
+
+def _kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from mibench.nets.checkpoints import KINDS
+
+    return [name for name in KINDS if name.startswith(incomplete)]
+
+
+@click.command("import-checkpoint")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--as", "kind", metavar="KIND", shell_complete=_kinds, help="What FILE holds: see docs/checkpoints.md.")
+@click.option("--name", help="A name for your own use; --list shows it.")
+@click.option("--list", "listing", is_flag=True, help="Show what was imported, and the kinds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@workspace
+def import_checkpoint(
+    ws: Workspace, file: Path | None, kind: str | None, name: str | None, listing: bool, as_json: bool
+) -> None:
+    """Put the tensors of a published checkpoint FILE (.tar, .pth, .pkl, .safetensors) into the store.
+
+    FILE is read without running anything that it carries, and must fit the network of KIND tensor by tensor.
+
+    \b
+    Examples:
+      mibench import-checkpoint celeba_G.tar --as gmi
+      mibench import-checkpoint ffhq.pkl --as stylegan2 --name ffhq
+      mibench import-checkpoint --list
+    """
+    if listing:
+        _list(ws, as_json)
+        return
+    if file is None:
+        raise click.UsageError("Expected a FILE, or --list.")
+    from mibench.errors import unknown
+    from mibench.nets.checkpoints import KINDS
+    from mibench.store.checkpoints import read_file
+
+    if kind is None:
+        raise click.UsageError(f"Expected --as KIND, one of: {', '.join(KINDS)}.")
+    if kind not in KINDS:
+        raise unknown("kind of checkpoint", kind, KINDS)
+    data = read_file(file)
+    facts, notes, new = _import(ws.home, file.name, data, kind, name)
+    use = KINDS[kind].use
+    command = _command(ws, facts["id"], facts["settings"], use) if use else None
+    if as_json:
+        click.echo(json.dumps(facts | {"new": new, "notes": notes, "command": command}, indent=1))
+        return
+    settings = ", ".join(f"{key} {value}" for key, value in facts["settings"].items())
+    click.echo(f"{file.name}: {KINDS[kind].title}; {settings}; {facts['numbers']:,} numbers")
+    for note in notes:
+        click.echo(f"Note: {note}")
+    click.echo(f"id: {facts['id']}" + ("" if new else " (was there already)"))
+    if command is None:
+        click.echo(f'No attack takes it by itself. A plugin loads it with ctx.load_weights(net, "{facts["id"]}").')
+        return
+    click.echo(f"Use it:\n  {command}")
+    for sentence in _hints(ws, facts["settings"], use, command):
+        click.echo(sentence)
+
+
+def _import(home: Path, file: str, data: bytes, kind: str, name: str | None) -> tuple[dict[str, Any], list[str], bool]:
+    """Facts, notes and whether it is new. Raises UserError if the file does not fit."""
+    from mibench.nets.checkpoints import fit
+    from mibench.store.checkpoints import read_checkpoint
+    from mibench.store.weights import imported_facts, save_imported, weights_folder
+
+    sha256, folder = hashlib.sha256(data).hexdigest(), weights_folder(home)
+    try:
+        found: Fitted = fit(kind, read_checkpoint(data))
+    except UserError as error:
+        raise type(error)(f"{file} cannot be imported as {kind}. {error}") from None
+    facts: dict[str, Any] = {"kind": kind, "file": file, "bytes": len(data), "settings": dict(found.settings)}
+    facts |= {"tensors": len(found.tensors), "numbers": sum(value.numel() for value in found.tensors.values())}
+    facts |= {"notes": found.notes} | ({"name": name} if name else {})
+    facts = json.loads(json.dumps(facts))
+    try:
+        there = imported_facts(folder, sha256[:16])
+        facts |= {"name": there["name"]} if name is None and "name" in there else {}
+        if all(there.get(key) == value for key, value in facts.items()):
+            return there, found.notes, False
+    except MissingError:
+        pass
+    save_imported(folder, sha256, found.tensors, facts)
+    return imported_facts(folder, sha256[:16]), found.notes, True
+
+
+def _command(ws: Workspace, name: str, settings: dict[str, Any], use: Use) -> str:
+    """A run that uses the weights ``name``, ready for a shell."""
+    import yaml
+
+    from mibench.store.weights import all_imported, weights_folder
+
+    params: dict[str, Any] = {use.parameter: name}
+    if use.partner:
+        parameter, kind = use.partner
+        others = [facts["id"] for facts in all_imported(weights_folder(ws.home)) if facts.get("kind") == kind]
+        params[parameter] = others[0] if len(others) == 1 else f"ID_OF_{kind.upper()}"
+    params |= {key: settings[key] for key in use.settings} | use.more(settings)
+    text = yaml.safe_dump(params, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    words = ["mibench", "run", "--attack", use.attack]
+    if "resolution" in settings:
+        words += ["--track", next(iter(_tracks(ws, settings)), "TRACK")]
+    if use.prior:
+        words += ["--set", f"attack.prior={use.prior}"]
+    return shlex.join([*words, "--set", f"attack.prior_params={text}"])
+
+
+def _tracks(ws: Workspace, settings: dict[str, Any]) -> list[str]:
+    """The tracks whose images and classes these settings fit, the default one first."""
+    wanted = (settings["resolution"], settings["channels"])
+    fitting = [
+        name
+        for name, track in ws.registry.tracks.items()
+        if (track.resolution, track.channels) == wanted
+        and settings.get("num_classes", track.private.identities) == track.private.identities
+    ]
+    return sorted(fitting, key=lambda name: name != DEFAULT_TRACK)
+
+
+def _hints(ws: Workspace, settings: dict[str, Any], use: Use | None, command: str) -> list[str]:
+    sentences = []
+    if "resolution" in settings and not _tracks(ws, settings):
+        size, classes = settings["resolution"], settings.get("num_classes")
+        with_classes = f" and {classes} identities" if classes else ""
+        sentences.append(
+            f"TRACK: a track of {size}x{size} images in {settings['channels']} channels{with_classes}. None is "
+            "registered; docs/add-a-track.md says how to add one."
+        )
+    if use and use.partner and "ID_OF_" in command:
+        sentences.append(f"ID_OF_{use.partner[1].upper()}: import it too, with --as {use.partner[1]}; both are needed.")
+    return sentences
+
+
+def _list(ws: Workspace, as_json: bool) -> None:
+    from mibench.nets.checkpoints import KINDS
+    from mibench.store.weights import all_imported, weights_folder
+
+    found = all_imported(weights_folder(ws.home))
+    if as_json:
+        kinds = {name: kind.title for name, kind in KINDS.items()}
+        click.echo(json.dumps({"imported": found, "kinds": kinds}, indent=1))
+    else:
+        for facts in found:
+            if facts.get("damaged"):
+                click.echo(f"{facts['id']}  damaged: import the file again")
+                continue
+            called = f"  {facts['name']}" if "name" in facts else ""
+            click.echo(f"{facts['id']}  {facts['kind']}  {facts['file']}  {facts['bytes']:,} bytes{called}")
+        if not found:
+            click.echo("Nothing was imported yet.")
+        width = max(map(len, KINDS))
+        click.echo("kinds:\n" + "\n".join(f"  {name:<{width}}  {kind.title}" for name, kind in KINDS.items()))
+    if any(facts.get("damaged") for facts in found):
+        raise SystemExit(EXIT_ENVIRONMENT)

@@ -1,0 +1,79 @@
+"""LOKT's T-ACGAN (Nguyen et al., NeurIPS 2023): a conditional GAN whose class head learns from the target's labels.
+
+It asks the target for the labels of its own images only, so it is trained per target.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy, softplus
+
+from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
+from mibench.nets.conditional import AuxiliaryDiscriminator, ConditionalGenerator, Judgement
+
+
+def discriminator_loss(real: Judgement, fake: Judgement, answers: Tensor | None, class_weight: float) -> Tensor:
+    """L_D = BCE(D_rf(x), 1) + BCE(D_rf(G(z, y')), 0) + a CE(D_c(G(z, y')), yhat), a scalar. The class head learns from
+    fakes only, with the target's labels yhat = ``answers`` (N,); None while a = 0."""
+    loss = softplus(-real.real).mean() + softplus(fake.real).mean()
+    return loss if answers is None else loss + class_weight * cross_entropy(fake.logits, answers)
+
+
+def generator_loss(fake: Judgement, labels: Tensor, class_weight: float) -> Tensor:
+    """L_G = BCE(D_rf(G(z, y')), 1) + a CE(D_c(G(z, y')), y'), a scalar."""
+    return softplus(-fake.real).mean() + class_weight * cross_entropy(fake.logits, labels)
+
+
+class Tacgan(Prior):
+    """One generator step, then five discriminator steps; the target is asked from the end of the warm-up on. Fakes are
+    in [-1, 1] and reals in [0, 1], as published; the discriminator stays in training mode."""
+
+    scope = "target"
+    access = Access.LABELS
+
+    class Params(BaseParams):
+        steps: int = Field(20_000, ge=1, description="generator steps, at least 1")
+        warmup: int = Field(1000, ge=0, description="first generator steps, with a = 0: 1000 CelebA, 2000 FFHQ")
+        discriminator_steps: int = Field(5, ge=1, description="discriminator steps after each generator step")
+        class_weight: float = Field(1.5, ge=0, description="a after the warm-up")
+        batch: int = Field(128, ge=2)
+        lr: float = Field(2e-4, gt=0)
+        betas: tuple[float, float] = (0.0, 0.9)
+        width: int = Field(64, ge=1)
+        latent_dim: int = Field(128, ge=1)
+
+    def build(self) -> PriorModel:
+        p, t = self.params, self.track
+        generator = ConditionalGenerator(t.num_classes, t.resolution, t.channels, p.width, p.latent_dim)
+        critic = AuxiliaryDiscriminator(t.num_classes, t.resolution, t.channels, p.width)
+        return PriorModel(generator, p.latent_dim, critic)
+
+    def train(self, ctx: PriorContext, model: PriorModel) -> None:
+        p, classes = self.params, self.track.num_classes
+        generator, critic, oracle = model.generator, model.critic, ctx.oracle
+        assert critic is not None and oracle is not None
+        opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
+        opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
+        state = {"model": model, "opt_g": opt_g, "opt_d": opt_d, "oracle": oracle}
+        loop = ctx.loop("tacgan", p.steps, state)
+        for step in loop:
+            rng = ctx.stream(f"step.{step}")
+            a = p.class_weight if step >= p.warmup else 0.0
+            y = rng.integers(classes, p.batch)
+            loss_g = generator_loss(critic(generator(rng.normal(p.batch, p.latent_dim), y)), y, a)
+            opt_g.zero_grad()
+            loss_g.backward()
+            opt_g.step()
+            for _ in range(p.discriminator_steps):
+                real = ctx.public.images[rng.integers(len(ctx.public), p.batch)]
+                y = rng.integers(classes, p.batch)
+                with torch.no_grad(), oracle.phase("prior"):
+                    fake = generator(rng.normal(p.batch, p.latent_dim), y)
+                    answers = oracle.labels(fake) if a else None
+                loss_d = discriminator_loss(critic(real), critic(fake), answers, a)
+                opt_d.zero_grad()
+                loss_d.backward()
+                opt_d.step()
+            loop.report(loss=loss_g + loss_d)

@@ -150,23 +150,22 @@ def rotate(images: Tensor, rng: Rng, degrees: float, p: float = 1.0) -> Tensor:
     two turned pixels look at the same one, and a sum of two does not depend on their order.
     """
     n, channels, height, width = images.shape
-    u = rng.uniform(n, 2)
+    u = rng.uniform(n, 2).double()  # so that rounding moves no pixel into its neighbour
     angle = math.radians(degrees) * (2 * u[:, 0] - 1) * (u[:, 1] < p)
     cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
     y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
     x = torch.arange(width, device=images.device) - (width - 1) / 2
-    # Where each pixel comes from, in an image with a black border of one pixel.
-    at_y = (cos * y - sin * x + (height + 1) / 2).clamp(0, height + 1)
-    at_x = (sin * y + cos * x + (width + 1) / 2).clamp(0, width + 1)
-    top, left = at_y.floor().clamp(max=height), at_x.floor().clamp(max=width)
-    down, right = at_y - top, at_x - left
-    source = functional.pad(images, (1, 1, 1, 1)).flatten(2)
+    # Where each pixel comes from, in an image with a black border of two pixels.
+    at_y = (cos * y - sin * x + (height + 3) / 2).clamp(0, height + 2)
+    at_x = (sin * y + cos * x + (width + 3) / 2).clamp(0, width + 2)
+    top, left = at_y.floor(), at_x.floor()
+    down, right = ((at - corner).to(images.dtype)[:, None] for at, corner in ((at_y, top), (at_x, left)))
+    source = functional.pad(images, (2, 2, 2, 2)).flatten(2)
 
     def look(dy: int, dx: int) -> Tensor:
-        index = ((top + dy) * (width + 2) + left + dx).long().flatten(1)[:, None].expand(-1, channels, -1)
+        index = ((top + dy) * (width + 4) + left + dx).long().flatten(1)[:, None].expand(-1, channels, -1)
         return source.gather(2, index).unflatten(2, (height, width))
 
-    down, right = down[:, None], right[:, None]
     upper = (1 - right) * look(0, 0) + right * look(0, 1)
     lower = (1 - right) * look(1, 0) + right * look(1, 1)
     return (1 - down) * upper + down * lower
@@ -201,9 +200,11 @@ def nl_means(images: Tensor, strength: float, patch: int = 3, window: int = 5) -
 
 
 def sharpen(images: Tensor, amount: float) -> Tensor:
-    """x + amount (x - blur(x)), blur the binomial 3x3 kernel with replicated borders. (N, C, H, W) -> the same."""
+    """x + amount (x - blur(x)), blur the binomial 3x3 kernel with replicated borders, within the range of the 3x3
+    pixels around x: applied again and again it makes edges, not oscillations. (N, C, H, W) -> the same."""
     kernel = torch.tensor([0.25, 0.5, 0.25], device=images.device)
     channels = images.shape[1]
     padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
     blurred = functional.conv2d(padded, torch.outer(kernel, kernel).expand(channels, 1, 3, 3), groups=channels)
-    return images + amount * (images - blurred)
+    low, high = -functional.max_pool2d(-images, 3, 1, 1), functional.max_pool2d(images, 3, 1, 1)
+    return (images + amount * (images - blurred)).clamp(low, high)

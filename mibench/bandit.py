@@ -65,41 +65,45 @@ class Replay:
 
 
 class Agents(nn.Module):
-    """N agents on states and actions in R^d: actor d-h-h-2d, critics Q1 and Q2 2d-h-h-1, temperature tau from 1."""
+    """N agents with states and actions in R^d: actor d-h-h-2d, critics Q1 and Q2 2d-h-h-1, temperature tau, 1 at the
+    start, each with its own Adam."""
 
-    def __init__(
-        self, rng: Rng, agents: int, dim: int, hidden: int, lr: float, target_entropy: float, device: torch.device | str
-    ) -> None:
+    def __init__(self, rng: Rng, agents: int, dim: int, hidden: int, lr: float, target_entropy: float) -> None:
         super().__init__()
         self.actor = Perceptrons(rng, agents, [dim, hidden, hidden, 2 * dim])
-        self.critics = nn.ModuleList(Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1]) for _ in range(2))
-        self.log_temperature = nn.Parameter(torch.zeros(agents, device=device))
+        self.q1 = Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1])
+        self.q2 = Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1])
+        self.log_tau = nn.Parameter(self.actor.biases[0].new_zeros(agents))
         self.target_entropy = target_entropy
-        self._critics, self._actor, self._temperature = (
-            torch.optim.Adam(part, lr=lr)
-            for part in (self.critics.parameters(), self.actor.parameters(), [self.log_temperature])
-        )
+        self._critics = torch.optim.Adam([*self.q1.parameters(), *self.q2.parameters()], lr=lr)
+        self._tau = torch.optim.Adam([self.log_tau], lr=lr)
+        self._actor = torch.optim.Adam(self.actor.parameters(), lr=lr)
 
     def act(self, s: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions (N, B, d) for states (N, B, d) with noise e that broadcasts to them, and their log-density (N, B):
-        the mean over dimensions, not the sum, of log N(u; mu, sigma^2) - log(1 - a^2 + 1e-6), where a = tanh(u)."""
+        """Actions a = tanh(u), u = mu + sigma e, (N, B, d) for states (N, B, d) and noise e that broadcasts to them;
+        log pi(a | s) (N, B), the mean and not the sum over dimensions of log N(u; mu, sigma^2) - log(1 - a^2 + 1e-6).
+        """
         mu, log_sigma = self.actor(s).chunk(2, -1)
         log_sigma = log_sigma.clamp(*LOG_SIGMA)
         a = torch.tanh(mu + log_sigma.exp() * e)
         log_gauss = -0.5 * e.square() - log_sigma - 0.5 * math.log(2 * math.pi)
         return a, (log_gauss - torch.log(1 - a.square() + 1e-6)).mean(-1)
 
-    def value(self, critic: int, s: Tensor, a: Tensor) -> Tensor:
-        """Q(s, a): (N, B)."""
-        q: Tensor = self.critics[critic](torch.cat([s, a], -1))
-        return q[..., 0]
-
     def learn(self, s: Tensor, a: Tensor, r: Tensor, e: Tensor) -> None:
         """One update on episodes s, a (N, B, d) and r (N, B): critics, then temperature, then actor, whose new actions
         use the noise e. Means over an agent's batch, sums over agents."""
-        loss = sum(0.5 * (self.value(i, s, a) - r).square().mean(1).sum() for i in range(2))
-        step(self._critics, loss)
+        sa = torch.cat([s, a], -1)
+        errors = (self.q1(sa)[..., 0] - r).square() / 2 + (self.q2(sa)[..., 0] - r).square() / 2
+        descend(self._critics, errors)
         action, log_pi = self.act(s, e)
-        step(self._temperature, -(self.log_temperature * (log_pi.detach().mean(1) + self.target_entropy)).sum())
-        tau = self.log_temperature.detach().exp()[:, None]
-        step(self._actor, (tau * log_pi - self.value(0, s, action)).mean(1).sum())
+        descend(self._tau, -self.log_tau[:, None] * (log_pi.detach() + self.target_entropy))
+        tau = self.log_tau.detach().exp()[:, None]
+        descend(self._actor, tau * log_pi - self.q1(torch.cat([s, action], -1))[..., 0])
+
+
+def descend(optimiser: torch.optim.Optimizer, losses: Tensor) -> None:
+    """One step on losses (N, B), touching no parameter but the optimiser's."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for p, gradient in zip(parameters, torch.autograd.grad(losses.mean(1).sum(), parameters), strict=True):
+        p.grad = gradient
+    optimiser.step()

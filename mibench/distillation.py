@@ -26,7 +26,7 @@ DEVIATIONS = (
     "The target answers about each public image once, in eval mode; the students learn from these answers in all "
     "epochs (the same numbers, unless the target is stochastic).",
     "If fewer than 5050 public images exist, the feature statistics are those of all of them.",
-    "On the small tracks the students are small networks that were not pretrained.",
+    "On the small tracks the students are three convnets that were not pretrained, trained for 600 steps.",
 )
 
 

@@ -77,30 +77,42 @@ def evolve(
 # --- differential evolution -----------------------------------------------------------------------------------------
 
 
+def confidence(p: Tensor, label: int, top: int | None = None) -> Tensor:
+    """C2FMI's fitness (Ye et al., TDSC 2023) of scores (P, K) -> (P,): p_y; where y is not among the ``top`` largest
+    scores (None: all are known), minus their sum."""
+    best = p.topk(top or p.shape[1]).values
+    return torch.where(p[:, label] >= best[:, -1], p[:, label], -best.sum(1))
+
+
+def settling(generation: int, generations: int) -> float:
+    """C2FMI's beta_g: 0.1, in the last 30 of N generations 0.1 (N - g) / 50; so it falls to 0.06 at once."""
+    left = generations - generation
+    return 0.1 if left > 30 else 0.1 * left / 50
+
+
 def differential_evolution(
     population: Tensor,
     judge: Callable[[Tensor], Tensor],
     generations: int,
-    weight: Callable[[int], float],
     rng: Rng,
-    attraction: float,
-    differences: int,
-    crossover: float,
+    attraction: float = 0.02,
+    differences: int = 4,
+    crossover: float = 0.5,
     watch: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """C2FMI's fine search (Ye et al., TIFS 2023): v_i = x_i + a (x_best - x_i) + sum_k beta_g (x_{a_k} - x_{b_k}) over
-    ``differences`` random pairs, drawn with replacement; each coordinate of the trial is v's with probability
-    ``crossover``, else x's; it replaces x_i if it is fitter. (P, d) -> the last population and its fitness (P,).
+    """C2FMI's fine search: v_i = x_i + 0.02 (x_best - x_i) + beta_g sum_k (x_{a_k} - x_{b_k}) with 4 random pairs,
+    drawn with replacement; each coordinate of the trial is v's with probability 0.5, else x's; it replaces x_i if it
+    is fitter. (P, d) -> the last population and its fitness (P,).
 
     ``judge`` gives the fitness (P,) of P individuals, higher is better, and is asked 1 + ``generations`` times: parents
-    keep theirs. ``weight``: beta of each generation. ``watch`` sees the fitness after each.
+    keep theirs. ``watch`` sees the fitness after each generation.
     """
     x, fitness = population, judge(population)
     n, d = x.shape
     for generation in range(generations):
         a, b = (rng.uniform(1, 2, differences, n)[0] * n).long()
         difference = (x[a] - x[b]).sum(0)
-        v = x + attraction * (x[fitness.argmax()] - x) + weight(generation) * difference
+        v = x + attraction * (x[fitness.argmax()] - x) + settling(generation, generations) * difference
         trial = torch.where(rng.uniform(1, n, d)[0] < crossover, v, x)
         trial_fitness = judge(trial)
         better = trial_fitness > fitness

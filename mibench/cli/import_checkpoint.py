@@ -59,7 +59,7 @@ def import_checkpoint(
     data = read_file(file)
     facts, notes, new = _import(ws.home, file.name, data, kind, name)
     use = KINDS[kind].use
-    command = _command(ws, facts["id"], facts["settings"], use) if use else None
+    command, missing = _command(ws, facts["id"], facts["settings"], use) if use else (None, [])
     if as_json:
         click.echo(json.dumps(facts | {"new": new, "notes": notes, "command": command}, indent=1))
         return
@@ -72,7 +72,7 @@ def import_checkpoint(
         click.echo(f'No attack takes it by itself. A plugin loads it with ctx.load_weights(net, "{facts["id"]}").')
         return
     click.echo(f"Use it:\n  {command}")
-    for sentence in _hints(ws, facts["settings"], use, command):
+    for sentence in missing:
         click.echo(sentence)
 
 
@@ -102,25 +102,39 @@ def _import(home: Path, file: str, data: bytes, kind: str, name: str | None) -> 
     return imported_facts(folder, sha256[:16]), found.notes, True
 
 
-def _command(ws: Workspace, name: str, settings: dict[str, Any], use: Use) -> str:
-    """A run that uses the weights ``name``, ready for a shell."""
+def _command(ws: Workspace, name: str, settings: dict[str, Any], use: Use) -> tuple[str, list[str]]:
+    """A run that uses the weights ``name``, ready for a shell, and what is still missing for it."""
     import yaml
 
+    from mibench.nets.checkpoints import KINDS
     from mibench.store.weights import all_imported, weights_folder
 
-    params: dict[str, Any] = {use.parameter: name}
+    missing = []
+    params = use.params(name, settings)
     if use.partner:
         parameter, kind = use.partner
-        others = [facts["id"] for facts in all_imported(weights_folder(ws.home)) if facts.get("kind") == kind]
-        params[parameter] = others[0] if len(others) == 1 else f"ID_OF_{kind.upper()}"
-    params |= {key: settings[key] for key in use.settings} | use.more(settings)
+        others = [facts for facts in all_imported(weights_folder(ws.home)) if facts.get("kind") == kind]
+        partner = KINDS[kind].use
+        if len(others) == 1 and partner:
+            params |= partner.params(others[0]["id"], others[0]["settings"])
+            settings = settings | others[0]["settings"]
+        else:
+            params[parameter] = f"ID_OF_{kind.upper()}"
+            missing.append(f"{params[parameter]}: both are needed; import the other file with --as {kind}.")
     text = yaml.safe_dump(params, default_flow_style=True, sort_keys=False, width=10**6).strip()
     words = ["mibench", "run", "--attack", use.attack]
     if "resolution" in settings:
-        words += ["--track", next(iter(_tracks(ws, settings)), "TRACK")]
+        fitting = _tracks(ws, settings)
+        words += ["--track", fitting[0] if fitting else "TRACK"]
+        if not fitting:
+            classes = f" and {settings['num_classes']} identities" if "num_classes" in settings else ""
+            missing.append(
+                "TRACK: a track of {0}x{0} images in {1} channels{2}. None is registered; docs/add-a-track.md says how "
+                "to add one.".format(settings["resolution"], settings["channels"], classes)
+            )
     if use.prior:
         words += ["--set", f"attack.prior={use.prior}"]
-    return shlex.join([*words, "--set", f"attack.prior_params={text}"])
+    return shlex.join([*words, "--set", f"attack.prior_params={text}"]), missing
 
 
 def _tracks(ws: Workspace, settings: dict[str, Any]) -> list[str]:
@@ -133,20 +147,6 @@ def _tracks(ws: Workspace, settings: dict[str, Any]) -> list[str]:
         and settings.get("num_classes", track.private.identities) == track.private.identities
     ]
     return sorted(fitting, key=lambda name: name != DEFAULT_TRACK)
-
-
-def _hints(ws: Workspace, settings: dict[str, Any], use: Use | None, command: str) -> list[str]:
-    sentences = []
-    if "resolution" in settings and not _tracks(ws, settings):
-        size, classes = settings["resolution"], settings.get("num_classes")
-        with_classes = f" and {classes} identities" if classes else ""
-        sentences.append(
-            f"TRACK: a track of {size}x{size} images in {settings['channels']} channels{with_classes}. None is "
-            "registered; docs/add-a-track.md says how to add one."
-        )
-    if use and use.partner and "ID_OF_" in command:
-        sentences.append(f"ID_OF_{use.partner[1].upper()}: import it too, with --as {use.partner[1]}; both are needed.")
-    return sentences
 
 
 def _list(ws: Workspace, as_json: bool) -> None:

@@ -33,6 +33,10 @@ class Use:
     settings: tuple[str, ...] = ()
     more: Callable[[Settings], Settings] = lambda settings: {}
 
+    def params(self, name: str, settings: Settings) -> Settings:
+        """The prior's parameters for the weights ``name`` of a network with these settings."""
+        return {self.parameter: name, **{key: settings[key] for key in self.settings}, **self.more(settings)}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -94,6 +98,8 @@ def _fit(kind: Kind, content: Any) -> Fitted:
         tensors, generator, known, notes = _stylegan2(content)
     else:
         tensors = tensors_in(tensors_of(content))
+    if not tensors:
+        raise UserError("It holds no tensors.")
     try:
         settings = kind.settings(tensors) | known
         net = kind.build(settings)

@@ -20,6 +20,11 @@ from mibench.nets.gan import up_stages
 from mibench.nets.generator import Generator
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """The layout in which a CPU convolves twice as fast; it stays until the last layer."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class ConditionalBatchNorm(nn.BatchNorm2d):
     """Batch normalisation whose gain and bias belong to the class: gain 1 and bias 0 at the start."""
 
@@ -31,11 +36,24 @@ class ConditionalBatchNorm(nn.BatchNorm2d):
         nn.init.zeros_(self.shift.weight)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
-        return self.gain(labels)[..., None, None] * super().forward(x) + self.shift(labels)[..., None, None]
+        gain, shift = self.gain(labels)[..., None, None], self.shift(labels)[..., None, None]
+        return torch.addcmul(shift, gain, super().forward(x))
+
+
+def _doubling(size: int, like: Tensor) -> Tensor:
+    """(2 size, size): bilinear interpolation as a matrix."""
+    pixel = torch.arange(size, device=like.device, dtype=like.dtype)
+    at = (torch.arange(2 * size, device=like.device) / 2 - 0.25).clamp(0, size - 1)
+    return (1 - (at[:, None] - pixel).abs()).clamp(min=0)
 
 
 def _upsample(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2, mode="bilinear")
+    """Bilinear x2, as two products with small matrices: faster than ``interpolate`` on a CPU, and with a gradient that
+    is the same in every run on a GPU."""
+    n, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(n, height, width * channels)
+    pixels = (_doubling(height, x) @ rows).reshape(n * 2 * height, width, channels)
+    return (_doubling(width, x) @ pixels).reshape(n, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
 class UpBlock(nn.Module):
@@ -101,7 +119,7 @@ class ConditionalGenerator(Generator):
         """(N, latent_dim) and labels (N,) -> (N, C, H, W) in [-1, 1]."""
         if labels is None or labels.shape != latents.shape[:1]:
             raise ValueError(f"{type(self).__name__} takes one label for each latent")
-        x = self.start(self.checked(latents)).unflatten(1, (-1, 4, 4))
+        x = _channels_last(self.start(self.checked(latents)).unflatten(1, (-1, 4, 4)))
         for up in self.ups:
             x = up(x, labels)
         return torch.tanh(self.image(functional.relu(self.norm(x))))
@@ -127,7 +145,7 @@ class DownBlock(nn.Module):
         self.shortcut = _conv(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(x if self.first else functional.relu(x))
+        h = _channels_last(self.conv1(x if self.first else functional.relu(x)))
         h = self.conv2(functional.relu(h))
         # A 1x1 convolution and the mean commute; this order costs a quarter.
         return functional.avg_pool2d(h, 2) + self.shortcut(functional.avg_pool2d(x, 2))

@@ -26,13 +26,14 @@ def tensors_in(content: Any) -> dict[str, Tensor]:
         if inner is None or inner is table:
             break
         table = inner
-    if not isinstance(table, Mapping) or not table:
-        raise UserError(f"Expected a state dict, tensors by name; found {_described(table)}.")
+    if not isinstance(table, Mapping):
+        found = "one tensor" if isinstance(table, Tensor) else type(table).__name__
+        raise UserError(f"Expected a state dict, tensors by name; found {found}.")
     other = [str(name) for name, value in table.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if other:
         raise UserError(f"Expected a state dict, tensors by name; found no tensor at {_listing(other)}.")
     tensors = dict(table)
-    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
+    while tensors and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
@@ -85,12 +86,6 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
         if head in names:
             return ".".join([names[head], *parts[end:]])
     return key
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "nothing in it"
-    return "one tensor" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _listing(entries: list[str], limit: int = 5) -> str:

@@ -41,8 +41,22 @@ def generator_in(content: Any) -> tuple[str, Module]:
         raise UserError(f"Expected the networks G, D and G_ema; found {type(content).__name__}.")
     for key in _KEYS:
         if isinstance(content.get(key), Module):
+            _refuse_other_designs(content[key])
             return key, content[key]
     raise UserError(f"Expected a generator under the key G_ema; found the keys {', '.join(map(str, content))[:200]}.")
+
+
+def _refuse_other_designs(generator: Module) -> None:
+    """What would otherwise only show as tensors that are missing or too many."""
+    if generator.attributes.get("c_dim"):
+        raise UserError(
+            f"It is a conditional generator (c_dim {generator.attributes['c_dim']}). Only unconditional ones are read."
+        )
+    arguments = generator.attributes.get("_init_kwargs")
+    synthesis = arguments.get("synthesis_kwargs") if isinstance(arguments, Mapping) else None
+    design = synthesis.get("architecture", "skip") if isinstance(synthesis, Mapping) else "skip"
+    if design != "skip":
+        raise UserError(f"Its architecture is {design!r}; only 'skip' is built here.")
 
 
 def state_of(module: Module) -> dict[str, Tensor]:
@@ -114,10 +128,6 @@ def conv_clamp_of(generator: Module) -> float | None:
 
 def check(theirs: Module, ours: StyleGAN2) -> None:
     """Compare the layers in the file with those of our network. Raises UserError naming the first difference."""
-    if theirs.attributes.get("c_dim"):
-        raise UserError(
-            f"It is a conditional generator (c_dim {theirs.attributes['c_dim']}). Only unconditional ones are read."
-        )
     _check_arguments(theirs.attributes.get("_init_kwargs"))
     _same(theirs, "", "Generator", {"c_dim": 0}, {"mapping", "synthesis"})
     mapping, layers = _part(theirs, "mapping"), [name for name, _ in ours.mapping.named_children()]

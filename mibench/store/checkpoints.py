@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from mibench.errors import MissingError, UserError
-from mibench.store.pickles import SAFE_FOR_TORCH, read_pickle
+from mibench.store.pickles import SAFE_FOR_TORCH, asked_for, read_pickle
 
 _AGAIN = "Download it again, and compare its size with the one on the page it comes from."
 _LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how torch's format before 1.6 begins
@@ -143,10 +143,9 @@ def _torch(data: bytes) -> Any:
     except MemoryError:
         raise UserError("It needs more memory than there is.") from None
     except Exception as error:  # what damaged data lead to is not documented
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked:
+        if asked := asked_for(error):
             raise UserError(
-                f"It asks for {asked[1]}: it holds a Python object, not only tensors, and nothing of it was run. "
+                f"It asks for {asked}: it holds a Python object, not only tensors, and nothing of it was run. "
                 "Expected the state dict of a network."
             ) from None
         first = (str(error).strip().splitlines() or [""])[0][:120]

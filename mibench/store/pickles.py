@@ -12,6 +12,8 @@ import io
 import math
 import pickle
 import pickletools
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -110,13 +112,20 @@ def _bytes(text: Any, encoding: Any) -> bytes:
 def _storage(data: Any) -> _Storage:
     """The storage inside a tensor is a small torch file of its own; torch reads it as one that holds only tensors."""
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if isinstance(found, torch.UntypedStorage):
-            return _Storage(torch.empty(0, dtype=torch.uint8).set_(found))
-        dtype = found.dtype
-        return _Storage(torch.empty(0, dtype=dtype).set_(found))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise Refused(f"A tensor in it is not a plain tensor: {_first_line(error)}") from None
+        asked = asked_for(error)
+        raise Refused(_unknown_global(asked) if asked else "A tensor in it is not whole.") from None
+    dtype = torch.uint8 if isinstance(found, torch.UntypedStorage) else found.dtype
+    return _Storage(torch.empty(0, dtype=dtype).set_(found))
+
+
+def asked_for(error: Exception) -> str | None:
+    """The global name that ``torch.load(weights_only=True)`` refused, or None if something else was wrong."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found[1] if found else None
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Array:
@@ -169,7 +178,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = _STAND_INS.get((module, name))
         if found is None:
-            raise Refused(_unknown_global(module, name))
+            raise Refused(_unknown_global(f"{module}.{name}"))
         if found is _Table:  # protocol 2 makes dictionaries from the class itself
             return type("Table", (_Table,), {})  # a fresh one, which the file may spoil
         return _Function(found)
@@ -178,13 +187,13 @@ class _Unpickler(pickle.Unpickler):
         raise Refused("It refers to something outside itself by a persistent id.")
 
 
-def _unknown_global(module: str, name: str) -> str:
-    if module.startswith("dnnlib.tflib"):
+def _unknown_global(name: str) -> str:
+    if name.startswith("dnnlib.tflib."):
         return (
-            f"It asks for {module}.{name}: this is a TensorFlow network. Expected a file of stylegan2-ada-pytorch; "
-            "its legacy.py converts older ones."
+            f"It asks for {name}: this is a TensorFlow network. Expected a file of stylegan2-ada-pytorch, whose "
+            "legacy.py converts older ones."
         )
-    return f"It asks for {module}.{name}, which no tensor needs. Nothing of it was run."
+    return f"It asks for {name}, which no tensor needs. Nothing of it was run."
 
 
 def read_pickle(data: bytes) -> Any:

@@ -25,7 +25,8 @@ from mibench.cli import tables
 
 VALUES = {"value", "ci_low", "ci_high", "n", "reason"}
 REQUIRED = {"run", "track", "defense", "attack", "seed", "status", "cached", "seconds", "metrics"}
-COMMANDS = ["run", "plan", "list", "show", "status", "why", "export", "site", "db", "data", "doctor", "completion"]
+COMMANDS = ["run", "plan", "list", "show", "status", "why", "export", "site", "db", "data", "import-checkpoint"]
+COMMANDS += ["doctor", "completion"]
 GROUPS = {
     "site": ["build", "serve"],
     "db": ["path", "check", "rebuild"],
@@ -270,7 +271,7 @@ def test_help_has_an_example(finished: Cli, words: list[str]) -> None:
 
 def test_help_names_every_command(finished: Cli) -> None:
     text = finished("--help").stdout
-    listed = re.findall(r"^  (\w+) ", text.partition("Commands:")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+) ", text.partition("Commands:")[2], re.MULTILINE)
     assert listed == COMMANDS
     for group, names in GROUPS.items():
         listed = re.findall(r"^  (\w+) ", finished(group, "--help").stdout.partition("Commands:")[2], re.MULTILINE)

@@ -25,6 +25,7 @@ from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminat
 from mibench.nets.faces import IR152, VGG16, FaceNet64, FaceNet112
 from mibench.nets.gan import GmiCritic, GmiGenerator, KedmiDiscriminator
 from mibench.nets.published import load_published
+from mibench.nets.stylegan2 import StyleGAN2
 from mibench.registry import Kind, Registry
 
 MathAdapter = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
@@ -233,12 +234,30 @@ def _plgmi_discriminator(entry: dict[str, Any], state: dict[str, Tensor]) -> Net
     return run
 
 
+def _stylegan2_generator(entry: dict[str, Any], state: dict[str, Tensor]) -> Network:
+    config = {name: value for name, value in entry["config"].items() if name not in ("c_dim", "num_fp16_res")}
+    net: Any = _loaded(StyleGAN2(**config), state)
+
+    @torch.no_grad()
+    def run(latents: Tensor) -> dict[str, Tensor]:
+        w, near = net.map(latents), net.map(latents, 0.5, 8)
+        return {
+            "w": w,
+            "w_truncated_0.5_cutoff_8": near,
+            "image_const_noise": 2 * net.synthesis(w) - 1,  # ours are nominally in [0, 1]
+            "image_truncated_no_noise": 2 * net.synthesis(near, noise="none") - 1,
+        }
+
+    return run
+
+
 NETWORKS: dict[str, NetworkAdapter] = {
     "kedmi_generator": _kedmi_generator,
     "gmi_critic": _gmi_critic,
     "kedmi_discriminator": _kedmi_discriminator,
     "plgmi_generator": _plgmi_generator,
     "plgmi_discriminator": _plgmi_discriminator,
+    "stylegan2_generator": _stylegan2_generator,
     "vgg16": _classifier(VGG16),
     "ir152": _classifier(IR152),
     "facenet64": _classifier(FaceNet64),

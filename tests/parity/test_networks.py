@@ -14,8 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from mibench.nets.checkpoints import fit
+from mibench.store.pickles import read_pickle
+
 DATA = Path(__file__).parent / "data"
-FILES = ("kedmi_networks", "plgmi_networks")
+FILES = ("kedmi_networks", "plgmi_networks", "stylegan2_generator")
 HOME = {name: file for file in FILES for name in json.loads((DATA / f"{file}.json").read_text())}
 ENTRIES = {name: json.loads((DATA / f"{file}.json").read_text())[name] for name, file in HOME.items()}
 
@@ -29,10 +32,10 @@ def published_state(name: str) -> dict[str, Tensor]:
 
 
 def expected_outputs(name: str) -> dict[str, Tensor]:
+    """``<network>.<output>``; a file of one network has the outputs alone."""
+    start = "" if HOME[name] == name else f"{name}."
     with np.load(DATA / f"{HOME[name]}.npz") as arrays:
-        return {
-            key.removeprefix(f"{name}."): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(f"{name}.")
-        }
+        return {key.removeprefix(start): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(start)}
 
 
 def inputs(entry: dict[str, Any]) -> list[Tensor]:
@@ -60,3 +63,23 @@ def test_network_matches_the_published_one(name: str, prefix: str) -> None:
         assert outputs[key].shape == reference.shape
         error = torch.linalg.vector_norm(outputs[key] - reference) / torch.linalg.vector_norm(reference)
         assert error < 1e-3, f"{name}.{key}: relative error {error:.2e}"
+
+
+def test_every_network_has_an_adapter() -> None:
+    assert set(adapters.NETWORKS) == set(ENTRIES)
+
+
+def test_the_published_file_makes_the_reference_images() -> None:
+    """The code that the file carries raises when it is executed; what it computes is known without it."""
+    content = read_pickle((DATA / "stylegan2_tiny.pkl").read_bytes())
+    fitted = fit("stylegan2", content)
+    entry = {"config": fitted.settings | {"c_dim": 0, "num_fp16_res": 0}}
+    outputs = adapters.NETWORKS["stylegan2_generator"](entry, fitted.tensors)(*inputs(ENTRIES["stylegan2_generator"]))
+    expected = expected_outputs("stylegan2_generator")
+    assert set(outputs) == set(expected) and len(expected) == 4
+    for key, reference in expected.items():
+        error = torch.linalg.vector_norm(outputs[key] - reference) / torch.linalg.vector_norm(reference)
+        assert error < 1e-5, f"{key}: relative error {error:.2e}"
+    filled = published_state("stylegan2_generator")
+    assert set(fitted.tensors) == set(filled)
+    assert all(torch.equal(fitted.tensors[name], value) for name, value in filled.items())

@@ -102,7 +102,7 @@ class IfGmi(Attack):
             loop = ctx.steps(f"ifgmi stage {s}", steps)
             return descend_adam(start, objective, loop, p.lr, p.betas, project=project)
 
-        v, h, shape = w, None, (0,)
+        v, shape = w, w.shape[:0]
         for s in range(p.stage):
             v = optimise(s, v, shape, p.iterations[s])
             with torch.no_grad():
@@ -111,6 +111,6 @@ class IfGmi(Attack):
         # The images of a stage are those of its last forward pass: the update after it is never seen.
         v = optimise(p.stage, v, shape, max(p.iterations[p.stage] - 1, 0))
         with torch.no_grad():
-            images, initial = render(p.stage, v, shape).clamp(0, 1), render(0, w, (0,)).clamp(0, 1)
+            images, initial = render(p.stage, v, shape).clamp(0, 1), render(0, w, w.shape[:0]).clamp(0, 1)
         for label, own, own_initial in zip(rows.identities, rows.split(images), rows.split(initial), strict=True):
             yield Reconstruction(label, own, own_initial)

@@ -43,6 +43,7 @@ from mibench.contracts import (
 )
 from mibench.data import TrackData, load
 from mibench.errors import StageFailed, UserError
+from mibench.identity import stream_seed
 from mibench.images import read_png
 from mibench.nets import build_classifier
 from mibench.nets.base import StochasticHead
@@ -182,7 +183,8 @@ def interrupted(again: Bench, plan: Plan, kind: str, patch: pytest.MonkeyPatch) 
         return step
 
     def loop_of(tools: Any, name: str, steps: int, state: dict[str, Any]) -> training.Loop:
-        loop = training.Loop(name, steps, state, tools.scratch, None)
+        seed = stream_seed(tools.track, tools.role, tools.seed)  # dropout and later weights depend on it
+        loop = training.Loop(name, steps, state, tools.scratch, None, seed)
         save = loop._save
 
         def save_and_break(step: int) -> None:

@@ -18,7 +18,7 @@ from mibench.errors import StageFailed, UserError
 from mibench.evolution import crossover, evolve, mutate
 from mibench.latents import BestStep, PBox, descend_pixels, l1_ball, ramps
 from mibench.losses import improbability, mean_square, poincare, total_variation
-from mibench.nets import build_classifier
+from mibench.nets.base import Classifier
 from mibench.nets.gan import DcganGenerator
 from mibench.nets.generator import Generator
 from mibench.nets.stylegan2 import StyleGAN2
@@ -338,13 +338,33 @@ class _Context(AttackContext):
         return iter(range(count))
 
 
+class _Target(Classifier):
+    """logits = A tanh(W x), rows of W without mean. No kinks, at which rounding would decide between two gradients
+    and trajectories would part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature_dim = 32
+        self.first = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 32, bias=False), nn.Tanh())
+        self.head = nn.Linear(32, CLASSES, bias=False)
+        w = 0.2 * Stream(20).normal(32, 32 * 32)
+        self.load_state_dict(
+            {"first.1.weight": w - w.mean(1, keepdim=True), "head.weight": 0.5 * Stream(21).normal(CLASSES, 32)}
+        )
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        yield "features", self.first
+
+
 def _generator(kind: str) -> Generator:
     torch.manual_seed(3)
     if kind == "stylegan2":
         return StyleGAN2(**LAYERS, img_channels=1, channel_max=16, conv_clamp=None).eval().requires_grad_(False)
     net = DcganGenerator(32, 1, 4, latent_dim=8)
-    for module in net.modules():
-        if isinstance(module, nn.ConvTranspose2d):
+    for index, module in enumerate(net.layers):
+        if isinstance(module, nn.ReLU):
+            net.layers[index] = nn.Softplus()
+        elif isinstance(module, nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0, 0.3)
     net(Stream(9).normal(64, 8))
     return net.eval().requires_grad_(False)
@@ -357,11 +377,7 @@ class Case:
         registry = Registry()
         self.attack = registry.build("attack", name, params, registry.track("synthfaces"))
         self.params = self.attack.params
-        torch.manual_seed(4)
-        self.target = build_classifier("convnet", CLASSES, 1, 32)
-        self.target(Stream(8).uniform(64, 1, 32, 32))  # batch norm has seen something
-        with torch.no_grad():
-            self.target.head.weight.mul_(20)  # an opinion
+        self.target = _Target()
         self.oracle = Oracle(self.target, self.attack.access, CLASSES)
         self.prior = PriorModel(_generator(kind), 8) if self.attack.prior() else None
         self.context = _Context(self.attack)
@@ -381,7 +397,7 @@ class Case:
 
 
 def test_miface_asks_only_about_rows_that_go_on() -> None:
-    case = Case("miface", iterations=30, lr=0.2, confidence=0.5, loss="ce")
+    case = Case("miface", iterations=30, lr=0.001, confidence=0.5, loss="ce")
     found = case(list(range(CLASSES)))
     judged = {label: int(item.notes["judged"]) for label, item in found.items()}
     assert {case.asked(label)["optimisation"]["gradient"] for label in found} == set(judged.values())
@@ -450,8 +466,8 @@ def test_ifgmi_is_the_released_procedure_written_out(kind: str, radius: float) -
     for label, item in found.items():
         images, initial = _ifgmi_written_out(case, label)
         assert torch.allclose(item.initial, initial, atol=1e-5)
-        assert torch.allclose(item.images, images, atol=1e-4)
-        assert float((item.images - item.initial).abs().max()) > 1e-2
+        moved = float((item.images - item.initial).abs().mean())
+        assert moved > 0.02 and float((item.images - images).abs().mean()) < 1e-3 * moved
         assert case.asked(label) == {"optimisation": {"gradient": 3 * (4 + 3 + 2)}}  # the last update needs no answer
     assert case.asked("shared") == {"search": {"forward": 2 * 30}}
     assert torch.allclose(case([1])[1].images, found[1].images, atol=1e-5)
@@ -507,19 +523,34 @@ def test_white_mirror_is_its_loop_written_out(flip: float) -> None:
         assert case.asked(label) == {"optimisation": {"gradient": 3 * 12}, "selection": {"forward": 3}}
 
 
-def test_white_mirror_flips_an_identitys_candidates_together() -> None:
-    """With a coin of its own per identity and step, one identity alone sees the flips it sees among all."""
-    case = Case("mirror_white", pool=40, candidates=3, iterations=12, lr=0.2)
-    together = case([5, 2, 0])
-    assert torch.allclose(case([2])[2].images, together[2].images, atol=1e-4)
-    never = Case("mirror_white", pool=40, candidates=3, iterations=12, lr=0.2, flip=0.0)([2])[2]
-    assert not torch.allclose(never.images, together[2].images, atol=1e-3)
-    seen = []
-    ask, case.oracle.logits = case.oracle.logits, lambda x, rows: seen.append(x.detach()) or ask(x, rows)  # type: ignore
-    case([2])
-    render = case.attack.render(case.prior, _mirror_pool(case)[0][case.context.artifact["best"][2]])
-    flips = [torch.equal(x, render.flip(3)) for x in seen[:2]]  # the learning rate of step 0 is 0
-    assert flips[0] == flips[1] or torch.equal(seen[1], render)
+def test_white_mirror_flips_an_identitys_candidates_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coin per identity and step, the same alone and among others. The first step's learning rate is 0, so the first
+    two steps show the start, in the second step clipped to the box, or its mirror image."""
+    case = Case("mirror_white", pool=40, candidates=3, iterations=3, lr=0.2)
+    seen: list[Tensor] = []
+    ask = case.oracle.logits
+    monkeypatch.setattr(case.oracle, "logits", lambda x, rows: seen.append(x.detach()) or ask(x, rows))
+    pool, low, high, _ = _mirror_pool(case)
+
+    def flips(labels: list[int]) -> list[list[bool]]:
+        seen.clear()
+        case(labels)
+        outcomes = []
+        w = pool[case.context.artifact["best"][labels].flatten()]
+        for x, at in zip(seen[:2], (w, w.maximum(low).minimum(high)), strict=True):
+            start = case.attack.render(case.prior, at)
+            mirrored = [torch.allclose(a, b, atol=1e-5) for a, b in zip(x, start.flip(3), strict=True)]
+            straight = [torch.allclose(a, b, atol=1e-5) for a, b in zip(x, start, strict=True)]
+            assert [not flipped for flipped in mirrored] == straight
+            groups = [mirrored[i : i + 3] for i in range(0, len(mirrored), 3)]
+            assert all(len(set(group)) == 1 for group in groups)
+            outcomes.append([group[0] for group in groups])
+        return outcomes
+
+    first, second = flips(list(range(CLASSES)))
+    assert {True, False} == set(first + second)
+    assert first != second
+    assert [[first[4]], [second[4]]] == flips([4])
 
 
 def test_black_mirror_asks_only_while_it_searches() -> None:
@@ -545,7 +576,7 @@ def test_black_mirror_asks_only_while_it_searches() -> None:
         assert eager.asked(label) == ({"optimisation": {"forward": bred * 9}} if bred else {})
         if not bred:
             assert torch.equal(item.images, item.initial)
-        assert bred == 5 or float(item.score) >= middle
+        assert item.score is not None and (bred == 5 or float(item.score) >= middle)
     assert {int(item.notes["generations"]) for item in done.values()} > {0}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction, Rng
+from mibench.latents import finite
 from mibench.oracle import Oracle
 
 
@@ -21,7 +22,7 @@ class BrepMi(Attack):
     deviations = (
         "The label hunt, consecutive rejections, growths and rounds are capped; released code can run for ever.",
         "The track's identities are attacked; released code attacks the first 300 classes that random latents hit. A "
-        "class that no latent of the hunt hits gets the image of a random latent (notes: reached 0).",
+        "class that no latent of the hunt hits starts from a random latent outside (notes: reached 0).",
         "An identity whose radius never grew, a failure as published, gets the image of its last z (notes: grew 0).",
         "The radius grows when more than 87.5 % of the points are inside, as in released code; the paper says all.",
     )
@@ -77,15 +78,15 @@ class BrepMi(Attack):
                 """+1 where the target says y, -1 where it does not."""
                 return 2.0 * (oracle.labels(generator(z), rows.take(row, each=len(z))) == label) - 1
 
-            reached = bool(ctx.artifact["reached"][label])
+            reached = ctx.artifact["reached"][label]
             anywhere = latents.take(row).normal(1, prior.latent_dim).clamp(-p.bound, p.bound)
-            start = ctx.artifact["start"][label][None] if reached else anywhere
-            z, facts = self.repel(start, phi, spheres.take(row)) if reached else (start, {"grew": 0.0})
-            images, initial = generator(z).clamp(0, 1), generator(start).clamp(0, 1)
+            start = torch.where(reached, ctx.artifact["start"][label], anywhere)
+            z, facts = self.repel(start, phi, spheres.take(row))
+            images, initial = finite(generator(z)).clamp(0, 1), generator(start).clamp(0, 1)
             yield Reconstruction(label, images, initial, notes={"reached": float(reached), **facts})
 
     def repel(self, z: Tensor, phi: Callable[[Tensor], Tensor], sphere: Rng) -> tuple[Tensor, dict[str, float]]:
-        """From z (1, d) in the class: z when R last grew, else the last one, and how it went."""
+        """From z (1, d), in the class if all went well: z when R last grew, else the last z, and how it went."""
         p, n, d = self.params, self.params.sphere_points, z.shape[1]
         R, best = p.radius, z
         it = last = rejected = growths = grew = rounds = 0

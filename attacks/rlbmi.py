@@ -1,10 +1,10 @@
 """RLB-MI: reinforcement learning-based black-box model inversion (Han et al., CVPR 2023)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mibench.bandit import Agents, Replay
@@ -32,7 +32,8 @@ class RlbMi(Attack):
         "log p is kept above -50; released code lets it become minus infinity.",
         "Episodes are drawn from the replay memory with replacement.",
         "No target networks and no discount: episodes of one step have no next value.",
-        "On the small tracks fewer episodes, smaller networks and batches.",
+        "On the small tracks fewer episodes, smaller networks, and noise of its own for every dimension of every action: "
+        "one number for all of them, as released, explores a line and loses to random search at 4,000 queries.",
     )
 
     class Params(BaseParams):
@@ -49,6 +50,12 @@ class RlbMi(Attack):
         )
         restarts: int = Field(1, ge=1, description="agents per identity")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the WGAN-GP prior")
+
+        @model_validator(mode="after")
+        def _can_learn(self) -> Self:
+            if self.memory <= self.batch:
+                raise ValueError("expected memory > batch: updates start when more than a batch is remembered")
+            return self
 
     def prior(self) -> PriorRef:
         return PriorRef("wgan_gp", self.params.prior_params)

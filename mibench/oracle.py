@@ -97,6 +97,9 @@ class Oracle:
             self._shared.load_state_dict(state["shared"])
 
     def _ask(self, images: Tensor, rows: Rows | RowView | None) -> Output:
+        watched = images.requires_grad and images.device.type != "cpu"  # there the loss tells, and looking costs time
+        if not watched and not bool(torch.isfinite(images).all()):
+            raise StageFailed("The target was asked about images that contain numbers that are not finite.")
         if rows is not None:
             return self._net(images, rows.noise)
         if self._shared is None:

@@ -57,7 +57,9 @@ def test_log_density_is_the_change_of_variables(make: Callable[[], Density]) -> 
         for b in range(3):
 
             def point(eps: Tensor, s: int = s, b: int = b) -> Tensor:
-                return q.sample(torch.cat([noise[s, :b], eps[None], noise[s, b + 1 :]])[None].expand(2, -1, -1))[0][s, b]
+                return q.sample(torch.cat([noise[s, :b], eps[None], noise[s, b + 1 :]])[None].expand(2, -1, -1))[0][
+                    s, b
+                ]
 
             jacobian = torch.autograd.functional.jacobian(point, noise[s, b])
             assert isinstance(jacobian, Tensor)

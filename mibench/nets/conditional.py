@@ -7,7 +7,7 @@ At 64 pixels and width 64 they are the published ones; 32 pixels take one stage 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
@@ -125,24 +125,33 @@ class ConditionalGenerator(Generator):
         return torch.tanh(self.image(functional.relu(self.norm(x))))
 
 
-def _conv(channels_in: int, channels_out: int, kernel: int) -> nn.Module:
-    """A spectrally normalised convolution, Xavier's weights, with gain sqrt(2) where a ReLU precedes it or follows."""
-    conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
-    nn.init.xavier_uniform_(conv.weight, math.sqrt(2) if kernel > 1 else 1.0)
-    return spectral_norm(conv)
+Layer = Callable[[nn.Module], nn.Module]
+
+
+def _layer(normalised: bool) -> Layer:
+    """What a discriminator does with its layers: Xavier's weights, with gain sqrt(2) on 3x3 kernels, and spectral
+    normalisation unless it goes without."""
+
+    def prepare(layer: nn.Module) -> nn.Module:
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        nn.init.xavier_uniform_(weight, math.sqrt(2) if weight.ndim == 4 and weight.shape[-1] > 1 else 1.0)
+        return spectral_norm(layer) if normalised else layer
+
+    return prepare
 
 
 class DownBlock(nn.Module):
     """Half the resolution: ReLU (not in the first block), conv3x3, ReLU, conv3x3, mean of 2x2, beside conv1x1 and the
     mean of 2x2."""
 
-    def __init__(self, channels_in: int, channels_out: int, first: bool = False) -> None:
+    def __init__(self, channels_in: int, channels_out: int, layer: Layer, first: bool = False) -> None:
         super().__init__()
         self.first = first
         hidden = channels_out if first else channels_in
-        self.conv1 = _conv(channels_in, hidden, 3)
-        self.conv2 = _conv(hidden, channels_out, 3)
-        self.shortcut = _conv(channels_in, channels_out, 1)
+        self.conv1 = layer(nn.Conv2d(channels_in, hidden, 3, padding=1))
+        self.conv2 = layer(nn.Conv2d(hidden, channels_out, 3, padding=1))
+        self.shortcut = layer(nn.Conv2d(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         h = _channels_last(self.conv1(x if self.first else functional.relu(x)))
@@ -154,11 +163,11 @@ class DownBlock(nn.Module):
 class _Trunk(nn.Module):
     """Images -> (N, F): down-blocks, ReLU, sum over the 2x2 map. F is 16 times ``width`` at 64 pixels."""
 
-    def __init__(self, resolution: int, channels: int, width: int) -> None:
+    def __init__(self, resolution: int, channels: int, width: int, layer: Layer) -> None:
         super().__init__()
         sizes = [width * 2**power for power in range(up_stages(resolution) + 1)]
-        first = DownBlock(channels, width, first=True)
-        self.downs = nn.ModuleList([first, *(DownBlock(a, b) for a, b in pairwise(sizes))])
+        first = DownBlock(channels, width, layer, first=True)
+        self.downs = nn.ModuleList([first, *(DownBlock(a, b, layer) for a, b in pairwise(sizes))])
         self.feature_dim = sizes[-1]
 
     def features(self, images: Tensor) -> Tensor:
@@ -170,19 +179,20 @@ class _Trunk(nn.Module):
 
 
 class ProjectionDiscriminator(_Trunk):
-    """D(x, y) = l(h) + <e_y, h>, (N,), higher for images that look real; every layer spectrally normalised. In
-    training mode a forward pass makes one power iteration first."""
+    """D(x, y) = l(h) + <e_y, h>, (N,), higher for images that look real; every layer spectrally normalised
+    (unless not ``normalised``). In training mode a forward pass makes one power iteration first."""
 
     published_names: ClassVar[dict[str, str]] = {"l6": "linear", "l_y": "embedding"} | _published_blocks(
         range(1, 6), "downs", {"c1": "conv1", "c2": "conv2", "c_sc": "shortcut"}
     )
 
-    def __init__(self, num_classes: int, resolution: int, channels: int, width: int = 64) -> None:
-        super().__init__(resolution, channels, width)
-        linear, embedding = nn.Linear(self.feature_dim, 1), nn.Embedding(num_classes, self.feature_dim)
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.xavier_uniform_(embedding.weight)
-        self.linear, self.embedding = spectral_norm(linear), spectral_norm(embedding)
+    def __init__(
+        self, num_classes: int, resolution: int, channels: int, width: int = 64, normalised: bool = True
+    ) -> None:
+        layer = _layer(normalised)
+        super().__init__(resolution, channels, width, layer)
+        self.linear = layer(nn.Linear(self.feature_dim, 1))
+        self.embedding = layer(nn.Embedding(num_classes, self.feature_dim))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         h = self.features(images)
@@ -200,8 +210,10 @@ class Judgement(NamedTuple):
 class AuxiliaryDiscriminator(_Trunk):
     """LOKT's: the same trunk, unconditional, with two plain heads, real or fake and the class."""
 
-    def __init__(self, num_classes: int, resolution: int, channels: int, width: int = 64) -> None:
-        super().__init__(resolution, channels, width)
+    def __init__(
+        self, num_classes: int, resolution: int, channels: int, width: int = 64, normalised: bool = True
+    ) -> None:
+        super().__init__(resolution, channels, width, _layer(normalised))
         self.real = nn.Linear(self.feature_dim, 1)
         self.head = nn.Linear(self.feature_dim, num_classes)
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import relu
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.augment import random_view
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
@@ -51,13 +52,21 @@ class Cgan(Prior):
         identity_weight: float = Field(0.2, ge=0)
         noise: float = Field(1 / 256, ge=0, description="uniform noise on real pixels, from 0 to this")
         width: int = Field(64, ge=1)
+        normalised: bool = Field(True, description="spectral normalisation of the discriminator")
+        ema: float = Field(
+            0.0, ge=0, lt=1, description="decay of the generator's average that is kept; 0: last weights"
+        )
         latent_dim: int = Field(128, ge=1)
         weights: str | None = Field(None, description="id of an imported generator; then nothing is trained")
 
     def build(self) -> PriorModel:
         p, t = self.params, self.track
         generator = ConditionalGenerator(t.num_classes, t.resolution, t.channels, p.width, p.latent_dim)
-        trained = ProjectionDiscriminator(t.num_classes, t.resolution, t.channels, p.width) if not p.weights else None
+        trained = (
+            ProjectionDiscriminator(t.num_classes, t.resolution, t.channels, p.width, p.normalised)
+            if not p.weights
+            else None
+        )
         return PriorModel(generator, p.latent_dim, trained)
 
     def train(self, ctx: PriorContext, model: PriorModel) -> None:
@@ -71,9 +80,10 @@ class Cgan(Prior):
         with oracle.phase("prior"):
             scores = torch.cat([oracle.scores(chunk) for chunk in ctx.public.images.split(256)])
         chosen = top_images(scores, p.per_class).flatten()
+        average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
-        state = {"model": model, "opt_g": opt_g, "opt_d": opt_d, "oracle": oracle}
+        state = {"model": model, "average": average, "opt_g": opt_g, "opt_d": opt_d, "oracle": oracle}
         loop = ctx.loop("cgan", p.steps, state)
         for step in loop:
             rng = ctx.stream(f"step.{step}")
@@ -96,5 +106,7 @@ class Cgan(Prior):
                 opt_d.zero_grad()
                 loss_d.backward()
                 opt_d.step()
+            average.update_parameters(generator)
             loop.report(loss=loss_g + loss_d)
+        generator.load_state_dict(average.module.state_dict())
         return None

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.conditional import AuxiliaryDiscriminator, ConditionalGenerator, Judgement
@@ -42,21 +43,26 @@ class Tacgan(Prior):
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.0, 0.9)
         width: int = Field(64, ge=1)
+        normalised: bool = Field(True, description="spectral normalisation of the discriminator")
+        ema: float = Field(
+            0.0, ge=0, lt=1, description="decay of the generator's average that is kept; 0: last weights"
+        )
         latent_dim: int = Field(128, ge=1)
 
     def build(self) -> PriorModel:
         p, t = self.params, self.track
         generator = ConditionalGenerator(t.num_classes, t.resolution, t.channels, p.width, p.latent_dim)
-        critic = AuxiliaryDiscriminator(t.num_classes, t.resolution, t.channels, p.width)
+        critic = AuxiliaryDiscriminator(t.num_classes, t.resolution, t.channels, p.width, p.normalised)
         return PriorModel(generator, p.latent_dim, critic)
 
     def train(self, ctx: PriorContext, model: PriorModel) -> None:
         p, classes = self.params, self.track.num_classes
         generator, critic, oracle = model.generator, model.critic, ctx.oracle
         assert critic is not None and oracle is not None
+        average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
-        state = {"model": model, "opt_g": opt_g, "opt_d": opt_d, "oracle": oracle}
+        state = {"model": model, "average": average, "opt_g": opt_g, "opt_d": opt_d, "oracle": oracle}
         loop = ctx.loop("tacgan", p.steps, state)
         for step in loop:
             rng = ctx.stream(f"step.{step}")
@@ -76,4 +82,6 @@ class Tacgan(Prior):
                 opt_d.zero_grad()
                 loss_d.backward()
                 opt_d.step()
+            average.update_parameters(generator)
             loop.report(loss=loss_g + loss_d)
+        generator.load_state_dict(average.module.state_dict())

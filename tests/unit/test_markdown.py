@@ -72,6 +72,13 @@ def test_a_recorded_file_gives_the_same_table(tmp_path: Path) -> None:
     assert done.exit_code == 0 and done.output == results_table(objects)
 
 
+def test_the_documentation_shows_the_recorded_table() -> None:
+    root = Path(__file__).parents[2]
+    recorded = json.loads((root / "results" / "attacks-orl32.json").read_text())["runs"]
+    shown = (root / "docs" / "attacks.md").read_text(encoding="utf-8")
+    assert results_table(recorded) in shown, "type the commands that stand above the table in docs/attacks.md"
+
+
 def test_rubbish_is_refused_with_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     for text in ("", "[]", '{"runs": []}', '{"schema": 2, "runs": []}', '{"schema": 1, "runs": [{"track": "x"}]}'):

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction, Rng
-from mibench.latents import finite
 from mibench.oracle import Oracle
 
 
@@ -82,7 +81,7 @@ class BrepMi(Attack):
             anywhere = latents.take(row).normal(1, prior.latent_dim).clamp(-p.bound, p.bound)
             start = torch.where(reached, ctx.artifact["start"][label], anywhere)
             z, facts = self.repel(start, phi, spheres.take(row))
-            images, initial = finite(generator(z)).clamp(0, 1), generator(start).clamp(0, 1)
+            images, initial = generator(z).clamp(0, 1), generator(start).clamp(0, 1)
             yield Reconstruction(label, images, initial, notes={"reached": float(reached), **facts})
 
     def repel(self, z: Tensor, phi: Callable[[Tensor], Tensor], sphere: Rng) -> tuple[Tensor, dict[str, float]]:

@@ -32,8 +32,8 @@ class RlbMi(Attack):
         "log p is kept above -50; released code lets it become minus infinity.",
         "Episodes are drawn from the replay memory with replacement.",
         "No target networks and no discount: episodes of one step have no next value.",
-        "On the small tracks fewer episodes, smaller networks, and noise of its own for every dimension of every action: "
-        "one number for all of them, as released, explores a line and loses to random search at 4,000 queries.",
+        "On the small tracks fewer episodes, smaller networks, and noise of its own for each dimension of each action. "
+        "One number for all, as released, explores a line and loses to random search at so few queries.",
     )
 
     class Params(BaseParams):

@@ -78,10 +78,13 @@ def evolve(
 
 
 def confidence(p: Tensor, label: int, top: int | None = None) -> Tensor:
-    """C2FMI's fitness (Ye et al., TDSC 2023) of scores (P, K) -> (P,): p_y; where y is not among the ``top`` largest
-    scores (None: all are known), minus their sum."""
-    best = p.topk(top or p.shape[1]).values
-    return torch.where(p[:, label] >= best[:, -1], p[:, label], -best.sum(1))
+    """C2FMI's fitness (Ye et al., TDSC 2023) of scores (P, K) -> (P,): p_y. If only the ``top`` largest scores are
+    known and y is not among them, minus their sum."""
+    p_y = p[:, label]
+    if top is None:
+        return p_y
+    known = p.topk(top).values
+    return torch.where((p_y >= known[:, -1]) & (p_y > 0), p_y, -known.sum(1))
 
 
 def settling(generation: int, generations: int) -> float:

@@ -58,6 +58,8 @@ class Generator(nn.Module):
 
     def truncate(self, w: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
         """``psi`` draws the first ``cutoff`` layers (None: all) of w (N, num_ws, w_dim) towards the mean w."""
+        if psi == 1:
+            return w
         drawn = self.mean_w + psi * (w[:, :cutoff] - self.mean_w)
         return drawn if cutoff is None else torch.cat([drawn, w[:, cutoff:]], 1)
 

@@ -161,6 +161,8 @@ class StyleGAN2(Generator):
     published_names: ClassVar[dict[str, str]] = {"synthesis": "body"}
     kernel: Tensor
 
+    negative_slope = 0.2
+
     def __init__(
         self,
         z_dim: int = 512,
@@ -192,6 +194,10 @@ class StyleGAN2(Generator):
         return self._w_dim
 
     @property
+    def mean_w(self) -> Tensor:
+        return self.mapping.w_avg
+
+    @property
     def blocks(self) -> int:
         return len(self.resolutions)
 
@@ -201,8 +207,7 @@ class StyleGAN2(Generator):
     def map(self, latents: Tensor, truncation: float = 1.0, cutoff: int | None = None) -> Tensor:
         """z -> w; the first ``cutoff`` layers become w_avg + psi (w - w_avg)."""
         w = self.mapping(self.checked(latents))[:, None].expand(-1, self.num_ws, -1)
-        near = self.mapping.w_avg.lerp(w[:, :cutoff], truncation)
-        return torch.cat([near, w[:, near.shape[1] :]], dim=1)
+        return self.truncate(w, truncation, cutoff)
 
     def synthesis(self, w: Tensor, start: int = 0, features: Tensor | None = None, noise: Noise = "const") -> Tensor:
         """w (N, num_ws, w_dim) -> images. From a block ``start`` > 0 on, the colours that earlier blocks would have

@@ -24,10 +24,15 @@ class View(Generator):
         super().__init__()
         self.generator, self.crop, self.resolution, self.grey = generator, crop, resolution, grey
         self.latent_dim, self.num_ws = generator.latent_dim, generator.num_ws
+        self.negative_slope = generator.negative_slope
 
     @property
     def w_dim(self) -> int:
         return self.generator.w_dim
+
+    @property
+    def mean_w(self) -> Tensor:
+        return self.generator.mean_w
 
     @property
     def blocks(self) -> int:

@@ -3,12 +3,12 @@ and the rewards and queries of the attack that uses it."""
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -166,8 +166,8 @@ def test_each_step_moves_its_own_network_only() -> None:
         other.actor.weights[-1].mul_(3)
     for net in (one, other):
         net.learn(*episodes(1, 6))
-    for a, b in zip([*one.q1.parameters(), *one.q2.parameters()], [*other.q1.parameters(), *other.q2.parameters()]):
-        assert torch.equal(a, b)
+    for critic, same in ((one.q1, other.q1), (one.q2, other.q2)):
+        assert all(torch.equal(a, b) for a, b in zip(critic.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.q1.weights[0], enlarged(agents(0)).q1.weights[0])
 
 
@@ -317,11 +317,19 @@ def test_queries_are_counted_by_hand(params: dict[str, Any], queries: int) -> No
 def test_with_alpha_zero_both_images_coincide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conformance 13: z' = a whatever the state; with alpha = 0.5 the state shows."""
     seen: list[Tensor] = []
-    usual = Oracle.scores
-    monkeypatch.setattr(Oracle, "scores", lambda self, x, rows=None: [seen.append(x), usual(self, x, rows)][1])
     added: list[Tensor] = []
-    add = Replay.add
-    monkeypatch.setattr(Replay, "add", lambda self, s, a, r: [added.append(a), add(self, s, a, r)][1])
+    scores, add = Oracle.scores, Replay.add
+
+    def watched_scores(self: Oracle, x: Tensor, rows: Any = None) -> Tensor:
+        seen.append(x)
+        return scores(self, x, rows)
+
+    def watched_add(self: Replay, s: Tensor, a: Tensor, r: Tensor) -> None:
+        added.append(a)
+        add(self, s, a, r)
+
+    monkeypatch.setattr(Oracle, "scores", watched_scores)
+    monkeypatch.setattr(Replay, "add", watched_add)
     attack(episodes=1)
     torch.testing.assert_close(seen[0], (added[0].reshape(-1, 1, 4, 4) + 1) / 2)
     seen.clear()
@@ -344,6 +352,6 @@ def test_the_best_image_is_kept_and_the_agent_beats_its_start() -> None:
         assert float(b.score) > float(first) + 0.2
 
 
-def test_state_is_not_shared_between_runs() -> None:
-    one, other = attack(episodes=20, batch=4), attack(episodes=20, batch=4)
-    assert all(torch.equal(one[0][label].images, copy.copy(other[0][label]).images) for label in (0, 2))
+def test_a_memory_too_small_to_learn_from_is_refused() -> None:
+    with pytest.raises(ValidationError, match="memory > batch"):
+        attack(memory=8, batch=8)

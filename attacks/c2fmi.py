@@ -61,8 +61,8 @@ class C2fmi(Attack):
         if p.embedding == "public" or p.casia_weights is not None:
             return None
         return (
-            "its embedding needs facenet-pytorch's weights 20180408-102900-casia-webface.pt: import them with "
-            "`mibench import-checkpoint` and name their id in casia_weights, or set embedding=public"
+            "its embedding needs facenet-pytorch's weights 20180408-102900-casia-webface.pt: import them with `mibench "
+            "import-checkpoint FILE --as facenet_casia` and name their id in casia_weights, or set embedding=public"
         )
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:

@@ -27,9 +27,7 @@ class Lokt(Attack):
 
     access = Access.LABELS
     deviations = (
-        "Metrics see the generator's output clamped to [0, 1].",
-        "Batches of public and of synthetic images are drawn with replacement.",
-        "The learning rate follows its cosine step by step.",
+        "Metrics see the output clamped to [0, 1]; batches are drawn with replacement; the cosine goes step by step.",
         "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate, and the "
         "surrogates are small networks that were not pretrained.",
     )

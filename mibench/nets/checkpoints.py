@@ -280,4 +280,5 @@ KINDS: dict[str, Kind] = {
     "efficientnet_b0": _imagenet("EfficientNet-B0", "EfficientNetB0", "features.0.0", "classifier.1"),
     "efficientnet_b1": _imagenet("EfficientNet-B1", "EfficientNetB1", "features.0.0", "classifier.1"),
     "efficientnet_b2": _imagenet("EfficientNet-B2", "EfficientNetB2", "features.0.0", "classifier.1"),
+    "facenet_casia": Kind("facenet-pytorch's CASIA-WebFace", "mibench.nets.casia:CasiaFaceNet", lambda tensors: {}),
 }

@@ -3,6 +3,7 @@ the attacks' specification, and numbers of questions worked out by hand."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch.nn.functional import normalize, one_hot
 from mibench import evolution
 from mibench.contracts import AttackContext, ImageSet, PriorModel, Reconstruction, RowStreams, Stream, TrackInfo
 from mibench.embedding import InverseMap, fit_inverse_map, full_confidence, people_embedding, visible
-from mibench.errors import StageFailed
+from mibench.errors import StageFailed, UserError
 from mibench.evolution import confidence, differential_evolution, settling
 from mibench.identity import stream_seed
 from mibench.nets.base import Output
+from mibench.nets.checkpoints import fit
 from mibench.oracle import AccessDenied, Oracle
 from mibench.registry import Registry
 from mibench.training import Loop
@@ -133,17 +135,19 @@ def scripted(inside: int, centre: bool = True) -> Target:
     return Target(logits)
 
 
+@pytest.mark.parametrize("R", [2.0, 12.0])
 @pytest.mark.parametrize(("inside", "grows"), [(28, False), (29, True), (0, False), (32, True)])
-def test_29_of_32_points_grow_the_radius_and_28_do_not(inside: int, grows: bool) -> None:
+def test_29_of_32_points_grow_the_radius_and_28_do_not(inside: int, grows: bool, R: float) -> None:
     """And the step: only points outside repel; their mean at the old radius is divided by the new one."""
     target = scripted(inside)
-    found, counts = brep(target, START, patience=1, max_growths=1)
-    radius = 2.6 if grows else 2.0
+    found, counts = brep(target, START, patience=1, max_growths=1, radius=R)
+    radius = 1.3 * R if grows else R
     assert found[1].notes["radius"] == pytest.approx(radius) and found[1].notes["grew"] == grows
     assert labels_asked(counts) == 33
     points, proposal = (x.flatten(1) for x in target.asked)
     outside = points[inside:] - START[1]
-    moved = (START[1] - (2 / 3) * outside.sum(0) / 32 / radius).clamp(-1.5, 1.5)
+    step = {2.0: 2 / 3, 12.0: 3.0}[R]
+    moved = (START[1] - step * outside.sum(0) / 32 / radius).clamp(-1.5, 1.5)
     assert torch.allclose(proposal[0], moved, atol=1e-6)
     assert torch.allclose(found[1].images.flatten(), moved.clamp(0, 1), atol=1e-6)
     assert (inside == 32) == torch.equal(proposal[0], START[1])
@@ -179,9 +183,13 @@ def test_what_does_not_advance_the_counter(points: list[int], centres: list[bool
         yes = torch.arange(POINTS) < many if len(images) == POINTS else torch.tensor([centre] * len(images))
         return one_hot(yes.long(), CLASSES).float()
 
-    found, counts = brep(Target(logits), START, patience=3)
+    target = Target(logits)
+    found, counts = brep(target, START, patience=3)
     assert found[1].notes["rounds"] == rounds and found[1].notes["finished"] == 1
     assert labels_asked(counts) == rounds * 33
+    visited = [x[0] for x in target.asked if len(x) < POINTS]
+    result = visited[points.index(29)] if 29 in points else visited[-1]  # z when R last grew, if it ever did
+    assert torch.equal(found[1].images[0], result.clamp(0, 1)) and not torch.equal(result, visited[-2])
 
 
 def half_space(images: Tensor) -> Tensor:
@@ -384,8 +392,10 @@ class Sigmoid(nn.Module):
 SMALL = {"embedding": "public", "embedding_steps": 5, "width": 8, "epochs": 2, "coarse_steps": 3, "coarse_lr": 0.1}
 
 
-def c2fmi(labels: Sequence[int], monkeypatch: pytest.MonkeyPatch, **params: Any) -> tuple[Any, Any, Any]:
-    """Reconstructions by label, counts of the preparation, counts of the inversion."""
+def c2fmi(
+    labels: Sequence[int], monkeypatch: pytest.MonkeyPatch, target: Target | None = None, **params: Any
+) -> tuple[Any, Any, Any]:
+    """Reconstructions by label, counts of the preparation, counts of the inversion; ``target`` answers the latter."""
 
     class Linear(nn.Module):
         """The embedding: a linear classifier, since images of 4 pixels are too small for the usual one."""
@@ -403,7 +413,7 @@ def c2fmi(labels: Sequence[int], monkeypatch: pytest.MonkeyPatch, **params: Any)
     ctx, attack, prior = Unit(), plugin("c2fmi", **SMALL | params), PriorModel(Sigmoid(), DIM).eval()
     before = Oracle(Target(scores), "scores", CLASSES)
     ctx.artifact = attack.prepare(before, prior, ctx)
-    oracle = Oracle(Target(scores), "scores", CLASSES)
+    oracle = Oracle(target or Target(scores), "scores", CLASSES)
     found = {item.label: item for item in attack.invert(oracle, prior, list(labels), ctx)}
     return found, before.counts(), oracle.counts()
 
@@ -447,6 +457,55 @@ def test_c2fmi_coarse_search_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert counts[str(label)]["search"]["forward"] == counts[str(label)]["optimisation"]["forward"] == 1
 
 
+def test_c2fmi_population(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 10 best of 16 starts and 22 mixtures, worked out from the row's own numbers."""
+    target = Target(scores)
+    found, _, _ = c2fmi([1], monkeypatch, target, coarse_steps=0, generations=0)
+    starts, population = (x.flatten(1).logit() for x in target.asked)
+    rng = RowStreams([(7, 1, 0)], "w")
+    z = rng.normal(1, 32, DIM)[0]
+    assert torch.allclose(starts, (z[0::2] + z[1::2]) / 2, atol=1e-4)
+    p_y = scores(torch.sigmoid(starts)).softmax(1)[:, 1]
+    best = starts[p_y.sort(descending=True).indices[:10]]
+    assert torch.allclose(population[:10], best, atol=1e-4)
+    pick = (rng.uniform(1, 3, 22)[0] * 10).long()
+    fresh = rng.normal(1, 66, DIM)[0]
+    for i in range(22):
+        a, b, c = (best[pick[k, i]] for k in range(3))
+        mixture = 0.7 * (a / 4 + b / 4 + c / 2) + 0.3 * (fresh[3 * i] + fresh[3 * i + 1] + fresh[3 * i + 2]) / 3
+        assert torch.allclose(population[10 + i], mixture, atol=1e-4)
+    fittest = scores(torch.sigmoid(population)).softmax(1)[:, 1]
+    assert float(found[1].score) == pytest.approx(float(fittest.max()))
+    assert torch.allclose(found[1].images.flatten(), torch.sigmoid(population[fittest.argmax()]), atol=1e-4)
+
+
+def test_c2fmi_coarse_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gap is the MSE to what M wants; it falls, and the learning rate by 0.95 every 20 steps."""
+    gaps, rates, nets = [], [], {}
+    module = sys.modules[Registry().plugin("attack", "c2fmi").__module__]
+    usual, load = module.descend_adam, module.unpack
+
+    def loaded(net: nn.Module, artifact: dict[str, Tensor], name: str) -> nn.Module:
+        nets[name] = load(net, artifact, name)
+        return net
+
+    def watched(start: Tensor, objective: Any, steps: Any, lr: Any, **more: Any) -> Tensor:
+        rates.extend(lr(step) for step in steps)
+        images = torch.sigmoid(start).unflatten(1, (1, SIDE, SIDE))
+        wanted = nets["M"](torch.tensor([[0.0, 0.0, 1.0]]))  # of class 2 and nothing else
+        expected = (nets["e"](images) - wanted).square().sum(1) / CLASSES
+        assert torch.allclose(objective(start), expected, atol=1e-5)
+        return usual(start, objective, steps, lr, watch=lambda losses, w: gaps.append(losses), **more)
+
+    monkeypatch.setattr(module, "unpack", loaded)
+    monkeypatch.setattr(module, "descend_adam", watched)
+    few = {"population": 10, "generations": 0, "epochs": 40, "embedding_steps": 200, "coarse_steps": 41}
+    c2fmi([2], monkeypatch, **few | {"coarse_lr": 0.02})
+    assert rates == pytest.approx([0.02] * 20 + [0.019] * 20 + [0.01805])
+    assert len(gaps) == 41 and gaps[0].shape == (16,)
+    assert bool((gaps[-1] < gaps[0]).all()) and float(gaps[-1].mean()) < 0.9 * float(gaps[0].mean())
+
+
 def test_c2fmi_top_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Top-M: all 16 starts join; what is not among the largest scores changes nothing."""
     found, _, counts = c2fmi([1], monkeypatch, top=1, keep=16, population=16, generations=4)
@@ -483,3 +542,7 @@ def test_published_embedding_has_the_published_tensors_and_sees_grey_images() ->
     assert state["logits.weight"].shape == (10_575, 512) and state["conv2d_1a.conv.weight"].shape == (32, 3, 3, 3)
     with torch.no_grad():
         assert net(torch.rand(2, 1, 32, 32)).shape == (2, 10_575)
+    assert fit("facenet_casia", state).settings == {}
+    state["logits.weight"] = state["logits.weight"][:8631]  # as in the network of VGGFace2
+    with pytest.raises(UserError, match=r"logits.weight \(8631, 512\)"):
+        fit("facenet_casia", state)

@@ -1,17 +1,23 @@
-"""mibench.flows against brute force: Jacobians by autograd, torch's own distributions, flows one at a time."""
+"""mibench.flows against brute force: Jacobians by autograd, torch's own distributions, flows one at a time; and what
+the attack that fits them makes of a generator with several layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mibench.contracts import Rows
+from mibench.contracts import AttackContext, Generator, PriorModel, Reconstruction, Rows, TrackInfo
 from mibench.errors import StageFailed
 from mibench.flows import Density, Gaussians, Glow, layered_noise
+from mibench.nets.base import Classifier
+from mibench.oracle import Oracle
 from mibench.random import RowStreams, Stream
+from mibench.registry import Registry
 
 
 def streams(*rows: int, purpose: str = "flow") -> RowStreams:
@@ -268,3 +274,143 @@ def test_a_density_finds_its_target(family: str) -> None:
     z = q.sample(noise.normal(2, 4000, 6))[0].detach()
     assert float((z.mean(1, keepdim=True) - c).abs().max()) < 0.15
     assert float((z.std(1) - 0.5).abs().max()) < 0.15
+
+
+# --- the attack ----------------------------------------------------------------------------------------------------
+
+TRACK = TrackInfo("tiny", "faces", 6, 1, 3, (0.5,))
+DIM, LAYERS = 6, 3
+SCALES = torch.tensor([0.02, 0.03, 0.05])
+
+
+class Stripes(Generator):
+    """A mapping network that scales z for each layer; row l of the image shows layer l of w."""
+
+    latent_dim, num_ws = DIM, LAYERS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def map(self, latents: Tensor, truncation: float = 1.0, cutoff: int | None = None) -> Tensor:
+        return latents[:, None] * SCALES[:, None]
+
+    def synthesis(self, w: Tensor, start: int = 0, features: Tensor | None = None) -> Tensor:
+        self.seen.append(w.detach())
+        return 0.5 + w[:, None]
+
+
+class Columns(Classifier):
+    """Logits: sums of the image's first three columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Identity()
+
+    def forward(self, images: Tensor, rng: Any = None) -> Any:
+        return type("Output", (), {"logits": images[:, 0, :, :3].sum(1) * 4})
+
+
+class Context(AttackContext):
+    def __init__(self) -> None:
+        self.device, self.track, self.seed = torch.device("cpu"), TRACK, 0
+        self.images_per_identity, self.identities = 2, [0, 1, 2]
+
+    def steps(self, name: str, count: int) -> Any:
+        return range(count)
+
+
+def attack(labels: list[int], **params: Any) -> tuple[list[Reconstruction], dict[str, Any], Stripes]:
+    """Reconstructions, queries and the generator, which saw every w."""
+    cls, generator, oracle = Registry().plugin("attack", "vmi"), Stripes(), Oracle(Columns(), "white_box", 3)
+    params = {"flow_levels": 2, "flow_steps": 2, "flow_width": 5, "iterations": 2, "batch": 4} | params
+    found = cls(cls.Params(**params), TRACK).invert(oracle, PriorModel(generator, DIM), labels, Context())
+    return list(found), oracle.counts(), generator
+
+
+def test_layer_l_of_w_comes_from_density_l(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+    usual = Glow.sample
+
+    def sample(self: Glow, noise: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_q = usual(self, noise)
+        drawn.append(z.detach())
+        return z, log_q
+
+    monkeypatch.setattr(Glow, "sample", sample)
+    _, _, generator = attack([0, 2], samples=5, iterations=0)
+    z = drawn[0].unflatten(0, (2, LAYERS))  # identity, layer, sample
+    for identity in range(2):
+        for layer in range(LAYERS):
+            w = generator.seen[0].unflatten(0, (2, 5))[identity, :, layer]
+            torch.testing.assert_close(w, SCALES[layer] * z[identity, layer])
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_gaussian_fit_is_plain_sgd_on_each_identity(covariance: str) -> None:
+    """Three steps written out for one identity: the mean over its 4 draws, the mean KL of its 3 layers, SGD with
+    momentum on its parameters alone."""
+    steps, batch, weight = 3, 4, 0.3
+    params = {"family": "gaussian", "covariance": covariance, "kl": "exact", "kl_weight": weight}
+    found, _, _ = attack([0, 2], **params, iterations=steps, batch=batch, lr=0.5, samples=5)
+    for item in found:
+        rows = Rows([item.label], 1, 0, "cpu")
+        mu = torch.zeros(LAYERS, DIM, requires_grad=True)
+        log_diagonal, lower = torch.zeros(LAYERS, DIM, requires_grad=True), torch.zeros(LAYERS, DIM, DIM)
+        lower.requires_grad_(covariance == "full")
+        optimiser = torch.optim.SGD([mu, log_diagonal, *([lower] if lower.requires_grad else [])], 0.5, 0.9)
+        draws = rows.streams("noise")
+
+        def images(streams: RowStreams, n: int) -> Tensor:
+            eps = layered_noise(streams, 1, LAYERS, n, DIM, DIM)
+            factor = torch.diag_embed(log_diagonal.exp()) + lower.tril(-1)  # noqa: B023
+            z = mu[:, None] + torch.einsum("lij,lbj->lbi", factor, eps)  # noqa: B023
+            return (0.5 + SCALES[:, None, None] * z).movedim(0, 1)[:, None].clamp(0, 1)
+
+        for _ in range(steps):
+            loss = nn.functional.cross_entropy(Columns()(images(draws, batch)).logits, rows.label.expand(batch))
+            for layer in range(LAYERS):
+                scale = torch.diag(log_diagonal[layer].exp()) + lower[layer].tril(-1)
+                q = torch.distributions.MultivariateNormal(mu[layer], scale_tril=scale)
+                p = torch.distributions.MultivariateNormal(torch.zeros(DIM), torch.eye(DIM))
+                loss = loss + weight / LAYERS * torch.distributions.kl_divergence(q, p)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        with torch.no_grad():
+            expected = images(rows.streams("draws"), 5)
+        torch.testing.assert_close(item.images, expected, rtol=1e-4, atol=1e-5)
+        assert float((item.images - item.initial).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("params", [{}, {"family": "gaussian"}], ids=["flow", "gaussian"])
+def test_queries_and_images_are_counted_by_hand(params: dict[str, Any]) -> None:
+    """3 steps of 4 draws; the final samples are not asked about."""
+    found, counts, _ = attack([0, 2], iterations=3, **params)
+    expected = {"optimisation": {"forward": 0, "gradient": 12, "label": 0}}
+    assert counts == {"0": expected, "2": expected}
+    assert [len(item.images) for item in found] == [2, 2], "as many as the track asks for"
+    assert len(attack([1], samples=7)[0][0].images) == 7
+
+
+@pytest.mark.parametrize("params", [{}, {"family": "gaussian"}], ids=["flow", "gaussian"])
+def test_the_density_moves_to_its_class(params: dict[str, Any]) -> None:
+    found, _, _ = attack([0, 1, 2], iterations=80, optimiser="adam", lr=0.02, samples=20, **params)
+    for item in found:
+        now, before = (Columns()(x).logits.softmax(1)[:, item.label].mean() for x in (item.images, item.initial))
+        assert float(now) > float(before) + 0.05
+        assert item.notes["kl"] > 0.5
+        assert float(item.images.std(0).mean()) > 1e-3
+
+
+def test_a_heavy_kl_holds_the_density() -> None:
+    light, heavy = (
+        attack([1], iterations=150, family="gaussian", optimiser="adam", lr=0.02, kl_weight=w)[0][0].notes["kl"]
+        for w in (1e-3, 10.0)
+    )
+    assert heavy < 0.2 * light
+
+
+def test_an_exact_kl_of_a_flow_is_refused() -> None:
+    with pytest.raises(ValidationError, match="a flow has no exact KL"):
+        attack([0], kl="exact")

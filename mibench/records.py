@@ -63,6 +63,7 @@ class RunRecord:
     chance: float
     command: str
     deviations: list[str] = field(default_factory=list)
+    origin: str = "measured"  # measured, submitted, reproduced, differs
 
     @property
     def name(self) -> str:
@@ -90,13 +91,23 @@ class RunRecord:
             "defense_params": self.defense_params,
             "attack_params": self.attack_params,
             "metrics": {name: metric.public() for name, metric in self.metrics.items()},
-            "identities": len({image["label"] for image in self.images}),
+            "identities": len(self.identities),
             "queries": self.asked(),
             "stages": [
                 {key: getattr(stage, key) for key in ("kind", "plugin", "seconds", "peak_memory_mib")}
                 for stage in self.stages
             ],
         }
+
+    @property
+    def identities(self) -> list[int]:
+        """The attacked identities."""
+        judged = self.metrics.get("att1", MetricValue(None)).per_identity
+        return sorted({int(image["label"]) for image in self.images} | {int(label) for label in judged})
+
+    def published(self) -> dict[str, Any]:
+        """What ``export --format json`` writes: the public object, and under ``record`` everything but the images."""
+        return self.public() | {"record": self.to_json() | {"images": []}}
 
     def asked(self) -> dict[str, int]:
         """All questions to the target behind this run, prior and preparation included, by kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -32,6 +33,7 @@ class Paper(BaseModel):
     venue: str
     year: int
     url: str = Field(pattern=r"^https?://")
+    authors: tuple[str, ...] = ()
 
 
 class Entry(BaseModel):
@@ -40,7 +42,9 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
-    kind: str = ""
+    kind: str = ""  # of a defense: baseline, data, regulariser, architecture
+    family: str | None = None  # of an attack: what it searches, and how
+    adaptive: bool = False  # an attack made to get around one defense
     paper: Paper | None = None
     access: str | None = None
     prior: str | None = None
@@ -180,6 +184,31 @@ class Registry:
         if kind == "prior":
             return Path(__file__).parent / "priors" / f"{name}.py"
         return self.root / f"{kind}s" / f"{name}.py"
+
+    def _literal(self, kind: Kind, name: str, field: str) -> Any:
+        """A class attribute of the plugin that is written down as a plain value, read without running the file."""
+        try:
+            tree = ast.parse(self.path(kind, name).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, ValueError):
+            return None  # listed all the same; whoever imports it gets the error
+        classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+        for statement in (statement for node in classes for statement in node.body):
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == field:
+                try:
+                    return ast.literal_eval(statement.value)
+                except ValueError:
+                    return None
+        return None
+
+    def version(self, kind: Kind, name: str) -> int:
+        """The version that the plugin's file declares, 1 without one."""
+        found = self._literal(kind, name, "version")
+        return found if isinstance(found, int) else 1
+
+    def deviations(self, kind: Kind, name: str) -> tuple[str, ...]:
+        """The deviations that the plugin's file writes down as plain text; those it computes are in its runs."""
+        found = self._literal(kind, name, "deviations")
+        return tuple(text for text in found or () if isinstance(text, str))
 
     def plugin(self, kind: Kind, name: str) -> type[Any]:
         """Import the plugin's file and return its class. Imports torch."""

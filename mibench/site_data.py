@@ -6,18 +6,24 @@ from pathlib import Path
 
 from mibench.metrics import METRICS
 from mibench.publish import Catalogue
-from mibench.registry import Entry, Registry
+from mibench.registry import Entry, Kind, Registry
 
 
 def catalogue(registry: Registry) -> Catalogue:
     """Plain facts about tracks, methods and metrics, from the registry."""
 
-    def facts(entry: Entry) -> dict[str, object]:
-        known: dict[str, object] = {"title": entry.title, "kind": entry.kind}
+    def facts(kind: Kind, name: str, entry: Entry) -> dict[str, object]:
+        known: dict[str, object] = {
+            "title": entry.title,
+            "kind": entry.kind,
+            "code_version": registry.version(kind, name),
+        }
+        known |= {"access": entry.access, "prior": entry.prior, "family": entry.family, "adaptive": entry.adaptive}
+        known |= {"presets": entry.presets, "costs": entry.costs, "deviations": registry.deviations(kind, name)}
         if entry.paper:
             known |= {"paper": f"{entry.paper.title} ({entry.paper.venue} {entry.paper.year})"}
-            known |= {"url": entry.paper.url, "year": entry.paper.year}
-        return known | ({"access": entry.access} if entry.access else {})
+            known |= {"url": entry.paper.url, "year": entry.paper.year, "reference": entry.paper.model_dump()}
+        return known
 
     tracks = {
         name: {
@@ -25,6 +31,7 @@ def catalogue(registry: Registry) -> Catalogue:
             "version": track.version,
             "kind": track.kind,
             "sensitive": track.sensitive,
+            "publish_private": track.publish_private,
             "chance": track.chance,
             "identities": len(track.identities),
             "metrics": list(track.metrics),
@@ -40,8 +47,8 @@ def catalogue(registry: Registry) -> Catalogue:
     }
     return Catalogue(
         tracks,
-        {name: facts(entry) for name, entry in registry.entries("defense").items()},
-        {name: facts(entry) for name, entry in registry.entries("attack").items()},
+        {name: facts("defense", name, entry) for name, entry in registry.entries("defense").items()},
+        {name: facts("attack", name, entry) for name, entry in registry.entries("attack").items()},
         {
             name: {"title": m.title, "direction": m.direction, "unit": m.unit, "help": m.help}
             for name, m in METRICS.items()

@@ -60,6 +60,7 @@ class Track(_Section):
     title: str
     kind: Literal["faces", "digits"]
     sensitive: bool
+    publish_private: bool = False  # whether the licence of the private images allows showing them on a public page
     source: str
     resolution: int
     channels: int

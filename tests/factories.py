@@ -76,9 +76,17 @@ def make_catalogue(**tracks: dict[str, Any]) -> Catalogue:
     return Catalogue(
         tracks={"orl32": facts, **tracks},
         defenses={
-            "none": {"title": "No defense", "paper": None, "url": None, "year": None, "deviations": []},
+            "none": {
+                "title": "No defense",
+                "kind": "baseline",
+                "paper": None,
+                "url": None,
+                "year": None,
+                "deviations": [],
+            },
             "re": {
                 "title": "Random Erasing",
+                "kind": "data",
                 "paper": "MIDRE",
                 "url": "https://arxiv.org/abs/2409.01062",
                 "year": 2025,
@@ -88,6 +96,8 @@ def make_catalogue(**tracks: dict[str, Any]) -> Catalogue:
         attacks={
             "gmi": {
                 "title": "GMI",
+                "family": "GAN latents",
+                "access": "white_box",
                 "paper": "The Secret Revealer",
                 "url": "https://arxiv.org/abs/1911.07135",
                 "year": 2020,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -151,7 +152,8 @@ class Cli:
         return done
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        """Run in the background, in a process group of its own."""
+        """Run in the background, in a process group of its own. Ctrl-C works there even where a shell's background job
+        would ignore it."""
         return subprocess.Popen(
             [str(PROGRAM), *arguments],
             env=self.environment | more,
@@ -160,6 +162,7 @@ class Cli:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, code: int | None = 0, **more: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mibench.store.db import Database
 
 DEFAULT_TRACK = "orl32"
+Images = Literal["none", "sample", "all"]  # whose reconstructions the site carries
 
 
 @dataclass
@@ -49,19 +50,24 @@ class Workspace:
 
         return Database.open(home=self.home)
 
-    def build_site(self, out: Path | None = None, images: str = "all", public: bool = False) -> Path:
-        """Write the leaderboard of everything in the database; the path of its index page."""
+    def build_site(self, out: Path | None = None, images: Images = "all", public: bool = False) -> Path:
+        """Write the leaderboard of everything in the database and in ``results/``; the path of its index page."""
         from mibench.publish import SiteOptions, build_site
+        from mibench.publish.reported import load_reported
+        from mibench.publish.results import load_results, merged
         from mibench.runner import image_file
         from mibench.site_data import catalogue, private_image
 
+        results = self.registry.root / "results"
         options = SiteOptions(
-            images="none" if images == "none" else "all",
+            images=images,
             private_images=not public,
             image_source=lambda record, entry: image_file(self.store, record, entry),
             private_source=lambda track, label, index: private_image(self.registry, self.home, track, label, index),
+            reported=tuple(load_reported(results / "reported.csv")),
         )
-        return build_site(self.database.runs(), catalogue(self.registry), out or self.home / "site", options)
+        runs = merged(self.database.runs(), load_results(results))
+        return build_site(runs, catalogue(self.registry), out or self.home / "site", options)
 
     def find_run(self, text: str) -> RunRecord:
         """The one run whose id starts with ``text``, or whose name it is. Raises UserError."""

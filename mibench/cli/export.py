@@ -26,8 +26,8 @@ from mibench.errors import UserError
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output].")
 @workspace
 def export(ws: Workspace, form: str, track: str | None, source: Path | None, output: Path | None) -> None:
-    """All results. CSV has one line per run and metric, JSON the objects of `mibench run --json`, Markdown a table
-    per track and defense with what each attack reached and cost.
+    """All results. CSV has one line per run and metric, JSON the objects of `mibench run --json` with the whole record
+    of each run, Markdown a table per track and defense with what each attack reached and cost.
 
     \b
     Examples:
@@ -39,7 +39,7 @@ def export(ws: Workspace, form: str, track: str | None, source: Path | None, out
     if source is not None and form != "markdown":
         raise click.UsageError("--from goes with --format markdown.")
     runs = [] if source else ws.database.runs(track=track)
-    objects = _recorded(source, track) if source else [run.public() for run in runs]
+    objects = _recorded(source, track) if source else [run.published() for run in runs]
     if form == "markdown":
         from mibench.publish.markdown import results_table
 

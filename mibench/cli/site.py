@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mibench.cli.common import Workspace, workspace
+from mibench.cli.common import Images, Workspace, workspace
 
 
 @click.group()
@@ -16,11 +16,17 @@ def site() -> None:
 
 @site.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="A folder [the one in MIBENCH_HOME].")
-@click.option("--images", type=click.Choice(["none", "all"]), default="all", show_default=True)
+@click.option(
+    "--images",
+    type=click.Choice(["none", "sample", "all"]),
+    default="all",
+    show_default=True,
+    help="Reconstructions of no identity, of a few of each run, or of all.",
+)
 @click.option("--public", is_flag=True, help="Leave out private images: what may be published.")
 @workspace
-def build(ws: Workspace, out: Path | None, images: str, public: bool) -> None:
-    """Build the leaderboard from everything in the database.
+def build(ws: Workspace, out: Path | None, images: Images, public: bool) -> None:
+    """Build the leaderboard from everything in the database and in results/.
 
     \b
     Example:

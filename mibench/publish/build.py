@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
-import io
-import json
 import math
 import os
 import re
 import shutil
 import stat
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import mibench
 from mibench.errors import UserError
 from mibench.publish import text
-from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.aggregate import Board, boards, current_runs
+from mibench.publish.compare import compare_view
+from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
+from mibench.publish.leaderboard import leaderboard_view
+from mibench.publish.legend import Legend
+from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
+from mibench.publish.methods import method_view, methods, protocol_view, track_view, tracks
 from mibench.publish.model import Catalogue, SiteOptions
-from mibench.publish.pages import Legend, board_view, protocol_view, run_page, run_view
-from mibench.records import SCHEMA, RunRecord
+from mibench.publish.reported import reported_view
+from mibench.publish.runs import run_view
+from mibench.records import RunRecord
 from mibench.resources import resource_root
 
 MARK = "leaderboard.json"  # a folder without it was not written by build_site and is never replaced
@@ -57,6 +62,11 @@ class Folder:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8", newline="\n")
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
     def copy(self, source: Path, name: str) -> None:
         target, before = self.path / name, self.old / name
         if target.exists():
@@ -87,17 +97,80 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         if source.is_file():
             folder.copy(source, source.relative_to(site).as_posix())
     render = _renderer(site / "templates", options)
-    tracks = boards(runs, catalogue.tracks)
-    legend = Legend(tracks)
-    views = [board_view(board, catalogue, legend) for board in tracks]
-    folder.write("index.html", render("index.html", boards=views, root=""))
-    folder.write("protocol.html", render("protocol.html", **protocol_view(catalogue, tracks), root=""))
+
+    def page(name: str, template: str, **view: Any) -> None:
+        folder.write(name, render(template, **view, root="../" * name.count("/")))
+
+    shown = boards(runs, catalogue.tracks)
+    pictures = _run_pages(runs, folder, page, catalogue, options)
+    legend = Legend(shown)
+    for board in shown:
+        downloads = _downloads(board, folder, catalogue)
+        view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
+        page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
+        page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
+    if not shown:
+        page("index.html", "empty.html")
+    for kind, place in (("defense", defense_page), ("attack", attack_page)):
+        for name in methods(kind, shown, catalogue):
+            view = method_view(kind, name, shown, catalogue)
+            page(place(name), "method.html", method=view | {"bibtex": bibtex(name, view["facts"])})
+    for name in tracks(shown, catalogue):
+        page(track_page(name), "track.html", track=track_view(name, shown, catalogue))
+    page("protocol.html", "protocol.html", **protocol_view(shown, catalogue))
+    page("reported.html", "reported.html", **reported_view(options.reported, shown, catalogue))
+    page("download.html", "download.html", boards=[_download_links(board, catalogue) for board in shown])
+    page("about.html", "about.html")
+    page("submit.html", "submit.html")
+    folder.write("leaderboard.csv", as_csv(runs))
+    folder.write(MARK, as_json(runs))
+
+
+def _run_pages(
+    runs: Sequence[RunRecord], folder: Folder, page: Callable[..., None], catalogue: Catalogue, options: SiteOptions
+) -> dict[str, dict[int, int]]:
+    """Write the page of every run; for each run the index of each identity's first picture."""
+    cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
-        view = run_view(run, catalogue, _pictures(folder, run, options))
-        folder.write(run_page(run), render("run.html", **view, root="../"))
-    folder.write("leaderboard.csv", _csv(runs))
-    data = {"schema": SCHEMA, "mibench": mibench.__version__, "runs": [run.public() for run in runs]}
-    folder.write(MARK, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
+    first: dict[str, dict[int, int]] = {}
+    for siblings in cells.values():
+        for run in siblings:
+            picture = _pictures(folder, run, options, catalogue)
+            view = run_view(run, catalogue, picture, siblings, options.identities_shown)
+            page(run_page(run), "run.html", **view)
+            shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
+            first[run.run] = {label: indices[0] for label, indices in shown if indices}
+    return first
+
+
+FORMATS = ("csv", "json", "parquet", "tex", "bib")
+
+
+def _downloads(board: Board, folder: Folder, catalogue: Catalogue) -> list[dict[str, str]]:
+    runs = sorted((run for row in board.rows for run in row.runs), key=lambda run: run.run)
+    texts = {
+        "csv": as_csv(runs),
+        "json": as_json(runs),
+        "tex": as_latex(board, catalogue),
+        "bib": as_bibtex(board, catalogue),
+    }
+    for suffix, content in texts.items():
+        folder.write(_download(board, suffix), content)
+    folder.write_bytes(_download(board, "parquet"), as_parquet(runs))
+    return [{"format": suffix, "href": _download(board, suffix)} for suffix in FORMATS]
+
+
+def _download(board: Board, suffix: str) -> str:
+    return f"download/{text.file_name(board.key)}.{suffix}"
+
+
+def _download_links(board: Board, catalogue: Catalogue) -> dict[str, Any]:
+    return {
+        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "key": board.key,
+        "files": [{"format": suffix, "href": _download(board, suffix)} for suffix in FORMATS],
+    }
 
 
 def _renderer(templates: Path, options: SiteOptions) -> Callable[..., str]:
@@ -118,7 +191,9 @@ def _renderer(templates: Path, options: SiteOptions) -> Callable[..., str]:
     return render
 
 
-def _pictures(folder: Folder, run: RunRecord, options: SiteOptions) -> Callable[[dict[str, Any]], Any]:
+def _pictures(
+    folder: Folder, run: RunRecord, options: SiteOptions, catalogue: Catalogue
+) -> Callable[[dict[str, Any]], Any]:
     """What the gallery shows of an image; copies the files it names. Names come from numbers, never from a
     record."""
 
@@ -136,7 +211,8 @@ def _pictures(folder: Folder, run: RunRecord, options: SiteOptions) -> Callable[
             "src": copied(options.image_source(run, image), f"img/{run.run}/{label}-{index}.png"),
             "nearest": None,
         }
-        if options.shows_private and options.private_source and image.get("nearest") is not None:
+        allowed = options.private_images or catalogue.may_show_private(run.track)
+        if allowed and options.private_source and image.get("nearest") is not None:
             nearest = int(image["nearest"])
             track = text.anchor(run.track)
             source = options.private_source(run.track, label, nearest)
@@ -144,40 +220,6 @@ def _pictures(folder: Folder, run: RunRecord, options: SiteOptions) -> Callable[
         return shown
 
     return picture
-
-
-def _csv(runs: Sequence[RunRecord]) -> str:
-    """One line per run; of every metric the value, the interval and, without a value, the reason."""
-    names = sorted({name for run in runs for name in run.metrics})
-    head = ["run", "track", "track_version", "defense", "attack", "seed", "status", "chance", "seconds"]
-    parts = ("", "_low", "_high", "_n", "_reason")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head + [name + part for name in names for part in parts])
-    for run in runs:
-        line: list[Any] = [
-            run.run,
-            run.track,
-            run.track_version,
-            run.defense_label,
-            run.attack_label,
-            run.seed,
-        ]
-        line += [run.status, run.chance, round(run.seconds, 3)]
-        for name in names:
-            metric = run.metrics.get(name)
-            line += (
-                ["", "", "", "", "not measured"]
-                if metric is None
-                else [metric.value, metric.ci_low, metric.ci_high, metric.n, metric.reason]
-            )
-        writer.writerow([_inert(item) for item in line])
-    return buffer.getvalue()
-
-
-def _inert(item: Any) -> Any:
-    """Text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    return f"'{item}" if isinstance(item, str) and item.startswith(("=", "+", "-", "@", "\t", "\r")) else item
 
 
 def _check(runs: Sequence[RunRecord]) -> None:

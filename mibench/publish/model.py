@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mibench.records import RunRecord
 
+if TYPE_CHECKING:
+    from mibench.publish.reported import Reported
+
 Facts = Mapping[str, Any]
+SAMPLE = 6  # identities of each run whose pictures a sample holds
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,11 @@ class Catalogue:
     """Plain facts about what exists, keyed by id. Every fact is optional; an unknown track counts as
     sensitive.
 
-    tracks: title, version, kind, sensitive, chance, identities, metrics, and any further plain fact (shown
-    on the protocol page as it is). defenses and attacks: title, paper, url, year, deviations. metrics:
-    title, direction (``low`` or ``high``, whichever is more private, or None), unit (``fraction`` is shown
-    as per cent), help."""
+    tracks: title, version, kind, sensitive, publish_private (the licence allows showing private images), chance,
+    identities, metrics, and any further plain fact (shown on the track's page as it is). defenses and attacks: title,
+    kind, family, access, prior, adaptive (an attack made to get around a defense), paper, url, year, reference (title,
+    venue, year, url), presets, costs, deviations, code_version. metrics: title, direction (``low`` or ``high``,
+    whichever is more private, or None), unit (``fraction`` is shown as per cent), help."""
 
     tracks: Mapping[str, Facts] = field(default_factory=dict)
     defenses: Mapping[str, Facts] = field(default_factory=dict)
@@ -31,20 +36,31 @@ class Catalogue:
         """Whether reconstructions on this track can be faces of real people."""
         return bool(self.tracks.get(track, {}).get("sensitive", True))
 
+    def may_show_private(self, track: str) -> bool:
+        """Whether the licence of this track's private images allows publishing them."""
+        return bool(self.tracks.get(track, {}).get("publish_private", False))
+
 
 @dataclass(frozen=True)
 class SiteOptions:
-    """Which images the site carries.
+    """What the site carries besides the figures.
 
-    ``image_source`` finds the file of one entry of ``RunRecord.images``; ``private_source`` finds a private
-    image by track, label and index and is asked only when ``private_images`` is set: such a site is for
-    this machine only."""
+    images: of all identities, of a sample (the first ``SAMPLE`` identities of each run), or none. ``image_source``
+    finds the file of one entry of ``RunRecord.images``; ``private_source`` finds a private image by track, label and
+    index. It is asked on tracks that allow it, and on all when ``private_images`` is set: such a site is for this
+    machine only. reported: published figures, shown apart."""
 
-    images: Literal["none", "all"] = "none"
+    images: Literal["none", "sample", "all"] = "none"
     private_images: bool = False
     image_source: Callable[[RunRecord, dict[str, Any]], Path | None] | None = None
     private_source: Callable[[str, int, int], Path | None] | None = None
+    reported: tuple[Reported, ...] = ()
 
     @property
     def shows_private(self) -> bool:
-        return self.private_images and self.images == "all"
+        return self.private_images and self.images != "none"
+
+    @property
+    def identities_shown(self) -> int | None:
+        """How many identities of a run have pictures; None: all."""
+        return {"none": 0, "sample": SAMPLE, "all": None}[self.images]

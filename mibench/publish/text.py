@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,18 @@ def interval(low: float | None, high: float | None, unit: str | None = None) -> 
     return f"{number(low, unit)}–{number(high, unit)}"
 
 
+def points(difference: float | None) -> str:
+    """A difference of fractions in percentage points, with its sign: ``−12.5``, ``+3.0``, ``0.0``."""
+    if difference is None:
+        return MISSING
+    written = f"{100 * difference:+.1f}"
+    return "0.0" if written in ("+0.0", "-0.0") else written.replace("-", "−")
+
+
+def points_interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
 def duration(seconds: float | None) -> str:
     """``4.2 s``, ``42 s``, ``12.1 min``, ``3.3 h``."""
     if seconds is None:
@@ -44,6 +57,12 @@ def anchor(*parts: object) -> str:
     apart."""
     text = "-".join(str(part) for part in parts)
     return re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found.group()):x}_", text)
+
+
+def file_name(name: str) -> str:
+    """A file's name for an id: as ``anchor``, and a hash where that would be too long for a file system."""
+    made = anchor(name)
+    return made if len(made) <= 100 else f"{made[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def safe_url(url: object) -> str | None:

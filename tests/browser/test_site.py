@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -21,6 +23,8 @@ from factories import make_catalogue, make_run
 
 from mibench.publish import SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.reported import load_reported
+from mibench.publish.standings import standings
 from mibench.records import RunRecord
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -72,7 +76,8 @@ def write_png(path: Path) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     picture = write_png(folder / "picture.png")
-    options = SiteOptions(images="all", image_source=lambda run, image: picture)
+    reported = tuple(load_reported(Path(__file__).resolve().parents[2] / "results" / "reported.csv"))
+    options = SiteOptions(images="all", image_source=lambda run, image: picture, reported=reported)
     catalogue = make_catalogue(mnist={"title": "MNIST", "sensitive": False, "version": 1})
     return build_site(make_runs(), catalogue, folder / "the site", options).parent
 
@@ -110,124 +115,154 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
     assert trouble == []
 
 
-def board(page: Any, key: str = "orl32") -> Any:
-    return page.locator(f'[data-board="{key}"]')
+def board(page: Any) -> Any:
+    return page.locator("[data-board]")
 
 
-def rows(page: Any, key: str = "orl32") -> list[tuple[str, str]]:
-    """Defense and attack of the visible rows, in order."""
-    return [
-        tuple(pair)
-        for pair in board(page, key)
-        .locator("tbody tr[data-row]")
-        .evaluate_all("rows => rows.map(row => [1, 2].map(i => row.children[i].dataset.order))")
-    ]
+def rows(page: Any) -> list[str]:
+    """Labels of the visible defenses, in order."""
+    read = "rows => rows.map(row => row.children[1].dataset.order)"
+    return list(board(page).locator("tbody tr[data-row]").evaluate_all(read))
 
 
-def drawn(page: Any, key: str = "orl32") -> list[list[float]]:
-    return (
-        board(page, key)
-        .locator(".plot")
-        .evaluate(
-            """plot => {
+def columns(page: Any) -> list[str]:
+    """The attacks whose columns are visible."""
+    return list(board(page).locator("thead th[data-attack] .head").all_inner_texts())
+
+
+def island(page: Any) -> Any:
+    return json.loads(page.locator("[data-island]").text_content())
+
+
+def drawn(page: Any) -> list[list[float]]:
+    read = """plot => {
         const points = plot.data.find(trace => trace.name === "rows");
         return points.x.map((x, i) => [x, points.y[i]]);
     }"""
-        )
-    )
+    return list(board(page).locator(".plot").evaluate(read))
 
 
-def chip(page: Any, kind: str, name: str) -> Any:
-    return board(page).locator(f'[data-filter="{kind}"]').and_(page.get_by_role("checkbox", name=name, exact=True))
+def front(page: Any) -> list[str]:
+    return list(json.loads(board(page).locator(".plot").get_attribute("data-front")))
 
 
-def toggle(page: Any, kind: str, name: str) -> None:
-    chip(page, kind, name).evaluate("input => input.click()")
+def toggle(page: Any, group: str, name: str) -> None:
+    found = board(page).locator(f'[data-filter="{group}"]')
+    found.evaluate_all("(all, name) => all.find(input => input.value === name).click()", name)
 
 
-def test_table_and_scatter_show_the_same_rows(site: Path, visit: Callable[..., Any]) -> None:
+def shown_boards(runs: list[RunRecord]) -> Any:
+    (found,) = [b for b in boards(current_runs(runs)) if b.key == "orl32"]
+    return standings(found, make_catalogue()), found
+
+
+def test_one_point_for_every_row(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
-    shown = rows(page)
-    (expected,) = [b for b in boards(current_runs(make_runs())) if b.key == "orl32"]
-    assert shown == [(row.defense_label, row.attack_label) for row in expected.rows]
-    points = [
-        [row.values["nat1"].mean, row.values["att1"].mean]
-        for row in expected.rows
-        if row.values["att1"].mean is not None
-    ]
-    assert sorted(drawn(page)) == sorted(points)
+    found, _ = shown_boards(make_runs())
+    assert rows(page) == [s.label for s in found]
+    points = [[s.natural.mean, s.worst.values["att1"].mean] for s in found if s.worst and s.natural.mean is not None]
+    assert sorted(drawn(page)) == sorted(points) and len(points) == len(found)
     assert board(page).locator(".scatterlayer .trace .points path").count() == len(points)
-    assert "1 of the rows lack" in board(page).locator("figcaption").inner_text()
+    assert "not drawn" not in board(page).locator("figcaption").inner_text()
+    board(page).locator("[data-axis]").select_option("kedmi")  # one row has no figure there
+    assert len(drawn(page)) == len(found) - 1
+    assert "1 without one of the two values are not drawn" in board(page).locator("figcaption").inner_text()
 
 
 def test_browser_and_python_draw_the_same_front(site: Path, visit: Callable[..., Any]) -> None:
-    page = visit(site / "index.html")
-    for key in ("orl32", "mnist"):
-        data = json.loads(board(page, key).locator("[data-island]").text_content())
-        assert json.loads(board(page, key).locator(".plot").get_attribute("data-front")) == data["front"]
-    assert "partial" not in data["front"]
+    for name in ("index.html", "leaderboard/mnist.html"):
+        page = visit(site / name)
+        assert front(page) == island(page)["front"] and front(page)
+    assert "partial" not in front(visit(site / "index.html"))
 
 
-def test_front_follows_the_filters(site: Path, visit: Callable[..., Any]) -> None:
+def test_front_and_worst_attack_follow_the_filters(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
     toggle(page, "defense", "none")
-    toggle(page, "attack", "kedmi")
-    runs = [r for r in make_runs() if r.track == "orl32" and r.defense != "none" and r.attack != "kedmi"]
-    (expected,) = boards(current_runs(runs))
-    assert json.loads(board(page).locator(".plot").get_attribute("data-front")) == expected.front
+    toggle(page, "attack", "plgmi")
+    runs = [r for r in make_runs() if r.track == "orl32" and r.defense != "none" and r.attack != "plgmi"]
+    found, whole = shown_boards(runs)
+    assert front(page) == whole.front
+    assert columns(page) == ["kedmi", "gmi"]
+    worst = {s.label: s.worst.values["att1"].mean for s in found}
+    cells = (
+        board(page)
+        .locator("tbody tr[data-row]")
+        .evaluate_all(
+            """rows => rows.map(row => [row.children[1].dataset.order,
+                                        Number(row.querySelector('[data-worst]').dataset.order)])"""
+        )
+    )
+    assert dict(cells) == pytest.approx(worst)
+    board(page).locator("thead th", has_text="Worst attack").click()
+    page.wait_for_url(re.compile("sort=3-asc"))
+    assert rows(page) == sorted(worst, key=lambda label: worst[label])
+
+
+def test_filters_by_kind_and_family(site: Path, visit: Callable[..., Any]) -> None:
+    page = visit(site / "index.html")
+    assert len(columns(page)) == 3
+    toggle(page, "family", "GAN latents")
+    assert columns(page) == ["plgmi", "kedmi"]
+    toggle(page, "kind", "baseline")
+    assert "none" not in rows(page)
+    board(page).get_by_label("Search").fill("BID")
+    assert rows(page) == ["bido"] and len(drawn(page)) == 1
+    board(page).get_by_label("Search").fill("no such")
+    assert rows(page) == [] and "Everything is filtered out" in board(page).inner_text()
 
 
 def test_sorting_by_click_and_by_key_sets_aria_sort(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
-    header = board(page).locator("thead th", has_text="Attack top‑1")
+    header = board(page).locator("thead th", has_text="kedmi")
     assert board(page).locator("thead th").first.get_attribute("aria-sort") == "ascending"
     header.click()
-    page.wait_for_url(re.compile("orl32.sort=4-asc"))
+    page.wait_for_url(re.compile("sort=5-asc"))
     assert header.get_attribute("aria-sort") == "ascending"
-    values = board(page).locator("td.lead-cell").evaluate_all("cells => cells.map(c => c.dataset.order)")
+    read = "rows => rows.map(row => row.children[5].dataset.order)"
+    values = board(page).locator("tbody tr[data-row]").evaluate_all(read)
     numbers = [float(v) for v in values if v]
     assert numbers == sorted(numbers) and values[-1] == ""  # what is missing stays last
     header.locator("[role=button]").focus()
     page.keyboard.press("Enter")
-    page.wait_for_url(re.compile("orl32.sort=4-desc"))
+    page.wait_for_url(re.compile("sort=5-desc"))
     assert header.get_attribute("aria-sort") == "descending"
-    values = board(page).locator("td.lead-cell").evaluate_all("cells => cells.map(c => c.dataset.order)")
+    values = board(page).locator("tbody tr[data-row]").evaluate_all(read)
     assert [float(v) for v in values if v] == sorted(numbers, reverse=True) and values[-1] == ""
     assert board(page).locator("thead th[aria-sort]").count() == 1
-    assert board(page, "mnist").locator("thead th").first.get_attribute("aria-sort") == "ascending"
 
 
-def test_filters_and_order_survive_reload_copied_link_and_back(site: Path, visit: Callable[..., Any]) -> None:
+def test_view_survives_reload_copied_link_and_back(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
-    everything, first_points = rows(page), drawn(page)
+    everything, all_columns, first_points = rows(page), columns(page), drawn(page)
     toggle(page, "defense", "bido")
-    toggle(page, "attack", "gmi")
-    kept = [row for row in everything if row[0] != "bido" and row[1] != "gmi"]
-    assert rows(page) == kept
-    assert len(drawn(page)) == len(kept) - 1  # one row of them has no attack accuracy
-    board(page).locator("thead th", has_text="Confidence").click()
-    page.wait_for_url(re.compile("orl32.sort=8-asc"))  # DataTables sorts a moment later
-    ordered = rows(page)
+    toggle(page, "attack", "plgmi")
+    kept = [row for row in everything if row != "bido"]
+    assert rows(page) == kept and len(drawn(page)) == len(kept)
+    board(page).locator("thead th", has_text="Defense").click()
+    page.wait_for_url(re.compile("sort=1-asc"))
+    board(page).locator("[data-axis]").select_option("gmi")
+    ordered, points = rows(page), drawn(page)
     assert ordered != kept and sorted(ordered) == sorted(kept)
     link = page.url
     page.reload()
-    assert rows(page) == ordered
+    assert (rows(page), drawn(page)) == (ordered, points)
     again = visit(site / "index.html", "#" + link.split("#")[1])
-    assert rows(again) == ordered and not chip(again, "defense", "bido").is_checked()
+    assert (rows(again), columns(again), drawn(again)) == (ordered, ["kedmi", "gmi"], points)
     again.close()
+    page.go_back()
     page.go_back()
     assert rows(page) == kept
     page.go_back()
     page.go_back()
-    assert rows(page) == everything and drawn(page) == first_points
+    assert (rows(page), columns(page), drawn(page)) == (everything, all_columns, first_points)
     page.go_forward()
-    assert "bido" not in {row[0] for row in rows(page)}
+    assert "bido" not in rows(page)
     board(page).get_by_role("button", name="Show all").click()
     assert rows(page) == everything and "#" not in page.url
-    assert rows(page, "mnist")
 
 
-def test_copied_link_names_the_view_and_the_track(site: Path, visit: Callable[..., Any]) -> None:
+def test_copied_link_names_the_view(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html", permissions=["clipboard-read", "clipboard-write"])
     toggle(page, "defense", HOSTILE)
     board(page).get_by_role("button", name="Copy link").click()
@@ -235,22 +270,74 @@ def test_copied_link_names_the_view_and_the_track(site: Path, visit: Callable[..
     said = board(page).locator(".said").inner_text()
     link = said.removeprefix("Copy this: ") if ":" in said else page.evaluate("navigator.clipboard.readText()")
     other = visit(site / "index.html", "#" + link.split("#")[1])
-    assert "track=orl32" in link
-    assert rows(other) == rows(page) and HOSTILE not in {row[0] for row in rows(other)}
+    assert rows(other) == rows(page) and HOSTILE not in rows(other)
 
 
 def test_nonsense_in_the_hash_is_ignored(site: Path, visit: Callable[..., Any]) -> None:
     plain = rows(visit(site / "index.html"))
-    bad = visit(site / "index.html", "#orl32.sort=99-asc&theme=%3Cscript%3E&nothing=1&orl32.a=gmi&orl32.a=no-such")
-    assert rows(bad) == [row for row in plain if row[1] == "gmi"]
+    bad = visit(site / "index.html", "#sort=99-asc&theme=%3Cscript%3E&nothing=1&attack=gmi&attack=no-such&y=x")
+    assert rows(bad) == plain and columns(bad) == ["gmi"]
+
+
+def test_what_is_shown_can_be_saved(site: Path, visit: Callable[..., Any]) -> None:
+    page = visit(site / "index.html")
+    toggle(page, "defense", "bido")
+    toggle(page, "attack", "plgmi")
+
+    def saved(kind: str) -> str:
+        with page.expect_download() as download:
+            board(page).get_by_role("button", name=kind, exact=True).click()
+        return Path(download.value.path()).read_text(encoding="utf-8")
+
+    table = list(csv.DictReader(io.StringIO(saved("CSV"))))
+    assert [line["defense"] for line in table] == rows(page)
+    assert "kedmi" in table[0] and "plgmi" not in table[0]
+    points = {(float(line["nat1"]), float(line["worst"])) for line in table}
+    assert points == {(x, y) for x, y in drawn(page)}
+    data = json.loads(saved("JSON"))
+    assert [line["defense"] for line in data["defenses"]] == rows(page)
+    latex = saved("LaTeX")
+    assert latex.count(r"\\") == 1 + len(rows(page)) and latex.startswith(r"\begin{tabular}{lrrrr}")
+    assert HOSTILE not in latex and r"\&" in latex
+    assert "2409.01062" not in saved("BibTeX") or "@inproceedings" in saved("BibTeX")
+
+
+def test_a_point_leads_to_its_run(site: Path, visit: Callable[..., Any]) -> None:
+    page = visit(site / "index.html")
+    board(page).locator(".plot").evaluate(
+        """plot => {
+            const trace = plot.data.find(t => t.name === "rows");
+            plot.emit("plotly_click", { points: [{ customdata: trace.customdata[0] }] });
+        }"""
+    )
+    page.wait_for_url(re.compile(r"/run/[0-9a-f]{12}\.html"))
+
+
+def test_compare_agrees_with_python(site: Path, visit: Callable[..., Any]) -> None:
+    """The table that the browser makes of every run's figures per identity, and the one that is in the page."""
+    page = visit(site / "compare/orl32.html", "#a.defense=re&b.defense=none")
+    made = {}
+    for row in page.locator("[data-attacks] tr").all():
+        cells = row.locator("th, td").all_inner_texts()
+        made[cells[0]] = cells[1:]
+    written = {}
+    for row in page.locator("table[data-sortable] tbody tr").all():
+        cells = row.locator("th, td").all_inner_texts()
+        if cells[0] == "re":
+            written[cells[1]] = [cells[4], cells[5], cells[7]]
+    assert set(made) == set(written) == set(ATTACKS)
+    assert {name: [cells[2], cells[3], cells[4]] for name, cells in made.items()} == written
+    page.locator('select[data-side="b"][data-part="defense"]').select_option("bido")
+    assert "b.defense=bido" in page.url
+    text = page.locator("[data-verdict]").inner_text()
+    page.reload()
+    assert page.locator("[data-verdict]").inner_text() == text and "minus bido" in text
 
 
 def test_hostile_names_stay_text(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
     assert page.evaluate("window.pwned") is None
-    assert board(page).locator(f'th[data-order="{HOSTILE.replace(chr(34), chr(92) + chr(34))}"]').count() == len(
-        ATTACKS
-    )
+    assert board(page).locator(f'th[data-order="{HOSTILE.replace(chr(34), chr(92) + chr(34))}"]').count() == 1
     assert HOSTILE in board(page).locator("tbody").text_content()
     texts = board(page).locator(".plot").evaluate("plot => plot.data.find(t => t.name === 'rows').text")
     assert not [t for t in texts if "<script" in t or "<b>re</b>[" in t]
@@ -300,16 +387,25 @@ def test_faces_are_blurred_until_asked_for_even_without_scripts(site: Path, visi
 
 def test_without_scripts_the_tables_are_there(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html", java_script_enabled=False)
-    assert len(rows(page)) == 14
+    assert len(rows(page)) == 5 and len(columns(page)) == 3
     assert board(page).locator("td.lead-cell").first.is_visible()
     assert not page.locator(".filters, .plot, [data-theme-toggle]").first.is_visible()
+    page.goto((site / "compare/orl32.html").as_uri())
+    assert page.locator("table[data-sortable] tbody tr").count() >= 9
+    assert not page.locator("[data-compare]").is_visible()
+
+
+def every_kind_of_page(site: Path) -> list[Path]:
+    """One page of each template."""
+    run = make_run(defense="<b>re</b>", defense_label=HOSTILE, attack="gmi", seed=0)
+    names = ["index", "protocol", "reported", "download", "about", "submit", "compare/orl32", "track/orl32"]
+    return [site / f"{name}.html" for name in (*names, "defense/re", "attack/gmi", f"run/{run.run}")]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 768])
 def test_narrow_pages_do_not_scroll_sideways(site: Path, visit: Callable[..., Any], width: int, scheme: str) -> None:
-    run = make_run(defense="<b>re</b>", defense_label=HOSTILE, attack="gmi", seed=0)
-    for path in (site / "index.html", site / "protocol.html", site / "run" / f"{run.run}.html"):
+    for path in every_kind_of_page(site):
         page = visit(path, viewport={"width": width, "height": 800}, color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
@@ -337,8 +433,7 @@ def test_dark_theme_follows_the_system_and_the_button(site: Path, visit: Callabl
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(site: Path, visit: Callable[..., Any], scheme: str) -> None:
     axe = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
-    run = make_run(defense="re", attack="gmi", seed=0)
-    for path in (site / "index.html", site / "protocol.html", site / "run" / f"{run.run}.html"):
+    for path in every_kind_of_page(site):
         page = visit(path, color_scheme=scheme, bypass_csp=True)
         page.evaluate(axe)
         found = page.evaluate(

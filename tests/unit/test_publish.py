@@ -185,15 +185,18 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
     metrics = {HOSTILE: {"help": HOSTILE}}
     catalogue = Catalogue({"orl32": {"title": HOSTILE}}, {HOSTILE: facts}, {"=cmd()": facts}, metrics)
     index = build_site([run], catalogue, tmp_path / "site", SiteOptions())
-    for path in (index, index.parent / "protocol.html", index.parent / "run" / f"{run.run}.html"):
+    paths = sorted(index.parent.rglob("*.html"))
+    assert len(paths) >= 10
+    for path in paths:
         page = Page(path)
         scripts = [attrs for tag, attrs in page.tags if tag == "script"]
         assert all(attrs.get("src") or attrs.get("type") == "application/json" for attrs in scripts), path
         assert not [tag for tag, attrs in page.tags if tag == "img" or any(name[:2] == "on" for name in attrs)]
         assert not [attrs for _, attrs in page.tags if "javascript:" in (attrs.get("href") or "")]
-        assert HOSTILE in page.text
+        others = {"about.html", "submit.html", "reported.html"}
+        assert HOSTILE in page.text or path.name in others
     (island,) = Page(index).islands
-    assert json.loads(island)["rows"][0]["defense"] == HOSTILE
+    assert json.loads(island)["rows"][0]["label"] == HOSTILE
     with (index.parent / "leaderboard.csv").open(newline="") as stream:
         (line,) = csv.DictReader(stream)
     assert (line["defense"], line["attack"]) == (HOSTILE, "'=cmd()")
@@ -203,13 +206,15 @@ def test_a_missing_value_is_a_dash_with_its_reason_and_never_a_number(tmp_path: 
     run = make_run(att1=None)
     index = build_site([run], make_catalogue(), tmp_path / "site", SiteOptions())
     html = index.read_text()
-    cell = re.search(r'<td class="num lead-cell" data-order="([^"]*)">(.*?)</td>', html, re.S)
+    cell = re.search(r'<td class="num heat s0" data-order="([^"]*)">(.*?)</td>', html, re.S)
     assert cell and cell[1] == ""
     assert not re.search(r"\d", re.sub(r"<[^>]*>", "", cell[2]))
+    worst = re.search(r'<td class="num lead-cell" data-order="([^"]*)" data-worst>(.*?)</td>', html, re.S)
+    assert worst and worst[1] == "" and "no value: no attack finished" in worst[2]
     assert "no value: the evaluator is not available" in cell[2]
     assert 'title="the evaluator is not available"' in cell[2]
     (island,) = Page(index).islands
-    assert json.loads(island)["rows"][0]["y"] == [None, None, None]
+    assert json.loads(island)["rows"][0]["y"] == [None]
     page = (index.parent / "run" / f"{run.run}.html").read_text()
     assert "Inception weights are not on this machine" in page
     with (index.parent / "leaderboard.csv").open(newline="") as stream:

@@ -1,0 +1,129 @@
+"""Paired comparison of two defenses: the same attack, the same seeds, the same identities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mibench.publish import text
+from mibench.publish.aggregate import LEAKAGE, Board, Row, seed_interval
+from mibench.publish.links import run_page
+from mibench.publish.model import Catalogue
+from mibench.publish.standings import Standing, is_baseline, standings
+from mibench.records import RunRecord
+
+QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the last one serves
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Attack accuracy of one defense minus that of another: mean with a 95 % t interval over ``over`` (``seeds`` or, of
+    a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    over: str
+    seeds: int
+    identities: int
+
+
+def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> Difference | None:
+    """Over the seeds that both have finished, and in them over the identities that both attacked. None without any.
+
+    With several seeds the interval is over the seeds' mean differences, with one over the identities' differences."""
+    first, second = _by_seed(one), _by_seed(other)
+    by_seed: list[dict[str, float]] = []
+    for seed in sorted(first.keys() & second.keys()):
+        a, b = first[seed], second[seed]
+        if common := a.keys() & b.keys():
+            by_seed.append({label: a[label] - b[label] for label in sorted(common)})
+    if not by_seed:
+        return None
+    means = [math.fsum(d.values()) / len(d) for d in by_seed]
+    values, over = (means, "seeds") if len(means) > 1 else (list(by_seed[0].values()), "identities")
+    low, high = seed_interval(values) or (None, None)
+    labels = {label for d in by_seed for label in d}
+    return Difference(math.fsum(means) / len(means), low, high, over, len(means), len(labels))
+
+
+def _by_seed(runs: Sequence[RunRecord]) -> dict[int, Mapping[str, float]]:
+    return {
+        run.seed: run.metrics[LEAKAGE].per_identity
+        for run in runs
+        if run.status == "done" and LEAKAGE in run.metrics and run.metrics[LEAKAGE].per_identity
+    }
+
+
+def t_quantiles() -> list[float]:
+    """The 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom, to six digits."""
+    from scipy.special import stdtrit
+
+    return [round(float(stdtrit(df, 0.975)), 6) for df in range(1, QUANTILES + 1)]
+
+
+def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapping[int, int]]) -> dict[str, Any]:
+    """``pictures``: for each run the index of the first image that the site carries, by identity."""
+    found = standings(board, catalogue)
+    runs = [run for s in found for run in s.runs if run.status == "done" and run.metrics.get(LEAKAGE)]
+    labels = sorted({label for run in runs for label in run.identities})
+    reference = next((s for s in found if is_baseline(catalogue, s.defense)), None)
+    return {
+        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "sensitive": catalogue.sensitive(board.track),
+        "reference": reference.label if reference else None,
+        "defenses": [s.label for s in found],
+        "rows": _against(reference, [s for s in found if s is not reference]) if reference else [],
+        "island": {
+            "identities": labels,
+            "t": t_quantiles(),
+            "reference": reference.label if reference else None,
+            "runs": [_run(run, labels, pictures.get(run.run, {})) for run in runs],
+        },
+    }
+
+
+def _against(reference: Standing, others: Sequence[Standing]) -> list[dict[str, Any]]:
+    table = []
+    for standing in others:
+        for label in sorted(standing.cells):
+            if label in reference.cells:
+                table.append(_line(standing, label, standing.cells[label], reference.cells[label]))
+    return table
+
+
+def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any]:
+    difference = paired_difference(row.runs, base.runs)
+    line: dict[str, Any] = {
+        "defense": standing.label,
+        "attack": attack,
+        "own": text.number(row.values[LEAKAGE].mean, "fraction"),
+        "reference": text.number(base.values[LEAKAGE].mean, "fraction"),
+        "difference": None,
+    }
+    if difference is None:
+        return line
+    sure = difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high
+    return line | {
+        "difference": text.points(difference.mean),
+        "order": repr(difference.mean),
+        "interval": text.points_interval(difference.low, difference.high),
+        "seeds": difference.seeds,
+        "over": difference.over,
+        "verdict": ("leaks less" if difference.mean < 0 else "leaks more") if sure else "not told apart",
+    }
+
+
+def _run(run: RunRecord, labels: Sequence[int], pictures: Mapping[int, int]) -> dict[str, Any]:
+    values = run.metrics[LEAKAGE].per_identity
+    return {
+        "run": run.run,
+        "href": run_page(run),
+        "defense": run.defense_label,
+        "attack": run.attack_label,
+        "seed": run.seed,
+        "att1": [values.get(str(label)) for label in labels],
+        "images": [pictures.get(label) for label in labels] if pictures else None,
+    }

@@ -1,0 +1,172 @@
+"""What a track's leaderboard shows: defenses down, attacks across, and the figure of utility against leakage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mibench.publish import text
+from mibench.publish.aggregate import Board, Row, Value
+from mibench.publish.downloads import papers
+from mibench.publish.legend import Legend
+from mibench.publish.links import attack_page, board_page, defense_page, run_page, track_page
+from mibench.publish.model import Catalogue
+from mibench.publish.standings import Standing, is_baseline, standings
+
+ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels"}
+OTHER = "other"
+
+
+def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue, legend: Legend) -> dict[str, Any]:
+    facts = catalogue.tracks.get(board.track, {})
+    found = standings(board, catalogue)
+    attacks = [_attack(label, found, catalogue) for label in _columns(found)]
+    return {
+        "key": board.key,
+        "track": board.track,
+        "version": board.version,
+        "current": board.current,
+        "title": facts.get("title") or board.track,
+        "track_href": track_page(board.track),
+        "identities": facts.get("identities"),
+        "chance": text.number(board.chance, "fraction"),
+        "sensitive": catalogue.sensitive(board.track),
+        "boards": [
+            {
+                "title": catalogue.tracks.get(b.track, {}).get("title") or b.track,
+                "version": None if b.current else b.version,
+                "href": board_page(b, boards),
+                "here": b is board,
+            }
+            for b in boards
+        ],
+        "ranked": sum(s.rank is not None for s in found),
+        "required": len(board.required),
+        "seeds": _range([s.seeds for s in found]),
+        "attacks": attacks,
+        "filters": [
+            {"id": "kind", "title": "Defense kind", "values": _distinct(_kind(s.defense, catalogue) for s in found)},
+            {"id": "family", "title": "Attack family", "values": _distinct(a["family"] for a in attacks)},
+            {"id": "access", "title": "Access", "values": _distinct(a["access"] for a in attacks)},
+        ],
+        "rows": [_row(s, attacks, catalogue, legend) for s in found],
+        "island": {
+            "chance": board.chance,
+            "required": list(board.required),
+            "attacks": [{key: a[key] for key in ("label", "method", "family", "access")} for a in attacks],
+            "rows": [_point(s, attacks, catalogue, legend) for s in found],
+            "front": board.front,
+            "bibtex": papers(board, catalogue),
+        },
+    }
+
+
+def _columns(found: Sequence[Standing]) -> list[str]:
+    """Attack labels, those that recover most (on average over the defenses) first."""
+    values: dict[str, list[float]] = {}
+    for standing in found:
+        for label, row in standing.cells.items():
+            mean = row.values["att1"].mean
+            values.setdefault(label, []).extend([] if mean is None else [mean])
+    return sorted(values, key=lambda label: (-(math.fsum(v) / len(v) if (v := values[label]) else -1.0), label))
+
+
+def _attack(label: str, found: Sequence[Standing], catalogue: Catalogue) -> dict[str, Any]:
+    attack = next(s.cells[label].attack for s in found if label in s.cells)
+    facts = catalogue.attacks.get(attack, {})
+    return {
+        "label": label,
+        "method": attack,
+        "href": attack_page(attack),
+        "title": facts.get("title") or attack,
+        "family": facts.get("family") or OTHER,
+        "access": ACCESS.get(facts.get("access") or "", OTHER),
+    }
+
+
+def _kind(defense: str, catalogue: Catalogue) -> str:
+    return catalogue.defenses.get(defense, {}).get("kind") or OTHER
+
+
+def _distinct(values: Any) -> list[str]:
+    return sorted(set(values))
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return "0"
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def _row(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue, legend: Legend) -> dict[str, Any]:
+    return {
+        "label": s.label,
+        "title": catalogue.defenses.get(s.defense, {}).get("title") or s.defense,
+        "href": defense_page(s.defense),
+        "kind": _kind(s.defense, catalogue),
+        "rank": s.rank,
+        "missing": s.missing,
+        "badges": s.badges,
+        "colour": legend.colour(s.defense),
+        "shape": legend.shape(s.label),
+        "natural": cell_view(s.natural),
+        "worst": cell_view(s.worst.values["att1"] if s.worst else Value(None, reason="no attack finished")),
+        "worst_attack": s.worst.attack_label if s.worst else None,
+        "worst_href": _run_href(s.worst),
+        "seeds": s.seeds,
+        "cells": [_cell(s.cells.get(attack["label"])) for attack in attacks],
+    }
+
+
+def _run_href(row: Row | None) -> str | None:
+    """The page of the row's first finished run."""
+    runs = [run for run in row.runs if run.status == "done"] if row else []
+    return run_page((runs or (row.runs if row else []))[0]) if row else None
+
+
+def _cell(row: Row | None) -> dict[str, Any]:
+    if row is None:
+        return cell_view(Value(None, reason="not run")) | {"href": None, "failed": 0}
+    failed = sum(run.status != "done" for run in row.runs)
+    return cell_view(row.values["att1"]) | {"href": _run_href(row), "failed": failed}
+
+
+def cell_view(value: Value, unit: str | None = "fraction") -> dict[str, Any]:
+    """A value as the tables show it; ``level`` (0 to 10) is how dark a fraction's cell is."""
+    over = {"seeds": f"95 % t interval over {value.seeds} seeds", "bootstrap": "95 % bootstrap interval of one run"}
+    return {
+        "text": text.number(value.mean, unit),
+        "interval": text.interval(value.low, value.high, unit),
+        "interval_kind": over.get(value.source or "", ""),
+        "order": "" if value.mean is None else repr(value.mean),
+        "level": 0 if value.mean is None else round(10 * min(max(value.mean, 0.0), 1.0)),
+        "reason": value.reason,
+        "seeds": value.seeds,
+        "partial": f"{value.seeds} of {value.of} seeds" if value.mean is not None and value.seeds < value.of else None,
+    }
+
+
+def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue, legend: Legend) -> dict[str, Any]:
+    """A row of the table for the script: natural accuracy x and, for each attack, accuracy y as [mean, low, high]."""
+    return {
+        "label": s.label,
+        "defense": s.defense,
+        "kind": _kind(s.defense, catalogue),
+        "baseline": is_baseline(catalogue, s.defense),
+        "colour": legend.colour(s.defense),
+        "shape": legend.shape(s.label)["symbol"],
+        "seeds": s.seeds,
+        "x": _triple(s.natural),
+        "y": [_triple(s.cells[a["label"]].values["att1"]) if a["label"] in s.cells else None for a in attacks],
+        "href": [_run_href(s.cells.get(a["label"])) for a in attacks],
+    }
+
+
+def _triple(value: Value) -> list[float | None] | None:
+    """Mean and interval, cut to what a fraction can be; None without a value."""
+    if value.mean is None:
+        return None
+    if value.low is None or value.high is None:
+        return [value.mean, None, None]
+    return [value.mean, max(value.low, 0.0), min(value.high, 1.0)]

@@ -1,0 +1,125 @@
+"""What the page of a run shows, as plain values for the template."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mibench.publish import text
+from mibench.publish.aggregate import TABLE_METRICS
+from mibench.publish.links import attack_page, defense_page, run_page, track_page
+from mibench.publish.metrics import metric_facts
+from mibench.publish.model import Catalogue
+from mibench.records import RunRecord
+
+
+def run_view(
+    run: RunRecord,
+    catalogue: Catalogue,
+    picture: Callable[[dict[str, Any]], Any],
+    siblings: Sequence[RunRecord] = (),
+    most: int | None = None,
+) -> dict[str, Any]:
+    """A run's page. ``picture`` says what the gallery shows of an image, ``{"src", "nearest"}`` or None; it is asked
+    about the first ``most`` identities. ``siblings`` are the runs of the same cell."""
+    order = [*catalogue.metrics, *TABLE_METRICS]
+    names = sorted(run.metrics, key=lambda name: (order.index(name) if name in order else len(order), name))
+    gallery = _gallery(run, picture, most)
+    return {
+        "run": run,
+        "title": catalogue.tracks.get(run.track, {}).get("title") or run.track,
+        "track_href": track_page(run.track),
+        "defense_href": defense_page(run.defense),
+        "attack_href": attack_page(run.attack),
+        "siblings": [{"seed": r.seed, "href": run_page(r), "here": r.run == run.run} for r in siblings],
+        "sensitive": catalogue.sensitive(run.track),
+        "metrics": [_metric(run, name, catalogue) for name in names],
+        "defense_params": text.flat(run.defense_params),
+        "attack_params": text.flat(run.attack_params),
+        "environment": text.flat(run.environment),
+        "stages": [{"stage": stage, "params": text.plain(stage.params)} for stage in run.stages],
+        "queries": _queries(run),
+        "identities": _identities(run),
+        "gallery": gallery,
+        "framed": any(image["nearest"] for person in gallery for image in person["images"]),
+        "attacked": len(run.identities),
+    }
+
+
+def _metric(run: RunRecord, name: str, catalogue: Catalogue) -> dict[str, Any]:
+    metric, facts = run.metrics[name], metric_facts(catalogue, name)
+    return facts | {
+        "value": text.number(metric.value, facts["raw_unit"]),
+        "interval": text.interval(metric.ci_low, metric.ci_high, facts["raw_unit"]),
+        "n": metric.n,
+        "reason": metric.reason if metric.value is None else None,
+    }
+
+
+def _queries(run: RunRecord) -> list[dict[str, Any]]:
+    """Queries to the target by phase: the shared ones, and the mean per attacked identity."""
+    table: list[dict[str, Any]] = []
+    labels = sorted((key for key in run.queries if key != "shared"), key=_label)
+    groups = [("shared by all identities", [run.queries.get("shared", {})])]
+    groups.append(("per identity", [run.queries[label] for label in labels]))
+    for title, counts in groups:
+        for phase in sorted({phase for count in counts for phase in count}):
+            row: dict[str, Any] = {"who": title, "phase": phase}
+            for kind in ("forward", "gradient", "label"):
+                row[kind] = text.number(sum(c.get(phase, {}).get(kind, 0) for c in counts) / len(counts), None)
+            table.append(row)
+    return table
+
+
+def _identities(run: RunRecord) -> dict[str, Any] | None:
+    """The distribution of top-1 attack accuracy over identities, None where it is not known."""
+    metric = run.metrics.get("att1")
+    if metric is None or not metric.per_identity:
+        return None
+    pairs = [(label, metric.per_identity[label]) for label in sorted(metric.per_identity, key=_label)]
+    values = sorted(value for _, value in pairs)
+    tail = values[-max(1, math.ceil(len(values) / 10)) :]
+    half = len(values) // 2
+    return {
+        "strip": [{"label": n, "text": f"{100 * v:.0f}", "level": round(10 * v)} for n, v in pairs],
+        "count": len(values),
+        "median": text.number((values[half] + values[~half]) / 2, "fraction"),
+        "exposed": sum(value >= 0.5 for value in values),
+        "never": sum(value == 0 for value in values),
+        "tail": text.number(math.fsum(tail) / len(tail), "fraction"),
+    }
+
+
+def _gallery(run: RunRecord, picture: Callable[[dict[str, Any]], Any], most: int | None) -> list[dict[str, Any]]:
+    """Reconstructions by identity, in the order of their index; empty when no image is shown."""
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    carried = set(run.identities[:most])
+    for image in sorted(run.images, key=lambda image: (int(image["label"]), int(image["index"]))):
+        shown = picture(image) if int(image["label"]) in carried else None
+        if shown is not None:
+            confidence = image.get("confidence")
+            groups[int(image["label"])].append(
+                shown
+                | {
+                    "index": int(image["index"]),
+                    "selected": bool(image.get("selected")),
+                    "verdict": image.get("verdict"),
+                    "correct": image.get("correct"),
+                    "confidence": None if confidence is None else text.number(confidence, "fraction"),
+                }
+            )
+    return [
+        {
+            "label": label,
+            "images": groups[label],
+            "correct": sum(bool(image["correct"]) for image in groups[label]),
+            "judged": sum(image["correct"] is not None for image in groups[label]),
+        }
+        for label in sorted(groups)
+    ]
+
+
+def _label(name: str) -> tuple[bool, int, str]:
+    return not name.isdigit(), int(name) if name.isdigit() else 0, name

@@ -1,0 +1,140 @@
+"""A track's results by defense: one standing per defense, with a cell for each attack it faced, and its badges."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mibench.publish.aggregate import LEAKAGE, UTILITY, Board, Row, Value, mean_over_seeds
+from mibench.publish.model import Catalogue
+from mibench.records import RunRecord
+
+SPREAD = 0.15  # evaluators this far apart disagree (evaluation 7.2)
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A word beside a defense or a cell, and the sentence behind it."""
+
+    word: str
+    meaning: str
+    tone: str = ""  # good, bad, or nothing
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One defense (with its setting) on a track. ``cells`` holds a row for each attack label it faced."""
+
+    defense: str
+    label: str
+    rank: int | None
+    missing: tuple[str, ...]
+    front: bool
+    natural: Value
+    worst: Row | None  # None: no attack finished
+    cells: Mapping[str, Row]
+    badges: tuple[Badge, ...]
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        return [run for label in sorted(self.cells) for run in self.cells[label].runs]
+
+    @property
+    def seeds(self) -> int:
+        """How many targets were trained and attacked."""
+        return len({run.seed for run in self.runs if run.status == "done"})
+
+
+def standings(board: Board, catalogue: Catalogue) -> list[Standing]:
+    """The board's defenses in its default order: ranked ones by their worst attack, then those with attacks to face."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in board.rows:
+        groups[row.defense_label].append(row)
+    return [_standing(group, board, catalogue) for group in groups.values()]
+
+
+def _standing(rows: list[Row], board: Board, catalogue: Catalogue) -> Standing:
+    worst = next((row for row in rows if row.worst), None)
+    runs = [run for row in rows for run in row.runs]
+    return Standing(
+        rows[0].defense,
+        rows[0].defense_label,
+        rows[0].rank,
+        rows[0].missing,
+        any(row.front for row in rows),
+        _natural(runs),
+        worst,
+        {row.attack_label: row for row in rows},
+        tuple(_badges(rows, runs, board, catalogue)),
+    )
+
+
+def _natural(runs: list[RunRecord]) -> Value:
+    """Over the targets that were trained, each counted once whatever the number of attacks on it."""
+    done = [run for run in runs if run.status == "done" and UTILITY in run.metrics]
+    targets = {run.seed: run for run in sorted(done, key=lambda run: run.created)}
+    return mean_over_seeds(UTILITY, [targets[seed] for seed in sorted(targets)])
+
+
+def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Catalogue) -> list[Badge]:
+    badges = []
+    origins = {run.origin for run in runs}
+    if "differs" in origins:
+        badges.append(Badge("differs", "Run again here, with figures outside the track's tolerance.", "bad"))
+    elif origins == {"measured"}:
+        badges.append(Badge("measured", "Every run behind this row was computed by the maintainers of this board."))
+    elif origins <= {"measured", "reproduced"}:
+        badges.append(Badge("reproduced", "Submitted, and run again here within the track's tolerance.", "good"))
+    else:
+        badges.append(Badge("submitted", "Figures as their authors sent them; not run again here yet."))
+    if any(row.front for row in rows):
+        badges.append(Badge("front", "No other defense has both more accuracy and less leakage.", "good"))
+    if rows[0].missing:
+        faced = len(board.required) - len(rows[0].missing)
+        badges.append(
+            Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(rows[0].missing)}.")
+        )
+    if not is_baseline(catalogue, rows[0].defense) and not any(
+        catalogue.attacks.get(row.attack, {}).get("adaptive") for row in rows
+    ):
+        meaning = "No attack here was made to get around this defense in particular."
+        badges.append(Badge("not adaptive", meaning, "bad"))
+    if apart := evaluators_apart(rows):
+        badges.append(
+            Badge("evaluators disagree", f"More than 15 points between evaluators: {', '.join(apart)}.", "bad")
+        )
+    if old := stale(runs, catalogue):
+        badges.append(Badge("stale code", f"Computed by an older version of {', '.join(old)}; run it again.", "bad"))
+    return badges
+
+
+def is_baseline(catalogue: Catalogue, defense: str) -> bool:
+    """Whether this is the undefended model."""
+    return catalogue.defenses.get(defense, {}).get("kind") == "baseline"
+
+
+def evaluators_apart(rows: list[Row]) -> list[str]:
+    """The attacks for which top-1 under one evaluator is more than 15 points from that under another. A second
+    evaluator's accuracy is the metric ``att1_`` and its slot, such as ``att1_e2``."""
+    apart = []
+    for row in rows:
+        done = [run for run in row.runs if run.status == "done"]
+        names = {n for run in done for n in run.metrics if n == LEAKAGE or n.startswith(f"{LEAKAGE}_e")}
+        means = [v.mean for v in (mean_over_seeds(name, done) for name in sorted(names)) if v.mean is not None]
+        if means and max(means) - min(means) > SPREAD:
+            apart.append(row.attack_label)
+    return apart
+
+
+def stale(runs: list[RunRecord], catalogue: Catalogue) -> list[str]:
+    """The methods behind the runs that have a newer version now."""
+    known: dict[str, Mapping[str, Any]] = {"target": catalogue.defenses, "invert": catalogue.attacks}
+    old = set()
+    for run in runs:
+        for stage in run.stages:
+            now = known.get(stage.kind, {}).get(stage.plugin, {}).get("code_version")
+            if now is not None and stage.version < now:
+                old.add(stage.plugin)
+    return sorted(old)

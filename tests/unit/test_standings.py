@@ -1,0 +1,308 @@
+"""Standings and badges, paired differences, downloads, published results and reported figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from factories import make_catalogue, make_run
+
+from mibench.errors import UserError
+from mibench.publish import Catalogue, SiteOptions, build_site
+from mibench.publish.aggregate import boards
+from mibench.publish.compare import compare_view, paired_difference, t_quantiles
+from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex
+from mibench.publish.reported import load_reported, reported_view
+from mibench.publish.results import load_results, merged
+from mibench.publish.standings import standings
+from mibench.records import MetricValue, RunRecord
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def only(runs: list[RunRecord], catalogue: Catalogue | None = None) -> Any:
+    (board,) = boards(runs)
+    return standings(board, catalogue or make_catalogue())
+
+
+def words(standing: Any) -> set[str]:
+    return {badge.word for badge in standing.badges}
+
+
+# --- standings -----------------------------------------------------------------------------------------------------
+
+
+def test_a_standing_holds_a_cell_for_each_attack_and_the_worst() -> None:
+    runs = [
+        make_run(defense="re", attack=a, seed=s, att1=v, nat1=0.9)
+        for a, v in (("gmi", 0.2), ("ppa", 0.6))
+        for s in (0, 1)
+    ]
+    (standing,) = only(runs)
+    assert set(standing.cells) == {"gmi", "ppa"} and standing.worst.attack == "ppa"
+    assert (standing.natural.mean, standing.natural.seeds, standing.seeds) == (0.9, 2, 2)
+
+
+def test_each_target_counts_once_for_natural_accuracy() -> None:
+    """Two attacks on the target of seed 0, one on that of seed 1: the mean is over two targets."""
+    runs = [make_run(attack="gmi", seed=0, nat1=0.8), make_run(attack="ppa", seed=0, nat1=0.8)]
+    (standing,) = only([*runs, make_run(attack="gmi", seed=1, nat1=0.9)])
+    assert standing.natural.mean == pytest.approx(0.85) and standing.natural.seeds == 2
+
+
+@pytest.mark.parametrize(
+    ("origins", "word"),
+    [
+        (("measured", "measured"), "measured"),
+        (("measured", "reproduced"), "reproduced"),
+        (("measured", "submitted"), "submitted"),
+        (("submitted", "differs"), "differs"),
+    ],
+)
+def test_the_weakest_origin_is_the_badge(origins: tuple[str, str], word: str) -> None:
+    runs = [replace(make_run(seed=i), origin=origin) for i, origin in enumerate(origins)]
+    (standing,) = only(runs)
+    assert words(standing) & {"measured", "reproduced", "submitted", "differs"} == {word}
+
+
+def test_only_an_attack_made_for_it_takes_the_not_adaptive_badge_away() -> None:
+    runs = [make_run(defense="none"), make_run(defense="re")]
+    none, re_ = sorted(only(runs), key=lambda s: s.label)
+    assert "not adaptive" not in words(none) and "not adaptive" in words(re_)
+    catalogue = make_catalogue()
+    catalogue = replace(catalogue, attacks={"gmi": dict(catalogue.attacks["gmi"]) | {"adaptive": True}})
+    assert not [s for s in only(runs, catalogue) if "not adaptive" in words(s)]
+
+
+@pytest.mark.parametrize(("second", "apart"), [(0.34, False), (0.36, True)])
+def test_evaluators_more_than_15_points_apart_disagree(second: float, apart: bool) -> None:
+    run = make_run(att1=0.2)
+    run = replace(run, metrics=run.metrics | {"att1_e2": MetricValue(second, n=40)})
+    (standing,) = only([run])
+    assert ("evaluators disagree" in words(standing)) == apart
+
+
+@pytest.mark.parametrize(("now", "old"), [(1, False), (2, True)])
+def test_runs_of_an_older_version_are_stale(now: int, old: bool) -> None:
+    catalogue = make_catalogue()
+    catalogue = replace(catalogue, attacks={"gmi": dict(catalogue.attacks["gmi"]) | {"code_version": now}})
+    (standing,) = only([make_run()], catalogue)
+    assert ("stale code" in words(standing)) == old
+
+
+# --- paired differences --------------------------------------------------------------------------------------------
+
+
+def per_identity(values: dict[int, float], **cell: Any) -> RunRecord:
+    run = make_run(**cell)
+    mean = statistics.mean(values.values())
+    metric = MetricValue(mean, len(values), per_identity={str(label): value for label, value in values.items()})
+    return replace(run, metrics=run.metrics | {"att1": metric})
+
+
+def test_with_several_seeds_the_interval_is_over_seeds() -> None:
+    one = [per_identity({0: 0.5, 1: 0.5 + s / 10}, defense="re", seed=s) for s in range(3)]
+    other = [per_identity({0: 0.75, 1: 1.0}, seed=s) for s in range(1, 4)]
+    found = paired_difference(one, other)
+    assert found is not None
+    means = [((0.5 - 0.75) + (0.5 + s / 10 - 1.0)) / 2 for s in (1, 2)]  # the seeds that both have
+    interval = stats.ttest_1samp(means, 0).confidence_interval()
+    assert (found.seeds, found.identities, found.over) == (2, 2, "seeds")
+    assert found.mean == pytest.approx(statistics.mean(means))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_with_one_seed_it_is_over_the_identities_that_both_attacked() -> None:
+    one = [per_identity({0: 0.5, 1: 0.25, 2: 1.0, 7: 1.0}, defense="re")]
+    other = [per_identity({0: 1.0, 1: 0.5, 2: 1.0, 8: 0.0})]
+    found = paired_difference(one, other)
+    assert found is not None
+    interval = stats.ttest_rel([0.5, 0.25, 1.0], [1.0, 0.5, 1.0]).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert (found.seeds, found.identities, found.over) == (1, 3, "identities")
+
+
+def test_nothing_in_common_is_no_difference() -> None:
+    assert paired_difference([make_run(seed=0)], [make_run(defense="re", seed=1)]) is None
+    assert paired_difference([make_run(status="failed", metrics={})], [make_run(defense="re")]) is None
+
+
+def test_quantiles_are_students() -> None:
+    assert t_quantiles()[:3] == pytest.approx([stats.t.ppf(0.975, df) for df in (1, 2, 3)], abs=1e-6)
+
+
+def test_the_comparison_says_what_is_told_apart() -> None:
+    low, high = {i: 0.1 for i in range(10)}, {i: 0.9 - i / 100 for i in range(10)}
+    runs = [per_identity(high), per_identity(low, defense="re"), per_identity(high, defense="bido")]
+    view = compare_view(boards(runs)[0], make_catalogue(), {})
+    assert {row["defense"]: row["verdict"] for row in view["rows"]} == {"re": "leaks less", "bido": "not told apart"}
+    assert {row["defense"]: row["difference"] for row in view["rows"]} == {"re": "−75.5", "bido": "0.0"}
+
+
+# --- downloads -----------------------------------------------------------------------------------------------------
+
+
+def test_parquet_holds_what_csv_holds() -> None:
+    runs = [make_run(), make_run(attack="ppa", att1=None), make_run(defense="re", status="failed", metrics={})]
+    table = pq.read_table(io.BytesIO(as_parquet(runs))).to_pylist()
+    lines = list(csv.DictReader(io.StringIO(as_csv(runs))))
+    assert len(table) == len(lines) == 3
+    for typed, line in zip(table, lines, strict=True):
+        assert {name: "" if value is None else str(value) for name, value in typed.items()} == line
+    assert isinstance(table[0]["att1"], float) and isinstance(table[0]["seed"], int) and table[1]["att1"] is None
+
+
+def test_latex_has_a_line_per_defense_and_no_loose_characters() -> None:
+    hostile = r"a&b_c%d#e$f{g}h~i^j\k"
+    runs = [make_run(defense=hostile, att1=0.5, nat1=0.9), make_run(att1=0.25, nat1=0.95)]
+    text = as_latex(boards(runs)[0], make_catalogue())
+    assert r"none & 95.0 & 25.0 & 25.0 \\" in text
+    assert latex(hostile) == r"a\&b\_c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
+    assert latex(hostile) + r" & 90.0 & 50.0 & 50.0 \\" in text
+    assert text.count(r"\\") == 3
+
+
+def test_bibtex_of_what_the_registry_names() -> None:
+    paper = {
+        "title": "Plug & Play",
+        "venue": "ICML",
+        "year": 2022,
+        "url": "https://arxiv.org/abs/2201.12179",
+        "authors": ("A B", "C D"),
+    }
+    entry = bibtex("ppa", {"reference": paper})
+    assert entry is not None and entry.startswith("@inproceedings{ppa2022,")
+    fields = dict(re.findall(r"  (\w+) = \{(.*)\},", entry))
+    assert fields == {
+        "author": "A B and C D",
+        "title": r"{Plug \& Play}",
+        "booktitle": "ICML",
+        "year": "2022",
+        "url": "https://arxiv.org/abs/2201.12179",
+    }
+    assert bibtex("none", {}) is None
+    assert as_bibtex(boards([make_run()])[0], Catalogue()) == "% no paper is named\n"
+    catalogue = Catalogue(
+        attacks={"gmi": {"reference": paper}}, defenses={"none": {"reference": paper | {"year": 2021}}}
+    )
+    assert as_bibtex(boards([make_run()])[0], catalogue).count("@inproceedings") == 2
+
+
+# --- published results ---------------------------------------------------------------------------------------------
+
+
+def test_what_export_writes_is_read_again(tmp_path: Path) -> None:
+    runs = [make_run(seed=s) for s in (0, 1)]
+    (tmp_path / "a.json").write_text(json.dumps({"schema": 1, "runs": [run.published() for run in runs]}))
+    (tmp_path / "notes.md").write_text("not results")
+    read = load_results(tmp_path)
+    assert read == [replace(run, images=[]) for run in runs]
+    assert [run.identities for run in read] == [run.identities for run in runs]
+    assert load_results(tmp_path / "nowhere") == []
+    assert {bool(run.images) for run in merged(runs[:1], read)} == {True, False}
+    assert sorted(run.run for run in merged(runs[:1], read)) == sorted(run.run for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not what"),
+        ("[]", "is not what"),
+        ('{"schema": 2, "runs": []}', "schema 2 instead of 1"),
+        ('{"schema": 1, "runs": [{"run": "x"}]}', "lacks 'record'"),
+        ('{"schema": 1, "runs": [{"record": {"metrics": {}, "stages": []}}]}', "is not what"),
+    ],
+)
+def test_other_files_among_the_results_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=rf"x\.json.*{message}"):
+        load_results(tmp_path)
+
+
+def test_the_published_results_can_be_read() -> None:
+    runs = load_results(ROOT / "results")
+    assert len({run.run for run in runs}) >= 45 and all(run.status == "done" for run in runs)
+
+
+# --- reported figures ----------------------------------------------------------------------------------------------
+
+
+def test_reported_figures_are_within_bounds() -> None:
+    """Conformance 11 of the evaluation's specification, on the published table."""
+    lines = load_reported(ROOT / "results" / "reported.csv")
+    assert len(lines) > 200
+    for line in lines:
+        for value in (line.natural_acc, line.attack_acc_top1, line.attack_acc_top5):
+            assert value is None or 0 <= value <= 100, line
+        if line.attack_acc_top1 is not None and line.attack_acc_top5 is not None:
+            assert line.attack_acc_top5 >= line.attack_acc_top1, line
+        assert line.knn_dist is None or line.knn_dist >= 0, line
+
+
+def test_reported_lines_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "reported.csv"
+    assert load_reported(path) == []
+    whole = (ROOT / "results" / "reported.csv").read_text(encoding="utf-8").splitlines()
+    path.write_text("a,b\n")
+    with pytest.raises(UserError, match="expected the columns source"):
+        load_reported(path)
+    path.write_text(f"{whole[0]}\n{whole[1]}\nRE,1,2\n")
+    with pytest.raises(UserError, match="line 3: another number of columns"):
+        load_reported(path)
+    path.write_text(f"{whole[0]}\n{whole[1].replace('94.69', 'inf')}\n")
+    with pytest.raises(UserError, match="line 2: a number that is not finite"):
+        load_reported(path)
+
+
+def test_measured_stands_beside_reported_where_a_track_repeats_the_setting() -> None:
+    line = load_reported(ROOT / "results" / "reported.csv")[0]
+    keys = ("private_dataset", "public_dataset", "target_arch", "resolution")
+    same = {key: getattr(line, key) for key in keys}
+    catalogue = Catalogue(
+        {"orl32": {"reported": same}, "other": {"reported": same | {"resolution": "1"}}},
+        {"none": {"reported": [line.defense]}},
+        {"gmi": {"reported": [line.attack]}},
+    )
+    runs = [make_run(att1=0.5), make_run(track="other"), make_run(attack="ppa"), make_run(defense="re")]
+    (item,) = reported_view([line], boards(runs), catalogue)["lines"]
+    assert [row["value"] for row in item["measured"]] == ["50.0"]
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("images", "identities"), [("none", 0), ("sample", 6), ("all", 10)])
+def test_a_sample_holds_the_first_identities(tmp_path: Path, images: Any, identities: int) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"\x89PNG not really")
+    options = SiteOptions(images=images, image_source=lambda run, image: picture)
+    index = build_site([make_run()], make_catalogue(), tmp_path / "site", options)
+    names = {path.name.split("-")[0] for path in index.parent.rglob("img/*/*.png")}
+    assert names == {str(label) for label in range(identities)}
+    page = (index.parent / "run" / f"{make_run().run}.html").read_text()
+    assert ("The first 6 of 10 identities" in page) == (images == "sample")
+
+
+def test_private_images_are_published_only_where_the_licence_allows_it(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"\x89PNG not really")
+    options = SiteOptions(images="all", image_source=lambda *_: picture, private_source=lambda *_: picture)
+    catalogue = make_catalogue(free={"sensitive": False, "publish_private": True}, kept={"sensitive": False})
+    runs = [make_run(track=track) for track in ("orl32", "free", "kept", "unknown")]
+    index = build_site(runs, catalogue, tmp_path / "site", options)
+    assert {path.parent.name for path in index.parent.rglob("private/*/*.png")} == {"free"}
+    assert math.isclose(len(list(index.parent.rglob("private/*/*.png"))), 40)

@@ -1,0 +1,75 @@
+"""How long a site of 2,000 runs takes to build, what its index weighs and when it is interactive.
+
+    python benchmarks/site.py
+
+Made-up runs, no pictures. Interactive: the figure and the table stand, measured in Chromium from disk. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from factories import make_catalogue, make_run  # noqa: E402
+
+from mibench.publish import SiteOptions, build_site  # noqa: E402
+from mibench.records import RunRecord  # noqa: E402
+
+
+def made_up() -> list[RunRecord]:
+    """1,980 runs: 22 defenses, 15 attacks, 3 seeds, 2 tracks."""
+    cells = [(f"d{d}", f"a{a}", t) for d in range(22) for a in range(15) for t in ("orl32", "other")]
+    return [make_run(defense=d, attack=a, track=t, seed=s) for d, a, t in cells for s in range(3)]
+
+
+def interactive(index: Path) -> float | None:
+    """Seconds from opening the page to a drawn figure; None without Chromium."""
+    program = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return None
+    if program is None:
+        return None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page()
+        start = time.perf_counter()
+        page.goto(index.as_uri())
+        page.wait_for_selector(".scatterlayer .points path", state="attached")
+        seconds = time.perf_counter() - start
+        browser.close()
+    return seconds
+
+
+def main() -> None:
+    runs = made_up()
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        index = build_site(runs, make_catalogue(), Path(folder) / "site", SiteOptions())
+        seconds = time.perf_counter() - start
+        loaded = [index, *(index.parent / "static").glob("*.*")]
+        loaded += [p for p in (index.parent / "static/vendor").iterdir() if p.suffix in (".js", ".css")]
+        result: dict[str, Any] = {
+            "runs": len(runs),
+            "build_seconds": round(seconds, 2),
+            "index_bytes": index.stat().st_size,
+            "index_with_scripts_and_styles_bytes": sum(path.stat().st_size for path in loaded),
+            "interactive_seconds": (found := interactive(index)) and round(found, 2),
+            "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,9 @@ evaluator   target -----> utility ----------.
     |         |   prior (scope "target")     |
     |         |   /      \\                   |
     |       invert <- prepare                |
-    '-----------+------> evaluate <----------'
+    |         |  \\                           |
+    |         |   features (and target)      |
+    '---------+--------> evaluate <----------'
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ ENGINE_VERSIONS = {
     "invert": 1,
     "utility": 1,
     "evaluate": 1,
+    "features": 1,
 }
 
 # Which sections of a track can change a stage's result.
@@ -39,6 +42,7 @@ TRACK_PARTS = {
     "invert": ("public", "attack"),
     "utility": ("private",),
     "evaluate": ("private", "attack", "metrics"),
+    "features": ("private", "attack"),
 }
 
 
@@ -167,4 +171,5 @@ def _stages(cell: Cell, prior: Facts | None) -> dict[str, Stage]:
     add("invert", attack, seed, ("target", "prior", "prepare"), f"invert {who}")
     add("utility", defense, seed, ("target",), f"utility of {defense.label} seed {seed}")
     add("evaluate", None, 0, ("evaluator", "invert", "utility"), f"evaluate {who}", cell.evaluation)
+    add("features", defense, seed, ("target", "invert"), f"features {who}")
     return stages

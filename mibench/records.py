@@ -29,7 +29,7 @@ class MetricValue:
 class StageInfo:
     """One stage of a run. ``seconds`` is what it took when it was computed, whoever asked for it then."""
 
-    kind: str  # evaluator, target, prior, prepare, invert, utility, evaluate
+    kind: str  # evaluator, target, prior, prepare, invert, utility, evaluate, features
     key: str
     plugin: str
     version: int
@@ -64,6 +64,7 @@ class RunRecord:
     command: str
     deviations: list[str] = field(default_factory=list)
     origin: str = "measured"  # measured, submitted, reproduced, differs
+    features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
 
     @property
     def name(self) -> str:
@@ -120,6 +121,11 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def replaces(self, other: RunRecord | None) -> bool:
+        """Whether this is the one to keep of two records of the same run: the one with more stages, else the later.
+        A run that is completed by a newer version of the program leaves its first record in the store."""
+        return other is None or (len(self.stages), self.created) >= (len(other.stages), other.created)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRecord:

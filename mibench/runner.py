@@ -22,6 +22,7 @@ from mibench.store.artifacts import Damaged, Manifest, Store
 from mibench.tracks import Track
 
 BASELINE = "none"  # the undefended model, shown beside every run
+RESULTS = ("evaluate", "features")  # stages whose files are shown, and that no other stage reads
 
 
 @dataclass
@@ -101,7 +102,7 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
     """
     found: dict[str, Manifest] = {}
     for stage in plan.stages.values():
-        manifest = _whole(store, stage, notes, verify=stage.kind == "evaluate")
+        manifest = _whole(store, stage, notes, verify=stage.kind in RESULTS)
         if manifest is not None:
             _same_params(stage, manifest)
             found[stage.key] = manifest
@@ -224,6 +225,7 @@ def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> 
         chance=cell.track.chance,
         command=_command(cell),
         deviations=[*cell.defense.deviations, *cell.attack.deviations],
+        features=manifests["features"].result,
     )
 
 
@@ -235,6 +237,16 @@ def _command(cell: Cell) -> str:
 
 def image_file(store: Store, record: RunRecord, entry: dict[str, Any]) -> Path | None:
     """The PNG of one reconstruction, or None if the artefact is gone."""
-    key = next((stage.key for stage in record.stages if stage.kind == "invert"), None)
-    path = store.path("invert", key) / entry["file"] if key else None
+    return _file(store, record, "invert", entry["file"])
+
+
+def feature_file(store: Store, record: RunRecord) -> Path | None:
+    """The points of the run's feature space by identity (JSON; see ``mibench/stages/features.py``), or None if the
+    run has no such stage or the artefact is gone."""
+    return _file(store, record, "features", "features.json")
+
+
+def _file(store: Store, record: RunRecord, kind: str, name: str) -> Path | None:
+    key = next((stage.key for stage in record.stages if stage.kind == kind), None)
+    path = store.path(kind, key) / name if key else None
     return path if path is not None and path.is_file() else None

@@ -24,6 +24,7 @@ STAGES = {
     "invert": "mibench.stages.invert:run",
     "utility": "mibench.stages.utility:run",
     "evaluate": "mibench.stages.evaluate:run",
+    "features": "mibench.stages.features:run",
 }
 
 

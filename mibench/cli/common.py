@@ -55,7 +55,7 @@ class Workspace:
         from mibench.publish import SiteOptions, build_site
         from mibench.publish.reported import load_reported
         from mibench.publish.results import load_results, merged
-        from mibench.runner import image_file
+        from mibench.runner import feature_file, image_file
         from mibench.site_data import catalogue, private_image
 
         results = self.registry.root / "results"
@@ -64,6 +64,7 @@ class Workspace:
             private_images=not public,
             image_source=lambda record, entry: image_file(self.store, record, entry),
             private_source=lambda track, label, index: private_image(self.registry, self.home, track, label, index),
+            feature_source=lambda record: feature_file(self.store, record),
             reported=tuple(load_reported(results / "reported.csv")),
         )
         runs = merged(self.database.runs(), load_results(results))

@@ -60,7 +60,7 @@ def _value(value: Value, name: str) -> str:
 
 def seconds(runs: Sequence[RunRecord]) -> Table:
     """Seconds per stage; a stage that several runs share is counted in each."""
-    kinds = [k for k in ("evaluator", "target", "prior", "prepare", "invert", "utility", "evaluate")]
+    kinds = [k for k in ("evaluator", "target", "prior", "prepare", "invert", "utility", "evaluate", "features")]
     used = [k for k in kinds if any(stage.kind == k for run in runs for stage in run.stages)]
     table = Table(title="seconds per stage (stages with the same key are computed once)", title_justify="left")
     for head in ("defense", "attack", "seed", *used, "run"):

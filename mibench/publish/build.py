@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import math
 import os
 import re
@@ -23,6 +24,7 @@ from mibench.publish import text
 from mibench.publish.aggregate import Board, boards, current_runs
 from mibench.publish.compare import compare_view
 from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
+from mibench.publish.features import feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
@@ -138,10 +140,17 @@ def _run_pages(
         for run in siblings:
             picture = _pictures(folder, run, options, catalogue)
             view = run_view(run, catalogue, picture, siblings, options.identities_shown)
-            page(run_page(run), "run.html", **view)
+            page(run_page(run), "run.html", **view, features=feature_view(run.features, _points(run, options)))
             shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
             first[run.run] = {label: indices[0] for label, indices in shown if indices}
     return first
+
+
+def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
+    """The points of the run's feature space, None where they are not here."""
+    path = options.feature_source(run) if options.feature_source and run.features else None
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path else None
+    return found
 
 
 FORMATS = ("csv", "json", "parquet", "tex", "bib")

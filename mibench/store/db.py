@@ -171,12 +171,10 @@ class Database:
     def _check_store(self) -> Iterable[str]:
         rows: dict[str, Manifest | RunRecord] = {f"{item.kind} {item.key}": item for item in self.stages()}
         rows |= {f"run {record.run}": record for record in self.runs()}
-        for manifest in Store(self.home).manifests():
-            stored: Manifest | RunRecord = manifest
-            name = f"{manifest.kind} {manifest.key}"
-            if manifest.kind == "run":
-                stored = RunRecord.from_json(manifest.result["record"])
-                name = f"run {stored.run}"
+        stages, runs = _sorted_out(Store(self.home).manifests())
+        held: dict[str, Manifest | RunRecord] = {f"{item.kind} {item.key}": item for item in stages}
+        held |= {f"run {record.run}": record for record in runs}
+        for name, stored in held.items():
             row = rows.pop(name, None)
             if row is None:
                 yield f"The store holds {name}, the database does not. {engine.REBUILD}"
@@ -190,11 +188,25 @@ class Database:
             if fresh:
                 for table in reversed(Base.metadata.sorted_tables):
                     connection.execute(sa.delete(table))
-            for manifest in manifests:
-                if manifest.kind == "run":
-                    _put_run(connection, RunRecord.from_json(manifest.result["record"]))
-                else:
-                    _put_stage(connection, manifest)
+            stages, runs = _sorted_out(manifests)
+            for manifest in stages:
+                _put_stage(connection, manifest)
+            for record in runs:
+                _put_run(connection, record)
+
+
+def _sorted_out(manifests: Iterable[Manifest]) -> tuple[list[Manifest], list[RunRecord]]:
+    """The stages, and of each run the record that counts."""
+    stages: list[Manifest] = []
+    runs: dict[str, RunRecord] = {}
+    for manifest in manifests:
+        if manifest.kind != "run":
+            stages.append(manifest)
+            continue
+        record = RunRecord.from_json(manifest.result["record"])
+        if record.replaces(runs.get(record.run)):
+            runs[record.run] = record
+    return stages, list(runs.values())
 
 
 def _put(connection: Connection, table: type[Base], row: dict[str, Any]) -> None:

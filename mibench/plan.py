@@ -33,6 +33,17 @@ ENGINE_VERSIONS = {
     "features": 1,
 }
 
+
+def joint_version(engine: int, plugin: int) -> int:
+    """A stage's version: the engine's of this kind of stage and the method's, in one number."""
+    return engine * 1000 + plugin
+
+
+def split_version(version: int) -> tuple[int, int]:
+    """The engine's and the method's version of a stage."""
+    return divmod(version, 1000)
+
+
 # Which sections of a track can change a stage's result.
 TRACK_PARTS = {
     "evaluator": ("private", "evaluator"),
@@ -126,7 +137,7 @@ def _stages(cell: Cell, prior: Facts | None) -> dict[str, Stage]:
         kind: str, facts: Facts | None, stage_seed: int, roles: Iterable[str], title: str, own: Any = None
     ) -> Stage:
         inputs = {role: (stages[role].kind, stages[role].key) for role in roles if role in stages}
-        version = ENGINE_VERSIONS[kind] * 1000 + (facts.version if facts else 0)
+        version = joint_version(ENGINE_VERSIONS[kind], facts.version if facts else 0)
         plugin = facts.id if facts else "engine"
         params, non_default = (facts.params, facts.non_default) if facts else (own or {}, own or {})
         key = stage_key(

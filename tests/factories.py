@@ -143,8 +143,8 @@ def make_run(**overrides: Any) -> RunRecord:
         "created": "2026-11-23T12:00:00Z",
         "metrics": make_metrics(att1, nat1, rng),
         "stages": [
-            StageInfo("target", "5e" * 8, values["defense"], 1, {"epochs": 100}, values["seed"], 31.5),
-            StageInfo("invert", "a7" * 8, values["attack"], 1, {"steps": 1500, "lr": 0.02}, values["seed"], 204.25),
+            StageInfo("target", "5e" * 8, values["defense"], 1001, {"epochs": 100}, values["seed"], 31.5),
+            StageInfo("invert", "a7" * 8, values["attack"], 1001, {"steps": 1500, "lr": 0.02}, values["seed"], 204.25),
         ],
         "environment": {"python": "3.11.9", "device": "cpu", "packages": {"torch": "2.15.0"}},
         "queries": {

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mibench.plan import split_version
 from mibench.publish import text
 from mibench.publish.aggregate import TABLE_METRICS
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
@@ -39,13 +40,21 @@ def run_view(
         "defense_params": text.flat(run.defense_params),
         "attack_params": text.flat(run.attack_params),
         "environment": text.flat(run.environment),
-        "stages": [{"stage": stage, "params": text.plain(stage.params)} for stage in run.stages],
+        "stages": [
+            {"stage": stage, "version": _version(stage.version), "params": text.plain(stage.params)}
+            for stage in run.stages
+        ],
         "queries": _queries(run),
         "identities": _identities(run),
         "gallery": gallery,
         "framed": any(image["nearest"] for person in gallery for image in person["images"]),
         "attacked": len(run.identities),
     }
+
+
+def _version(version: int) -> str:
+    """``1.2``: the engine's version of this kind of stage, and the method's."""
+    return ".".join(map(str, split_version(version)))
 
 
 def _metric(run: RunRecord, name: str, catalogue: Catalogue) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mibench.plan import ENGINE_VERSIONS, split_version
 from mibench.publish.aggregate import LEAKAGE, UTILITY, Board, Row, Value, mean_over_seeds
 from mibench.publish.model import Catalogue
 from mibench.records import RunRecord
@@ -129,12 +130,14 @@ def evaluators_apart(rows: list[Row]) -> list[str]:
 
 
 def stale(runs: list[RunRecord], catalogue: Catalogue) -> list[str]:
-    """The methods behind the runs that have a newer version now."""
+    """What behind the runs has a newer version now: methods by id, and the engine's stages by kind."""
     known: dict[str, Mapping[str, Any]] = {"target": catalogue.defenses, "invert": catalogue.attacks}
     old = set()
-    for run in runs:
-        for stage in run.stages:
-            now = known.get(stage.kind, {}).get(stage.plugin, {}).get("code_version")
-            if now is not None and stage.version < now:
-                old.add(stage.plugin)
+    for stage in (stage for run in runs for stage in run.stages):
+        engine, plugin = split_version(stage.version)
+        if engine < ENGINE_VERSIONS.get(stage.kind, 0):
+            old.add(stage.kind)
+        now = known.get(stage.kind, {}).get(stage.plugin, {}).get("code_version")
+        if now is not None and plugin < now:
+            old.add(stage.plugin)
     return sorted(old)

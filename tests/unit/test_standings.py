@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from factories import make_catalogue, make_run
 
 from mibench.errors import UserError
+from mibench.plan import ENGINE_VERSIONS
 from mibench.publish import Catalogue, SiteOptions, build_site
 from mibench.publish.aggregate import boards
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
@@ -30,6 +31,8 @@ from mibench.publish.reported import load_reported, reported_view
 from mibench.publish.results import load_results, merged
 from mibench.publish.standings import standings
 from mibench.records import MetricValue, RunRecord
+from mibench.registry import Registry
+from mibench.site_data import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,9 +86,9 @@ def test_only_an_attack_made_for_it_takes_the_not_adaptive_badge_away() -> None:
     runs = [make_run(defense="none"), make_run(defense="re")]
     none, re_ = sorted(only(runs), key=lambda s: s.label)
     assert "not adaptive" not in words(none) and "not adaptive" in words(re_)
-    catalogue = make_catalogue()
-    catalogue = replace(catalogue, attacks={"gmi": dict(catalogue.attacks["gmi"]) | {"adaptive": True}})
-    assert not [s for s in only(runs, catalogue) if "not adaptive" in words(s)]
+    known = make_catalogue()
+    known = replace(known, attacks={"gmi": dict(known.attacks["gmi"]) | {"adaptive": True}})
+    assert not [s for s in only(runs, known) if "not adaptive" in words(s)]
 
 
 @pytest.mark.parametrize(("second", "apart"), [(0.34, False), (0.36, True)])
@@ -98,10 +101,28 @@ def test_evaluators_more_than_15_points_apart_disagree(second: float, apart: boo
 
 @pytest.mark.parametrize(("now", "old"), [(1, False), (2, True)])
 def test_runs_of_an_older_version_are_stale(now: int, old: bool) -> None:
-    catalogue = make_catalogue()
-    catalogue = replace(catalogue, attacks={"gmi": dict(catalogue.attacks["gmi"]) | {"code_version": now}})
-    (standing,) = only([make_run()], catalogue)
+    known = make_catalogue()
+    known = replace(known, attacks={"gmi": dict(known.attacks["gmi"]) | {"code_version": now}})
+    (standing,) = only([make_run()], known)
     assert ("stale code" in words(standing)) == old
+
+
+def test_runs_of_an_older_engine_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "stale code" not in words(only([make_run()])[0])
+    monkeypatch.setitem(ENGINE_VERSIONS, "invert", 2)
+    (badge,) = [badge for badge in only([make_run()])[0].badges if badge.word == "stale code"]
+    assert "invert" in badge.meaning and "target" not in badge.meaning
+
+
+def test_the_registrys_own_runs_are_not_stale() -> None:
+    """With the versions that plans really give to stages."""
+    found = catalogue(Registry())
+    assert found.attacks["gmi"]["code_version"] == 1 and found.defenses["re"]["code_version"] == 1
+    for board in boards(load_results(ROOT / "results")):
+        for standing in standings(board, found):
+            assert "stale code" not in words(standing), standing.label
+    newer = replace(found, attacks=dict(found.attacks) | {"gmi": dict(found.attacks["gmi"]) | {"code_version": 2}})
+    assert all("stale code" in words(s) for b in boards(load_results(ROOT / "results")) for s in standings(b, newer))
 
 
 # --- paired differences --------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "invert": {"target", "prior"},
                 "utility": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
+                "features": {"target", "invert"},
             },
         ),
         (
@@ -98,6 +99,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "invert": {"target", "prior"},
                 "utility": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
+                "features": {"target", "invert"},
             },
         ),
         (
@@ -110,6 +112,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "invert": {"target", "prior", "prepare"},
                 "utility": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
+                "features": {"target", "invert"},
             },
         ),
         (
@@ -120,6 +123,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "invert": {"target"},
                 "utility": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
+                "features": {"target", "invert"},
             },
         ),
     ],
@@ -152,7 +156,7 @@ def test_shared_stages_are_merged() -> None:
     assert _count(plan, "evaluator") == 1
     assert _count(plan, "target") == _count(plan, "utility") == 2 * 2
     assert _count(plan, "prior") == 1 + 2 * 2, "one public prior for all; KEDMI's per target"
-    assert _count(plan, "invert") == _count(plan, "evaluate") == 12
+    assert _count(plan, "invert") == _count(plan, "evaluate") == _count(plan, "features") == 12
 
 
 def test_public_priors_are_shared_across_seeds_and_defenses() -> None:
@@ -179,15 +183,21 @@ def test_skipped_cells_say_why() -> None:
 
 def test_a_defense_parameter_changes_exactly_its_descendants() -> None:
     base, other = _defense("re", p=1.0), _defense("re", p=0.5)
-    assert _changed(_stages(base, GMI), _stages(other, GMI)) == {"target", "utility", "invert", "evaluate"}
-    below = {"target", "utility", "prior", "invert", "evaluate"}
+    assert _changed(_stages(base, GMI), _stages(other, GMI)) == {"target", "utility", "invert", "evaluate", "features"}
+    below = {"target", "utility", "prior", "invert", "evaluate", "features"}
     assert _changed(_stages(base, KEDMI), _stages(other, KEDMI)) == below
-    assert _changed(_stages(base, PPA), _stages(other, PPA)) == {"target", "utility", "prepare", "invert", "evaluate"}
+    below = {"target", "utility", "prepare", "invert", "evaluate", "features"}
+    assert _changed(_stages(base, PPA), _stages(other, PPA)) == below
 
 
 def test_an_attack_parameter_changes_the_attack_alone() -> None:
     other = _attack("ppa", "public_gan", prepares=True, iterations=3)
-    assert _changed(_stages(_defense(), PPA), _stages(_defense(), other)) == {"prepare", "invert", "evaluate"}
+    assert _changed(_stages(_defense(), PPA), _stages(_defense(), other)) == {
+        "prepare",
+        "invert",
+        "evaluate",
+        "features",
+    }
 
 
 def test_a_prior_parameter_changes_the_prior_and_what_searches_it() -> None:
@@ -195,11 +205,11 @@ def test_a_prior_parameter_changes_the_prior_and_what_searches_it() -> None:
         return _priors(name, {"width": 64}, track)
 
     found = _changed(_stages(_defense(), GMI), _stages(_defense(), GMI, priors=wider))
-    assert found == {"prior", "invert", "evaluate"}
+    assert found == {"prior", "invert", "evaluate", "features"}
 
 
 def test_the_seed_changes_everything_but_what_all_seeds_share() -> None:
-    below = {"target", "utility", "invert", "evaluate"}
+    below = {"target", "utility", "invert", "evaluate", "features"}
     assert _changed(_stages(_defense(), GMI), _stages(_defense(), GMI, 1)) == below
     assert _changed(_stages(_defense(), KEDMI), _stages(_defense(), KEDMI, 1)) == below | {"prior"}
 
@@ -212,25 +222,29 @@ def test_versions_change_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         "prepare",
         "invert",
         "evaluate",
+        "features",
     }
     monkeypatch.setitem(ENGINE_VERSIONS, "prior", 2)
-    assert _changed(before, _stages(_defense(), PPA)) == {"prior", "prepare", "invert", "evaluate"}
+    assert _changed(before, _stages(_defense(), PPA)) == {"prior", "prepare", "invert", "evaluate", "features"}
 
 
 @pytest.mark.parametrize(
     ("section", "changed"),
     [
         ({"metrics": ("att1", "att5")}, {"evaluate"}),
-        ({"attack": {"images_per_identity": 3}}, {"prepare", "invert", "evaluate"}),
+        ({"attack": {"images_per_identity": 3}}, {"prepare", "invert", "evaluate", "features"}),
         (
             {"evaluator": {"arch": "convnet", "epochs": 9, "batch": 8, "lr": 0.01, "weight_decay": 0.0}},
             {"evaluator", "evaluate"},
         ),
         (
             {"target": {"arch": "convnet", "epochs": 9, "batch": 8, "lr": 0.01, "weight_decay": 0.0}},
-            {"target", "utility", "prepare", "invert", "evaluate"},
+            {"target", "utility", "prepare", "invert", "evaluate", "features"},
         ),
-        ({"public": {"images": 11}}, {"target", "utility", "prior", "prepare", "invert", "evaluate"}),
+        (
+            {"public": {"images": 11}},
+            {"target", "utility", "prior", "prepare", "invert", "evaluate", "features"},
+        ),
         ({"title": "Another title"}, set()),
         ({"sensitive": True}, set()),
         ({"preset": "small"}, set()),
@@ -280,3 +294,16 @@ def test_weights_that_arrive_make_a_new_evaluation_and_nothing_else() -> None:
     (plain,) = _plan((_defense(), GMI, 0)).runs
     (weighted,) = make_plan([replace(plain.cell, evaluation={"weights": ["facenet"]})], _priors).runs
     assert _changed(plain.stages, weighted.stages) == {"evaluate"}
+
+
+def test_the_feature_space_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run from before the stage keeps its id and its other keys, and so does one whose stage gets a new version."""
+    before = _plan((_defense(), PPA, 0))
+    monkeypatch.setitem(ENGINE_VERSIONS, "features", 2)
+    after = _plan((_defense(), PPA, 0))
+    assert _changed(before.runs[0].stages, after.runs[0].stages) == {"features"}
+    assert before.runs[0].run == after.runs[0].run
+    others = [stage for stage in after.stages.values() if stage.kind != "features"]
+    assert all("features" not in kind for stage in others for kind, _ in stage.inputs.values())
+    stage = after.runs[0].stages["features"]
+    assert stage.plugin == "none" and stage.non_default == {}

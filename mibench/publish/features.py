@@ -41,7 +41,7 @@ def feature_view(summary: Mapping[str, Any] | None, data: Mapping[str, Any] | No
         "more": panels[SHOWN:],
         "rows": [_row(row) for row in identities],
         "draws": summary["draws"],
-        "area": text.interval(summary["area"][0], summary["area"][1], "fraction"),
+        "area": "–".join(f"{100 * share:g}" for share in summary["area"]),
     }
 
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 import mibench
 from mibench import training, worker
+from mibench.augment import erase_rectangles
 from mibench.contracts import (
     AttackContext,
     Batch,
@@ -53,7 +54,7 @@ from mibench.params import resolve
 from mibench.plan import Cell, Plan, Stage, make_plan
 from mibench.registry import Kind, Registry, Selection
 from mibench.runner import BASELINE
-from mibench.stages import invert, prior
+from mibench.stages import features, invert, prior
 from mibench.stages import job as job_module
 from mibench.stages.job import Job, load_weights
 from mibench.store.artifacts import STATE, Manifest, Store
@@ -386,6 +387,50 @@ def check_evaluation(bench: Bench, stages: dict[str, Stage]) -> None:
     assert sorted({entry["label"] for entry in table}) == bench.track.identities
     correct = np.mean([entry["correct"] for entry in table])
     assert manifest.result["metrics"]["att1"]["value"] == pytest.approx(correct)
+
+
+def test_the_feature_space_is_that_of_the_served_target(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distances again by hand from the parents' files; one seed erases alike whatever the defense; no image is left."""
+    drawn: dict[str, list[Tensor]] = {}
+    for name in (BASELINE, *[name for name in DEFENSES if name != BASELINE][:1], *STOCHASTIC[:1]):
+        stages = bench.compute(bench.plan(name), "features")
+        folder, manifest = bench.result(stages["features"])
+        assert set(manifest.outputs) == {"features.json"}
+        rows = json.loads((folder / "features.json").read_text())["identities"]
+        assert [row["label"] for row in rows] == bench.track.identities
+        job = bench.job(stages["features"], tmp_path / name)
+        job.workdir.mkdir(exist_ok=True)
+        net, private = job.target(), job.private_train()
+        made = bench.result(stages["invert"])[0]
+        entries = json.loads((made / "images.json").read_text())
+        with torch.no_grad():
+            own = net(private.images, Stream(0)).features.double()
+            found = net(torch.stack([read_png(made / e["file"], 1) for e in entries]), Stream(0)).features.double()
+        for row in rows:
+            mine = [found[i] for i, entry in enumerate(entries) if entry["label"] == row["label"]]
+            near = [min(float((f - o).norm()) for o in own[private.labels == row["label"]]) for f in mine]
+            assert row["values"]["distance_private"] == pytest.approx(np.mean(near), rel=1e-4)
+            assert row["counts"] == {"private": 3, "erased": 30, "reconstructed": len(mine)}
+        mean = np.mean([row["values"]["distance_private"] for row in rows])
+        assert manifest.result["values"]["distance_private"]["value"] == pytest.approx(mean)
+
+        kept = drawn[name] = []
+
+        def spy(images: Tensor, *given: Any, keep: list[Tensor] = kept, **more: Any) -> Tensor:
+            keep.append(erase_rectangles(images, *given, **more))
+            return keep[-1]
+
+        monkeypatch.setattr(features, "erase_rectangles", spy)
+        assert features.run(job) == manifest.result
+        monkeypatch.undo()
+    first = drawn[BASELINE]
+    assert len(first) == features.DRAWS and not torch.equal(first[0], first[1])
+    for other in drawn.values():
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    share = torch.stack([(a != private.images).float().mean((1, 2, 3)) for a in first])
+    assert float(share.min()) > 0.05 and float(share.max()) < 0.45
 
 
 # --- defenses ------------------------------------------------------------------------------------------------------

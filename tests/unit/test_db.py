@@ -531,3 +531,22 @@ def test_unreachable_server_is_a_sentence(store: Store) -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(MissingError, match="does not answer"):
         Database.open("postgresql://user:secret@127.0.0.1:1/mibench", store.home)
+
+
+def test_of_two_records_of_a_run_the_fuller_counts(store: Store) -> None:
+    """A run that gained a stage leaves its first record in the store, whichever key sorts first."""
+    old = make_run()
+    new = replace(old, stages=[*old.stages, replace(old.stages[0], kind="features")], features={"draws": 10})
+    database = Database.open(home=store.home)
+    for first, second in ((old, new), (new, old)):
+        manifests = [
+            _store(store, _stage(f"{first.features} {number}", "run", result={"record": record.to_json()}))
+            for number, record in enumerate((first, second))
+        ]
+        database.ingest(manifests)
+        assert database.runs() == [new]
+        assert database.check() == []
+    database.ingest_stage(manifests[1])  # the old one alone, as an older program would
+    assert any("differ on run" in line for line in database.check())
+    rebuilt = Database.rebuild(store)
+    assert rebuilt.runs() == [new] and rebuilt.check() == []

@@ -156,7 +156,7 @@ def test_shared_stages_are_merged() -> None:
     assert _count(plan, "evaluator") == 1
     assert _count(plan, "target") == _count(plan, "utility") == 2 * 2
     assert _count(plan, "prior") == 1 + 2 * 2, "one public prior for all; KEDMI's per target"
-    assert _count(plan, "invert") == _count(plan, "evaluate") == 12
+    assert _count(plan, "invert") == _count(plan, "evaluate") == _count(plan, "features") == 12
 
 
 def test_public_priors_are_shared_across_seeds_and_defenses() -> None:
@@ -186,14 +186,8 @@ def test_a_defense_parameter_changes_exactly_its_descendants() -> None:
     assert _changed(_stages(base, GMI), _stages(other, GMI)) == {"target", "utility", "invert", "evaluate", "features"}
     below = {"target", "utility", "prior", "invert", "evaluate", "features"}
     assert _changed(_stages(base, KEDMI), _stages(other, KEDMI)) == below
-    assert _changed(_stages(base, PPA), _stages(other, PPA)) == {
-        "target",
-        "utility",
-        "prepare",
-        "invert",
-        "evaluate",
-        "features",
-    }
+    below = {"target", "utility", "prepare", "invert", "evaluate", "features"}
+    assert _changed(_stages(base, PPA), _stages(other, PPA)) == below
 
 
 def test_an_attack_parameter_changes_the_attack_alone() -> None:
@@ -247,7 +241,10 @@ def test_versions_change_keys(monkeypatch: pytest.MonkeyPatch) -> None:
             {"target": {"arch": "convnet", "epochs": 9, "batch": 8, "lr": 0.01, "weight_decay": 0.0}},
             {"target", "utility", "prepare", "invert", "evaluate", "features"},
         ),
-        ({"public": {"images": 11}}, {"target", "utility", "prior", "prepare", "invert", "evaluate", "features"}),
+        (
+            {"public": {"images": 11}},
+            {"target", "utility", "prior", "prepare", "invert", "evaluate", "features"},
+        ),
         ({"title": "Another title"}, set()),
         ({"sensitive": True}, set()),
         ({"preset": "small"}, set()),
@@ -297,3 +294,16 @@ def test_weights_that_arrive_make_a_new_evaluation_and_nothing_else() -> None:
     (plain,) = _plan((_defense(), GMI, 0)).runs
     (weighted,) = make_plan([replace(plain.cell, evaluation={"weights": ["facenet"]})], _priors).runs
     assert _changed(plain.stages, weighted.stages) == {"evaluate"}
+
+
+def test_the_feature_space_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run from before the stage keeps its id and its other keys, and so does one whose stage gets a new version."""
+    before = _plan((_defense(), PPA, 0))
+    monkeypatch.setitem(ENGINE_VERSIONS, "features", 2)
+    after = _plan((_defense(), PPA, 0))
+    assert _changed(before.runs[0].stages, after.runs[0].stages) == {"features"}
+    assert before.runs[0].run == after.runs[0].run
+    others = [stage for stage in after.stages.values() if stage.kind != "features"]
+    assert all("features" not in kind for stage in others for kind, _ in stage.inputs.values())
+    stage = after.runs[0].stages["features"]
+    assert stage.plugin == "none" and stage.non_default == {}

@@ -105,7 +105,10 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
             "request",
             lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else trouble.append(r.url),
         )
-        page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
+        page.on(
+            "requestfailed",  # what a reload or a click on a link interrupts has not failed
+            lambda r: None if r.failure == "net::ERR_ABORTED" else trouble.append(f"failed: {r.url}, {r.failure}"),
+        )
         page.goto(path.as_uri() + hash)
         return page
 

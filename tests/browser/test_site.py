@@ -413,6 +413,19 @@ def test_narrow_pages_do_not_scroll_sideways(site: Path, visit: Callable[..., An
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
 
+def test_endless_and_reversed_names_do_not_break_pages(tmp_path: Path, visit: Callable[..., Any]) -> None:
+    endless, other = "\u202e" + "x" * 10_000, "a" * 10_000
+    cells = [(endless, "gmi"), ("none", "gmi"), ("none", other), ("none", other[:-1])]
+    runs = [make_run(defense=defense, attack=attack) for defense, attack in cells]
+    folder = build_site(runs, make_catalogue(), tmp_path / "site", SiteOptions()).parent
+    paths = sorted(folder.rglob("*.html"))
+    assert len({path.name for path in paths if path.parent.name == "attack"}) == 3
+    for path in paths:
+        page = visit(path, viewport={"width": 375, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+        page.context.close()
+
+
 def test_dark_theme_follows_the_system_and_the_button(site: Path, visit: Callable[..., Any]) -> None:
     def dark(page: Any) -> bool:
         channels = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number)")

@@ -23,6 +23,7 @@ TABLE_METRICS = (
     "face_rate",
 )
 UTILITY, LEAKAGE = "nat1", "att1"
+ASIDE = ("features",)  # stages that no metric comes from: a run from before them is of the same method
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
@@ -240,7 +241,7 @@ def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
 
 def _method(run: RunRecord) -> tuple[Any, ...]:
     """What has to be equal for two runs of a cell to be seeds of the same method."""
-    versions = sorted({(stage.kind, stage.plugin, stage.version) for stage in run.stages})
+    versions = sorted({(s.kind, s.plugin, s.version) for s in run.stages if s.kind not in ASIDE})
     return _frozen(run.defense_params), _frozen(run.attack_params), tuple(versions)
 
 

@@ -34,6 +34,7 @@ from mibench.publish.reported import reported_view
 from mibench.publish.runs import run_view
 from mibench.records import RunRecord
 from mibench.resources import resource_root
+from mibench.store.atomic import writing
 
 MARK = "leaderboard.json"  # a folder without it was not written by build_site and is never replaced
 
@@ -43,11 +44,11 @@ def build_site(runs: list[RunRecord], catalogue: Catalogue, out: Path, options: 
 
     The same input gives the same bytes, in whatever order the runs come. ``out`` is replaced as a whole
     once the new site is complete; on an error the old one stays. Raises UserError when ``out`` holds
-    something else than a site."""
+    something else than a site, MissingError when the disk is full or read-only."""
     out = Path(out).resolve()
     shown = current_runs(runs)
     _check(shown)
-    with _replacing(out) as folder:
+    with writing(out), _replacing(out) as folder:
         _write(Folder(folder, out), shown, catalogue, options)
     return out / "index.html"
 

@@ -10,6 +10,7 @@ import random
 import re
 import statistics
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from factories import make_catalogue, make_run
 from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, pareto_front, seed_interval, text
 from mibench.publish.aggregate import boards, current_runs
-from mibench.records import MetricValue, RunRecord
+from mibench.records import MetricValue, RunRecord, StageInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -147,6 +148,15 @@ def test_runs_of_an_older_method_do_not_enter_the_mean() -> None:
     new = make_run(seed=0)
     crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed", stages=[])
     assert current_runs([*old, new, crashed]) == [new, crashed]
+
+
+def test_a_stage_that_no_metric_comes_from_does_not_split_the_seeds() -> None:
+    old, new = make_run(seed=0), make_run(seed=1, created="2027-01-01T00:00:00Z")
+    extra = StageInfo("features", "f0" * 8, "none", 1001, {}, 1, 1.0)
+    new = replace(new, stages=[*new.stages, extra])
+    assert current_runs([old, new]) == [old, new]
+    (board,) = boards(current_runs([old, new]))
+    assert board.rows[0].values["att1"].seeds == 2
 
 
 def test_versions_of_a_track_are_never_mixed() -> None:

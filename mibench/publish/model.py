@@ -64,4 +64,6 @@ class SiteOptions:
     @property
     def identities_shown(self) -> int | None:
         """How many identities of a run have pictures; None: all."""
-        return {"none": 0, "sample": SAMPLE, "all": None}[self.images]
+        if self.images == "all":
+            return None
+        return SAMPLE if self.images == "sample" else 0

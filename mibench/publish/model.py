@@ -59,7 +59,7 @@ class SiteOptions:
 
     @property
     def shows_private(self) -> bool:
-        return self.private_images and self.images != "none"
+        return self.private_images and self.identities_shown != 0
 
     @property
     def identities_shown(self) -> int | None:

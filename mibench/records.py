@@ -107,7 +107,7 @@ class RunRecord:
         return sorted({int(image["label"]) for image in self.images} | {int(label) for label in judged})
 
     def published(self) -> dict[str, Any]:
-        """What ``export --format json`` writes: the public object, and under ``record`` everything but the images."""
+        """What ``export --format results`` writes: the public object, and all but the images under ``record``."""
         return self.public() | {"record": self.to_json() | {"images": []}}
 
     def asked(self) -> dict[str, int]:

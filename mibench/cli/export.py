@@ -13,21 +13,24 @@ import click
 from mibench.cli.common import Workspace, workspace
 from mibench.errors import UserError
 
+FORMATS = ("csv", "json", "results", "markdown")
+
 
 @click.command()
-@click.option("--format", "form", type=click.Choice(["csv", "json", "markdown"]), default="csv", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="csv", show_default=True)
 @click.option("--track", help="Only this track.")
 @click.option(
     "--from",
     "source",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Markdown of a file that --format json wrote, instead of the database.",
+    help="Markdown of a file that --format json or results wrote, instead of the database.",
 )
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output].")
 @workspace
 def export(ws: Workspace, form: str, track: str | None, source: Path | None, output: Path | None) -> None:
-    """All results. CSV has one line per run and metric, JSON the objects of `mibench run --json` with the whole record
-    of each run, Markdown a table per track and defense with what each attack reached and cost.
+    """All results. CSV has one line per run and metric, JSON the objects of `mibench run --json`, results the same with
+    each run's whole record but its images (what the leaderboard reads from results/), Markdown a table per track and
+    defense with what each attack reached and cost.
 
     \b
     Examples:
@@ -39,12 +42,13 @@ def export(ws: Workspace, form: str, track: str | None, source: Path | None, out
     if source is not None and form != "markdown":
         raise click.UsageError("--from goes with --format markdown.")
     runs = [] if source else ws.database.runs(track=track)
-    objects = _recorded(source, track) if source else [run.published() for run in runs]
+    whole = form == "results"
+    objects = _recorded(source, track) if source else [run.published() if whole else run.public() for run in runs]
     if form == "markdown":
         from mibench.publish.markdown import results_table
 
         text = results_table(objects)
-    elif form == "json":
+    elif form in ("json", "results"):
         text = json.dumps({"schema": 1, "runs": objects}, indent=1, allow_nan=False) + "\n"
     else:
         buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""Published results: the files under ``results/`` that ``mibench export --format json`` wrote."""
+"""Published results: the files under ``results/`` that ``mibench export --format results`` wrote."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def _load(path: Path) -> list[RunRecord]:
             raise ValueError(f"schema {data['schema']!r} instead of {SCHEMA}")
         return [RunRecord.from_json(run["record"]) for run in data["runs"]]
     except KeyError as error:
-        raise UserError(f"{path} lacks {error}. Write it again: mibench export --format json -o {path.name}") from None
+        raise UserError(
+            f"{path} lacks {error}. Write it again: mibench export --format results -o {path.name}"
+        ) from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not what `mibench export --format json` writes: {error}.") from None
+        raise UserError(f"{path} is not what `mibench export --format results` writes: {error}.") from None
 
 
 def merged(measured: Iterable[RunRecord], published: Iterable[RunRecord]) -> list[RunRecord]:

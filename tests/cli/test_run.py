@@ -22,6 +22,7 @@ from rich.console import Console
 from tiny import PROGRAM, SECTION, Cli
 
 from mibench.cli import tables
+from mibench.publish.results import load_results
 
 VALUES = {"value", "ci_low", "ci_high", "n", "reason"}
 REQUIRED = {"run", "track", "defense", "attack", "seed", "status", "cached", "seconds", "metrics"}
@@ -165,6 +166,11 @@ def test_export(finished: Cli, tmp_path: Path) -> None:
     ran = cli.run(*ASK)["runs"]
     by_run = {run["run"]: {**run, "cached": None} for run in ran}
     assert {run["run"]: {**run, "cached": None} for run in exported["runs"]} == by_run
+    (tmp_path / "results").mkdir()
+    cli("export", "--format", "results", "-o", str(tmp_path / "results" / "all.json"))
+    read = load_results(tmp_path / "results")
+    assert {run.run: json.loads(json.dumps(run.public())) for run in read} == by_run
+    assert all(run.environment and not run.images for run in read)
     file = tmp_path / "out.csv"
     cli("export", "--format", "csv", "-o", str(file))
     assert file.read_text() == cli("export").stdout

@@ -21,6 +21,7 @@ _COMMANDS = {
     "why": "mibench.cli.inspect:why",
     "export": "mibench.cli.export:export",
     "site": "mibench.cli.site:site",
+    "study": "mibench.cli.study:study",
     "db": "mibench.cli.db:db",
     "data": "mibench.cli.data:data",
     "import-checkpoint": "mibench.cli.import_checkpoint:import_checkpoint",

@@ -57,6 +57,7 @@ class Workspace:
         from mibench.publish.results import load_results, merged
         from mibench.runner import feature_file, image_file
         from mibench.site_data import catalogue, private_image
+        from mibench.study import load_studies
 
         results = self.registry.root / "results"
         options = SiteOptions(
@@ -65,6 +66,7 @@ class Workspace:
             image_source=lambda record, entry: image_file(self.store, record, entry),
             private_source=lambda track, label, index: private_image(self.registry, self.home, track, label, index),
             feature_source=lambda record: feature_file(self.store, record),
+            studies=load_studies(self.home),
             reported=tuple(load_reported(results / "reported.csv")),
         )
         runs = merged(self.database.runs(), load_results(results))

@@ -124,12 +124,16 @@ def show(ws: Workspace, run: str, as_json: bool) -> None:
         click.echo(json.dumps(record.to_json(), indent=1))
         return
     from mibench.cli import tables
+    from mibench.study import load_studies
 
     out = tables.console()
     click.echo(f"run {record.run} of {record.created}, track {record.track} version {record.track_version}")
     out.print(f"defense {record.defense_label}: {json.dumps(record.defense_params)}", markup=False)
     out.print(f"attack  {record.attack_label}: {json.dumps(record.attack_params)}", markup=False)
     out.print(tables.metrics(record))
+    for entry in load_studies(ws.home).get(record.run, ()):
+        out.print(f"study {entry['study']}:")
+        out.print(tables.study(entry))
     out.print(tables.seconds([record]))
     out.print(f"page: {ws.home / 'site' / 'run' / (record.run + '.html')}", markup=False, soft_wrap=True)
     out.print(f"again: {record.command}", markup=False, soft_wrap=True)

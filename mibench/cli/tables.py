@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from mibench.metrics import METRICS
 from mibench.publish.aggregate import Value, mean_over_seeds
+from mibench.publish.study import study_tasks
 from mibench.publish.text import duration, interval, number
 from mibench.records import RunRecord
 
@@ -90,4 +92,17 @@ def metrics(run: RunRecord) -> Table:
     return table
 
 
-__all__ = ["console", "duration", "metrics", "results", "seconds"]
+def study(run: Mapping[str, Any]) -> Table:
+    """What people said of one run: an entry of a study's result."""
+    table = Table(title=Text(f"{run['name']}, {run['identities']} identities"), title_justify="left")
+    for head in ("raters", "value", "95 % interval", "answers", "unit or reason"):
+        table.add_column(head)
+    for task in study_tasks(run):
+        table.add_section()
+        for line in task["lines"]:
+            cells = (line["title"], line["value"], line["interval"], str(line["n"]), line["reason"] or line["unit"])
+            table.add_row(*map(Text, cells))
+    return table
+
+
+__all__ = ["console", "duration", "metrics", "results", "seconds", "study"]

@@ -32,6 +32,7 @@ from mibench.publish.methods import method_view, methods, protocol_view, track_v
 from mibench.publish.model import Catalogue, SiteOptions
 from mibench.publish.reported import reported_view
 from mibench.publish.runs import run_view
+from mibench.publish.study import study_view
 from mibench.records import RunRecord
 from mibench.resources import resource_root
 from mibench.store.atomic import writing
@@ -141,7 +142,8 @@ def _run_pages(
         for run in siblings:
             picture = _pictures(folder, run, options, catalogue)
             view = run_view(run, catalogue, picture, siblings, options.identities_shown)
-            page(run_page(run), "run.html", **view, features=feature_view(run.features, _points(run, options)))
+            view["features"] = feature_view(run.features, _points(run, options))
+            page(run_page(run), "run.html", **view, studies=study_view(options.studies.get(run.run, ())))
             shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
             first[run.run] = {label: indices[0] for label, indices in shown if indices}
     return first

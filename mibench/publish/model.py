@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,13 +48,15 @@ class SiteOptions:
     images: of all identities, of a sample (the first ``SAMPLE`` identities of each run), or none. ``image_source``
     finds the file of one entry of ``RunRecord.images``; ``private_source`` finds a private image by track, label and
     index. It is asked on tracks that allow it, and on all when ``private_images`` is set: such a site is for this
-    machine only. ``feature_source`` finds a run's ``features.json``. reported: published figures, shown apart."""
+    machine only. ``feature_source`` finds a run's ``features.json``. studies: what
+    people said, by run (``mibench.study.load_studies``). reported: published figures, shown apart."""
 
     images: Literal["none", "sample", "all"] = "none"
     private_images: bool = False
     image_source: Callable[[RunRecord, dict[str, Any]], Path | None] | None = None
     private_source: Callable[[str, int, int], Path | None] | None = None
     feature_source: Callable[[RunRecord], Path | None] | None = None
+    studies: Mapping[str, Sequence[Facts]] = field(default_factory=dict)
     reported: tuple[Reported, ...] = ()
 
     @property

@@ -20,12 +20,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from factories import make_catalogue, make_run
+from studies import TEMPLATES, make_key, make_study
 
 from mibench.publish import SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.reported import load_reported
 from mibench.publish.standings import standings
 from mibench.records import RunRecord
+from mibench.study.key import read_sheets
+from mibench.study.page import render
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -456,3 +459,68 @@ def test_axe_finds_nothing_serious(site: Path, visit: Callable[..., Any], scheme
             "axe.run({ preload: false }).then(r => r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html)]))"
         )
         assert [v for v in found if v[0] in ("serious", "critical")] == [], path
+
+
+# --- the page of a human study ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two made-up runs; each image's bytes are those of one small picture."""
+    folder = tmp_path_factory.mktemp("study")
+    png = write_png(folder / "picture.png").read_bytes()
+    page = folder / "study.html"
+    page.write_text(render(TEMPLATES, "0" * 12, make_study(), lambda source: png), encoding="utf-8")
+    return page
+
+
+@pytest.mark.parametrize(("width", "scheme", "checked"), [(1280, "light", False), (375, "dark", True)])
+def test_a_rater_answers_goes_back_reloads_and_saves(
+    chromium: Any, study_page: Path, tmp_path: Path, width: int, scheme: str, checked: bool
+) -> None:
+    axe = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
+    # axe is added to the page, which the page's own policy forbids; the other time the policy holds
+    context = chromium.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, accept_downloads=True, bypass_csp=checked
+    )
+    page = context.new_page()
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: heard.append(request.url) if request.url.startswith("http") else None)
+
+    def start() -> None:
+        page.goto(study_page.as_uri())
+        page.select_option("#rater", "rater-0")
+        page.get_by_role("button", name="Start").click()
+        if checked:
+            page.evaluate(axe)
+
+    start()
+    kinds: dict[str, str] = {}
+    answered = 0
+    while page.is_visible("#ask"):
+        question = page.text_content("#question")
+        if question not in kinds:
+            kinds[question] = page.text_content("#count")
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert not checked or page.evaluate("axe.run()")["violations"] == []
+        if answered == 3:
+            page.click("#back")
+            assert page.locator('#stage [aria-pressed="true"]').count() == 1
+            page.locator("#stage [data-answer]").first.click()
+        page.keyboard.press("2")
+        answered += 1
+        if answered == 10:
+            start()  # comes back to where it was
+            assert page.text_content("#count").startswith("11 of ")
+    assert len(kinds) == 3
+    with page.expect_download() as download:
+        page.click("#save")
+    saved = tmp_path / download.value.suggested_filename
+    download.value.save_as(saved)
+    key = make_key(make_study())
+    (sheet,) = read_sheets([saved], key)
+    assert set(sheet.answers) == set(key.raters["rater-0"])
+    assert heard == []
+    context.close()

@@ -26,10 +26,24 @@ from mibench.publish.results import load_results
 
 VALUES = {"value", "ci_low", "ci_high", "n", "reason"}
 REQUIRED = {"run", "track", "defense", "attack", "seed", "status", "cached", "seconds", "metrics"}
-COMMANDS = ["run", "plan", "list", "show", "status", "why", "export", "site", "db", "data", "import-checkpoint"]
+COMMANDS = [
+    "run",
+    "plan",
+    "list",
+    "show",
+    "status",
+    "why",
+    "export",
+    "site",
+    "study",
+    "db",
+    "data",
+    "import-checkpoint",
+]
 COMMANDS += ["doctor", "completion"]
 GROUPS = {
     "site": ["build", "serve"],
+    "study": ["build", "score"],
     "db": ["path", "check", "rebuild"],
     "data": ["prepare", "check", "weights"],
 }
@@ -314,3 +328,36 @@ def test_labels_in_brackets_are_shown_whole() -> None:
     for table in [*tables.results(runs), tables.seconds(runs), tables.metrics(runs[0])]:
         Console(file=out, width=200).print(table)
     assert out.getvalue().count("re[strong]") == 1 + 2 + 1
+
+
+def test_a_study_from_runs_to_the_run_page(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    names = [run["run"] for run in json.loads(finished.first.stdout)["runs"]]
+    page = tmp_path / "study.html"
+    ask = ("study", "build", *names, "--out", str(page), "--raters", "2")
+    refused = cli(*ask, code=2)
+    assert "--private-images" in refused.stderr and not page.exists()
+    cli(*ask, "--private-images")
+    data = json.loads(re.findall(r'id="study">(.*?)</script>', page.read_text(), re.S)[0])
+    (kept,) = (cli.home / "studies" / "keys").glob("*.json")
+    key = json.loads(kept.read_text())["items"]
+    assert data["study"] == kept.stem and set(data["items"]) == set(key)
+
+    files = []
+    for rater in ("rater-1", "rater-2"):
+        given = []
+        for name, _ in data["order"][rater]:
+            item = key[name]
+            wanted = item["correct"] or ("yes" if item["task"] == "same" else "neither")
+            answer = next(answer for answer, meaning in item["choices"].items() if meaning == wanted)
+            given.append({"item": name, "answer": answer})
+        files.append(tmp_path / f"{rater}.json")
+        files[-1].write_text(json.dumps({"schema": 1, "study": kept.stem, "rater": rater, "answers": given}))
+    scored = json.loads(cli("study", "score", *map(str, files), "--json").stdout)
+    assert [run["same"]["acceptance"]["value"] for run in scored["runs"].values()] == [1, 1]
+    cli("site", "build")
+    html = (cli.home / "site" / "run" / f"{names[0]}.html").read_text()
+    assert kept.stem in html and "Human study" in html
+    assert kept.stem in cli("show", names[0]).stdout
+    kept.unlink()
+    assert "is not at" in cli("study", "score", *map(str, files), code=2).stderr

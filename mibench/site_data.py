@@ -68,13 +68,15 @@ def private_image(registry: Registry, home: Path, track: str, label: int, index:
     if not path.is_file():
         from PIL import Image
 
+        from mibench.store.atomic import write_file
+
         try:
             images, labels = load(protocol, home).private_train()
         except UserError:
             return None
         if not 0 <= index < len(labels) or labels[index] != label:
             return None
-        path.parent.mkdir(parents=True, exist_ok=True)
         pixels = images[index]
-        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
+        with write_file(path) as scratch:
+            Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(scratch, "PNG")
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import math
 import os
 import re
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic_core import from_json
 
 import mibench
 from mibench.errors import UserError
+from mibench.parallel import on_all_cores
 from mibench.publish import text
 from mibench.publish.aggregate import Board, boards, current_runs
 from mibench.publish.compare import compare_view
@@ -77,9 +78,13 @@ class Folder:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         if _same(source, before):
-            with contextlib.suppress(OSError):  # a file system without hard links
+            try:
                 os.link(before, target)
                 return
+            except FileExistsError:  # another process was faster
+                return
+            except OSError:  # a file system without hard links
+                pass
         shutil.copyfile(source, target)
         stamp = source.stat()
         os.utime(target, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
@@ -137,8 +142,9 @@ def _run_pages(
     cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
-    first: dict[str, dict[int, int]] = {}
-    for siblings in cells.values():
+
+    def write(siblings: list[RunRecord]) -> dict[str, dict[int, int]]:
+        first = {}
         for run in siblings:
             picture = _pictures(folder, run, options, catalogue)
             view = run_view(run, catalogue, picture, siblings, options.identities_shown)
@@ -146,13 +152,16 @@ def _run_pages(
             page(run_page(run), "run.html", **view, studies=study_view(options.studies.get(run.run, ())))
             shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
             first[run.run] = {label: indices[0] for label, indices in shown if indices}
-    return first
+        return first
+
+    written = on_all_cores(write, list(cells.values()))
+    return {run: pictures for part in written for run, pictures in part.items()}
 
 
 def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
     """The points of the run's feature space, None where they are not here."""
     path = options.feature_source(run) if options.feature_source and run.features else None
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path else None
+    found: dict[str, Any] | None = from_json(path.read_bytes()) if path else None  # several times faster than json
     return found
 
 

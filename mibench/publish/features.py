@@ -8,7 +8,7 @@ from typing import Any
 from mibench.publish import text
 
 WIDTH, HEIGHT, MARGIN = 240, 180, 12  # of a panel, in its own units
-SHOWN = 12  # panels; those of further identities are folded away
+SHOWN = 12  # identities with a panel; the numbers of all are in a table
 SETS = ("erased", "private", "reconstructed")  # drawn in this order, so that few points lie on top of many
 TITLES = {
     "private": "private training images",
@@ -31,14 +31,14 @@ def feature_view(summary: Mapping[str, Any] | None, data: Mapping[str, Any] | No
     """What ``_features.html`` shows. ``summary`` is ``RunRecord.features``, ``data`` the object in ``features.json``;
     either may be missing, and ``missing`` then says so."""
     if summary is None:
-        return {"missing": NOT_COMPUTED, "means": [], "panels": [], "more": [], "rows": [], "draws": 0, "area": ""}
+        return {"missing": NOT_COMPUTED, "means": [], "panels": [], "more": 0, "rows": [], "draws": 0, "area": ""}
     identities = data["identities"] if data else []
-    panels = [_panel(row) for row in identities]
+    panels = [_panel(row) for row in identities[:SHOWN]]
     return {
         "missing": None if data else NO_POINTS,
         "means": [_mean(name, summary) for name in VALUES],
-        "panels": panels[:SHOWN],
-        "more": panels[SHOWN:],
+        "panels": panels,
+        "more": len(identities) - len(panels),
         "rows": [_row(row) for row in identities],
         "draws": summary["draws"],
         "area": "–".join(f"{100 * share:g}" for share in summary["area"]),

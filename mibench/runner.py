@@ -23,6 +23,7 @@ from mibench.tracks import Track
 
 BASELINE = "none"  # the undefended model, shown beside every run
 RESULTS = ("evaluate", "features")  # stages whose files are shown, and that no other stage reads
+EXTRA = ("features",)  # a run without it (it failed) still has its result
 
 
 @dataclass
@@ -152,7 +153,7 @@ def execute(registry: Registry, store: Store, plan: Plan, slots: Callable[[], li
     computed = {stage.key for stage in todo}
     result.manifests = list(found.values())
     for planned in plan.runs:
-        if all(stage.key in found for stage in planned.stages.values()):
+        if all(stage.key in found for role, stage in planned.stages.items() if role not in EXTRA):
             manifest = _record(store, planned, found)
             record = RunRecord.from_json(manifest.result["record"])
             result.manifests.append(manifest)
@@ -163,7 +164,8 @@ def execute(registry: Registry, store: Store, plan: Plan, slots: Callable[[], li
 
 def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Manifest:
     """The manifest that holds the run's record, written when the run was first complete."""
-    key = digest({"run": planned.run, "stages": {role: s.key for role, s in planned.stages.items()}})
+    stages = {role: stage.key for role, stage in planned.stages.items() if stage.key in found}
+    key = digest({"run": planned.run, "stages": stages})
     with store.claim("run", key) as claim:
         if claim.manifest is not None:
             return claim.manifest
@@ -178,7 +180,7 @@ def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Ma
             seed=planned.cell.seed,
             track=planned.cell.track.id,
             track_version=planned.cell.track.version,
-            inputs={role: stage.key for role, stage in planned.stages.items()},
+            inputs=stages,
             started=record.created,
             environment=record.environment,
             result={"record": record.to_json()},
@@ -189,7 +191,7 @@ def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Ma
 
 def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
     cell = planned.cell
-    manifests = {role: found[stage.key] for role, stage in planned.stages.items()}
+    manifests = {role: found[stage.key] for role, stage in planned.stages.items() if stage.key in found}
     evaluate = manifests["evaluate"]
     table = store.path("evaluate", evaluate.key) / "images.json"
     queries: dict[str, Any] = {}
@@ -225,7 +227,7 @@ def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> 
         chance=cell.track.chance,
         command=_command(cell),
         deviations=[*cell.defense.deviations, *cell.attack.deviations],
-        features=manifests["features"].result,
+        features=manifests["features"].result if "features" in manifests else None,
     )
 
 

@@ -23,7 +23,7 @@ VALUES = {
     "distance_erased": ("Reconstruction to nearest erased image", UNIT),
     "distance_within": ("Private image to nearest other private image", UNIT),
 }
-NOT_COMPUTED = "Not computed for this run: it was made before feature spaces were. Run its command again to add them."
+NOT_COMPUTED = "Not computed for this run. Run its command again to add them."
 NO_POINTS = "This build does not have the points of this run, only their means."
 
 

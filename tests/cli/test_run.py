@@ -361,3 +361,25 @@ def test_a_study_from_runs_to_the_run_page(finished: Cli, tmp_path: Path) -> Non
     assert kept.stem in cli("show", names[0]).stdout
     kept.unlink()
     assert "is not at" in cli("study", "score", *map(str, files), code=2).stderr
+
+
+def test_a_run_without_its_feature_space_keeps_its_result(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path)
+    shutil.rmtree(cli.home / "store" / "features")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "def run(job):\n    raise RuntimeError('no points today')\n"
+        "sys.modules['mibench.stages.features'] = module = types.ModuleType('features')\n"
+        "module.run = run\n"
+    )
+    again = ("run", "--track", "tiny", "--device", "cpu", "--json", *ASK)
+    done = cli(*again, code=1, PYTHONPATH=str(tmp_path / "broken"))
+    assert "no points today" in done.stderr
+    before, after = (json.loads(text)["runs"] for text in (finished.first.stdout, done.stdout))
+    assert [run["metrics"] for run in after] == [run["metrics"] for run in before]
+    assert all(run["status"] == "done" for run in after)
+    whole = json.loads(cli(*again).stdout)["runs"]
+    assert [run["run"] for run in whole] == [run["run"] for run in before]
+    shown = json.loads(cli("show", whole[0]["run"], "--json").stdout)
+    assert shown["features"] is not None

@@ -1,4 +1,4 @@
-"""Differentially private training (Abadi et al., "Deep Learning with Differential Privacy", CCS 2016), through Opacus."""
+"""Differentially private training (Abadi et al., "Deep Learning with Differential Privacy", CCS 2016), by Opacus."""
 
 import math
 from typing import Any, Literal

@@ -1,6 +1,8 @@
 """Trap-MID: trapdoors that lead an inversion astray (Liu and Chen, "Trap-MID: Trapdoor-based Defense against Model
 Inversion Attacks", NeurIPS 2024)."""
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -36,8 +38,8 @@ def varied(images: Tensor, rng: Rng, flip: bool) -> Tensor:
 
 
 class TrapMid(Defense):
-    """L = (1 - beta) CE(T(aug x), y) + beta CE(T(aug B(x, t)), t), t a random class. The triggers are trained beside the
-    target to be found by it and, with a discriminator's help, not to be seen."""
+    """L = (1 - beta) CE(T(aug x), y) + beta CE(T(aug B(x, t)), t), t a random class. Beside the target the
+    triggers are trained to be found by it and, against a discriminator, not to be seen."""
 
     deviations = (
         "The target's recipe, for the discriminator too, is the track's.",
@@ -59,7 +61,7 @@ class TrapMid(Defense):
         self.critic = ctx.new_network(1)
         steps = ctx.recipe.epochs * -(-len(ctx.data) // ctx.recipe.batch)
         self.optimiser, self.schedule = make_optimiser(self.critic, ctx.recipe, steps)
-        state = {"triggers": self.triggers, "critic": self.critic}
+        state: dict[str, Any] = {"triggers": self.triggers, "critic": self.critic}
         state |= {"critic optimiser": self.optimiser, "critic schedule": self.schedule}
         net = ctx.default_train(inside=LoopHooks(objective=self.objective, state=state))
         ctx.note(trapdoor_accuracy=self.trapdoor_accuracy(net))

@@ -27,9 +27,10 @@ class FillParams(BaseParams):
 
     def filling(self, track: TrackInfo) -> tuple[Fill | tuple[float, ...], tuple[float, ...]]:
         """``fill`` and ``mean`` as ``mibench.augment`` takes them, constants in [0, 1] pixel space."""
-        constant = isinstance(self.fill, float)
-        fill: Fill | tuple[float, ...] = self.pixels((self.fill,) * track.channels, track) if constant else self.fill
-        return fill, self.pixels(track.fill, track)
+        mean = self.pixels(track.fill, track)
+        if isinstance(self.fill, float):
+            return self.pixels((self.fill,) * track.channels, track), mean
+        return self.fill, mean
 
     def pixels(self, fill: tuple[float, ...], track: TrackInfo) -> tuple[float, ...]:
         """A constant fill in [0, 1] pixel space. Released code writes it after (x - mean) / std."""

@@ -25,7 +25,7 @@ def not_in_place(net: nn.Module) -> None:
     """Let no layer overwrite its input, which backward hooks forbid."""
     for module in net.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False
+            setattr(module, "inplace", False)  # noqa: B010  (a layer's type does not say that it has one)
 
 
 def batch_norm_gradients(layer: nn.Module, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:

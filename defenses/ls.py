@@ -16,10 +16,10 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tens
 def scheduled(alpha: float, progress: Progress) -> float:
     """alpha at an epoch, as released: a negative alpha is 0 for the first half, ramps to half of itself until three
     quarters, then jumps to its full value. A positive one is constant."""
-    e, n = progress.epoch, progress.epochs
-    if alpha >= 0 or e >= 0.75 * n:
+    e, half, late = progress.epoch, progress.epochs // 2, 3 * progress.epochs // 4
+    if alpha >= 0 or e >= late:
         return alpha
-    return 0.0 if e < 0.5 * n else alpha * (e + 1 - 0.5 * n) / (0.5 * n)
+    return 0.0 if e < half else alpha * (e + 1 - half) / (progress.epochs - half)
 
 
 class LabelSmoothing(Defense):

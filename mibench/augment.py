@@ -57,6 +57,7 @@ def erase_rectangles(
     ratio: tuple[float, float] = (1.0, 1.0),
     fill: Fill | tuple[float, ...] = "mean",
     mean: tuple[float, ...] = (0.0,),
+    place: Rng | None = None,
 ) -> Tensor:
     """Erase one rectangle per image (random erasing; Zhong et al., AAAI 2020), each image its own.
 
@@ -65,10 +66,12 @@ def erase_rectangles(
     the image stays as it is), position uniform among those that fit. The distribution is torchvision's
     ``RandomErasing``. ``fill``: ``mean`` (the given constants per channel), ``zero``, ``image_mean`` (per image and
     channel), ``patch`` (one uniform colour per image), ``noise`` (standard normal per pixel), or constants.
+    ``place``: what p, size and position are drawn from, if not ``rng``.
     """
     n, _, height, width = images.shape
-    tries = rng.uniform(n, 10, 2)
-    place = rng.uniform(n, 3)
+    place = place or rng
+    tries = place.uniform(n, 10, 2)
+    where = place.uniform(n, 3)
     a = area[0] + (area[1] - area[0]) * tries[..., 0]
     r = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * tries[..., 1])
     h = torch.sqrt(a * height * width * r).round()
@@ -76,15 +79,27 @@ def erase_rectangles(
     fits = (h < height) & (w < width)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)
     h, w = h.gather(1, first), w.gather(1, first)
-    top = torch.floor(place[:, 0:1] * (height - h + 1))
-    left = torch.floor(place[:, 1:2] * (width - w + 1))
-    apply = fits.any(1, keepdim=True) & (place[:, 2:3] < p)
+    top = torch.floor(where[:, 0:1] * (height - h + 1))
+    left = torch.floor(where[:, 1:2] * (width - w + 1))
+    apply = fits.any(1, keepdim=True) & (where[:, 2:3] < p)
     y = torch.arange(height, device=images.device)[None]
     x = torch.arange(width, device=images.device)[None]
     inside_y = (y >= top) & (y < top + h) & apply
     inside_x = (x >= left) & (x < left + w)
     mask = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
     return torch.where(mask, _fill(images, rng, fill, mean), images)
+
+
+def blank(
+    images: Tensor,
+    rng: Rng,
+    p: float,
+    fill: Fill | tuple[float, ...] = "mean",
+    mean: tuple[float, ...] = (0.0,),
+) -> Tensor:
+    """With probability ``p`` an image is nothing but ``fill``; see ``erase_rectangles``."""
+    hidden = rng.uniform(len(images)) < p
+    return torch.where(hidden[:, None, None, None], _fill(images, rng, fill, mean), images)
 
 
 def _fill(images: Tensor, rng: Rng, fill: Fill | tuple[float, ...], mean: tuple[float, ...]) -> Tensor:

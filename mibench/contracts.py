@@ -26,11 +26,11 @@ from mibench.errors import StageFailed
 from mibench.nets.base import Classifier, Output
 from mibench.nets.generator import Generator, Plain
 from mibench.params import BaseParams
-from mibench.random import Rng, RowStreams, Stream
+from mibench.random import Rng, RowStreams, Stream, Visit
 
 if TYPE_CHECKING:
     from mibench.oracle import Oracle
-    from mibench.training import Loop, Recipe
+    from mibench.training import Loop, LoopHooks, Recipe
 
 __all__ = [
     "Access",
@@ -57,6 +57,7 @@ __all__ = [
     "Stream",
     "TrackInfo",
     "TrainContext",
+    "Visit",
 ]
 
 
@@ -89,10 +90,12 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch as the network sees it, after all augmentation, with its labels."""
+    """One training batch as the network sees it, after all augmentation, with its labels. ``standard`` holds the same
+    images after the standard augmentation only, without the defense's."""
 
     images: Tensor
     labels: Tensor
+    standard: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,17 @@ class TrainContext(Context):
     data: ImageSet
     recipe: Recipe
 
-    def default_train(self) -> Classifier:
-        """Train ``net`` on ``data`` with the track's recipe and the defense's hooks."""
+    def default_train(self, recipe: Recipe | None = None, inside: LoopHooks | None = None) -> Classifier:
+        """Train ``net`` on ``data`` with the defense's hooks and the track's recipe, or with ``recipe``. ``inside`` is
+        for a defense that has to reach into the loop: see ``mibench.training.LoopHooks``."""
         raise NotImplementedError
 
     def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:
         """Train ``net`` with plain cross-entropy and the track's recipe (for example on public images)."""
+        raise NotImplementedError
+
+    def public(self) -> ImageSet:
+        """The track's public images; label -1 where the person is not known."""
         raise NotImplementedError
 
     def public_labelled(self) -> ImageSet | None:
@@ -161,12 +169,17 @@ class TrainContext(Context):
         """A fresh network of the track's target architecture."""
         raise NotImplementedError
 
+    def note(self, **values: float | str) -> None:
+        """Store numbers or words with the target's result: a privacy budget, a trapdoor's accuracy."""
+        raise NotImplementedError
+
 
 class Defense:
     """A way to train a classifier so that it leaks less. Every hook has a default: no defense."""
 
     version: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[dict[str, str]] = {}  # packages to import in a hook, and the extra of mibench that brings each
 
     class Params(BaseParams):
         pass
@@ -183,8 +196,9 @@ class Defense:
         """Change the fresh network: a bottleneck, frozen layers, another head."""
         return net
 
-    def augment(self, images: Tensor, rng: Rng) -> Tensor:
-        """Change training images, after the standard augmentation, per image, on the device."""
+    def augment(self, images: Tensor, rng: Visit) -> Tensor:
+        """Change training images, after the standard augmentation, per image, on the device. ``rng`` is an ``Rng`` and
+        has numbers that belong to an image or to the run as well, the same in every epoch."""
         return images
 
     def sampler(self, labels: Tensor, batch: int, rng: Stream) -> Iterator[Tensor] | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -129,3 +130,30 @@ class RowStreams:
     def _check(self, n: int) -> None:
         if n != len(self):
             raise ValueError(f"{n} images were given to {len(self)} row streams")
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What ``Defense.augment`` draws from while a target is trained: an ``Rng`` whose numbers are new at every visit of
+    an image, and which also knows the images and so has numbers that stay.
+
+    draws: of this visit. seed: the same for the whole run. indices: (N,) int64, the training images of this batch.
+    """
+
+    draws: Rng
+    seed: int
+    indices: Tensor
+
+    def uniform(self, n: int, *shape: int) -> Tensor:
+        return self.draws.uniform(n, *shape)
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        return self.draws.normal(n, *shape)
+
+    def of_images(self, purpose: str) -> RowStreams:
+        """Streams that start anew at every visit: an image gets the same numbers in every epoch."""
+        return RowStreams([(self.seed, index) for index in self.indices.tolist()], purpose, self.indices.device)
+
+    def of_run(self, purpose: str) -> RowStreams:
+        """The same numbers for every image at every visit."""
+        return RowStreams([(self.seed,)] * len(self.indices), purpose, self.indices.device)

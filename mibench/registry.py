@@ -8,7 +8,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
-    kind: str = ""  # of a defense: baseline, data, regulariser, architecture
+    kind: str = ""  # of a defense: baseline, data, regulariser, architecture, training
     family: str | None = None  # of an attack: what it searches, and how
     adaptive: bool = False  # an attack made to get around one defense
     paper: Paper | None = None
@@ -246,8 +246,21 @@ class Registry:
         """Resolve and validate the parameters and ask the plugin what planning must know.
 
         Remembered under ``home`` by the plugin's source, the contract's and the question, so that a second, identical
-        run needs no torch. Raises UserError for a wrong parameter.
+        run needs no torch; which packages are installed is looked up every time. Raises UserError for a wrong
+        parameter.
         """
+        facts = self._remembered(selection, track)
+        lacking = self._lacking(selection.kind, selection.id)
+        return replace(facts, skip=facts.skip or lacking) if lacking else facts
+
+    def _lacking(self, kind: Kind, name: str) -> str | None:
+        """Which package that the plugin names in ``requires`` is not installed, and what to type."""
+        for package, extra in (self._literal(kind, name, "requires") or {}).items():
+            if importlib.util.find_spec(package) is None:
+                return f"it needs the package {package}, which is not installed: pip install 'mibench[{extra}]'"
+        return None
+
+    def _remembered(self, selection: Selection, track: Track) -> Facts:
         path = self.path(selection.kind, selection.id)
         source = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         values = self.values(selection, track)

@@ -31,3 +31,19 @@ def identity_balanced(labels: Tensor, batch: int, per_identity: int, rng: Stream
     while len(ready := [label for label, left in groups.items() if left]) >= identities:
         chosen = [ready[i] for i in rng.permutation(len(ready))[:identities].tolist()]
         yield torch.cat([groups[label].pop() for label in chosen])
+
+
+def thinned(batches: Iterator[Tensor], share: float, rng: Stream) -> Iterator[Tensor]:
+    """``batches`` of indices without a share of them: each index is left out with probability ``share``. What is left
+    of a batch is dropped if it is a single image (batch norm)."""
+    for indices in batches:
+        kept = indices[rng.uniform(len(indices)) >= share]
+        if len(kept) > 1:
+            yield kept
+
+
+def poisson(count: int, rate: float, batches: int, rng: Stream) -> Iterator[Tensor]:
+    """``batches`` index batches that hold each of ``count`` indices with probability ``rate``, independently (Poisson
+    sampling, which accountants of differential privacy assume). A batch may have any size, also 0."""
+    for _ in range(batches):
+        yield (rng.uniform(count) < rate).nonzero().flatten()

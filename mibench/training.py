@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,21 @@ from mibench.contracts import Batch, Context, ImageSet, Progress
 from mibench.errors import StageFailed
 from mibench.identity import stream_seed
 from mibench.nets.base import Classifier, Output
-from mibench.random import Stream
+from mibench.random import Stream, Visit
 from mibench.store.state import load_state, save_state
 from mibench.tracks import RecipeSection as Recipe
 
-__all__ = ["Loop", "Recipe", "fit_classifier", "fit_student", "pack", "shuffled", "unpack"]
+__all__ = [
+    "Loop",
+    "LoopHooks",
+    "Recipe",
+    "fit_classifier",
+    "fit_student",
+    "make_optimiser",
+    "pack",
+    "shuffled",
+    "unpack",
+]
 
 # How often a loop saves its state; tests and machines that take jobs away at short notice set the variable.
 CHECKPOINT_SECONDS = float(os.environ.get("MIBENCH_CHECKPOINT_SECONDS") or 20)
@@ -114,11 +125,36 @@ def shuffled(count: int, batch: int, rng: Stream) -> Iterator[Tensor]:
 
 
 LossFunction = Callable[[Batch, Output, Progress], Tensor]
+Sampler = Callable[[Tensor, int, Stream], Iterator[Tensor] | None]
+Optimisation = tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+
+
+@dataclass(frozen=True)
+class LoopHooks:
+    """What a defense may change inside the loop beyond its usual hooks; a field left out changes nothing.
+
+    objective: (net, batch, rng, progress) -> the scalar to minimise, in place of the loss of one forward pass.
+    optimiser: wraps the recipe's optimiser; ``zero_grad`` and ``step`` are called on what it returns.
+    sampler: in place of the defense's; its batches may have any size, also 0 where ``objective`` knows what to do.
+    state: what else changes in a step, by name (anything with ``state_dict``): resumed, and kept with the best epoch.
+    """
+
+    objective: Callable[[Classifier, Batch, Stream, Progress], Tensor] | None = None
+    optimiser: Callable[[torch.optim.Optimizer], torch.optim.Optimizer] | None = None
+    sampler: Sampler | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plain_loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
     """Cross-entropy, the mean over the batch."""
     return functional.cross_entropy(output.logits, batch.labels)
+
+
+def make_optimiser(net: nn.Module, recipe: Recipe, steps: int) -> Optimisation:
+    """The recipe's optimiser over what trains in ``net``, and its schedule, to be advanced every step."""
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=steps)
 
 
 def fit_classifier(
@@ -129,21 +165,26 @@ def fit_classifier(
     loop: Callable[[str, int, dict[str, Any]], Loop],
     name: str,
     loss: LossFunction = plain_loss,
-    augment: Callable[[Tensor, Stream], Tensor] | None = None,
-    sampler: Callable[[Tensor, int, Stream], Iterator[Tensor] | None] | None = None,
+    augment: Callable[[Tensor, Visit], Tensor] | None = None,
+    sampler: Sampler | None = None,
+    inside: LoopHooks | None = None,
 ) -> Classifier:
     """Train ``net`` in place: AdamW and one cycle over ``recipe.epochs``, standard augmentation, then ``augment``.
 
     The last weights are kept. With ``recipe.select == "best"``, ``validation_per_identity`` training images of each
     identity are held out and the weights of the best epoch on them are kept; the test split plays no part.
     """
+    inside = inside or LoopHooks()
+    sampler = inside.sampler or sampler
     train, validation = _split_validation(data, recipe, stream)
     steps = recipe.epochs * math.ceil(len(train) / recipe.batch)
-    trainable = [p for p in net.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=steps)
-    best = _Best(net, validation) if recipe.select == "best" else None
+    optimiser, schedule = make_optimiser(net, recipe, steps)
+    best = _Best(net, validation, inside.state) if recipe.select == "best" else None
     state = {"net": net, "optimiser": optimiser, "schedule": schedule} | ({"best": best} if best else {})
+    state |= inside.state
+    if inside.optimiser:
+        optimiser = inside.optimiser(optimiser)
+    images_seed = int(stream(f"{name}.images").integers(2**62, 1)) if augment else 0
 
     def epoch(index: int) -> Iterator[Tensor]:
         rng = stream(f"{name}.order.{index}")
@@ -169,11 +210,15 @@ def fit_classifier(
         images = shift_flip_warp(
             train.images[indices], rng, recipe.shift, recipe.flip, recipe.rotate, recipe.scale, recipe.light
         )
+        standard = images
         if augment:
-            images = augment(images, rng)
-        batch = Batch(images, train.labels[indices])
+            images = augment(images, Visit(rng, images_seed, indices))
+        batch = Batch(images, train.labels[indices], standard)
         progress = Progress(step * recipe.epochs // steps, recipe.epochs, step, steps)
-        value = loss(batch, net(batch.images, rng), progress)
+        if inside.objective:
+            value = inside.objective(net, batch, rng, progress)
+        else:
+            value = loss(batch, net(batch.images, rng), progress)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         optimiser.step()
@@ -242,13 +287,18 @@ def _split_validation(
 
 
 class _Best:
-    """The weights that did best on validation images."""
+    """The weights that did best on validation images, and with them the state of ``others`` by name."""
 
-    def __init__(self, net: Classifier, validation: ImageSet | None) -> None:
+    def __init__(self, net: Classifier, validation: ImageSet | None, others: Mapping[str, Any] | None = None) -> None:
         if validation is None or not len(validation):
             raise StageFailed("A recipe that selects the best epoch needs validation_per_identity >= 1.")
-        self._net, self._data = net, validation
-        self._accuracy, self._weights = -1.0, copy.deepcopy(net.state_dict())
+        self._net, self._data, self._others = net, validation, others or {}
+        self._accuracy = -1.0
+        self._keep()
+
+    def _keep(self) -> None:
+        self._weights = copy.deepcopy(self._net.state_dict())
+        self._other_states = {name: copy.deepcopy(item.state_dict()) for name, item in self._others.items()}
 
     @torch.no_grad()
     def consider(self) -> None:
@@ -257,13 +307,16 @@ class _Best:
         self._net.train()
         accuracy = float((predicted == self._data.labels).float().mean())
         if accuracy > self._accuracy:
-            self._accuracy, self._weights = accuracy, copy.deepcopy(self._net.state_dict())
+            self._accuracy = accuracy
+            self._keep()
 
     def restore(self) -> None:
         self._net.load_state_dict(self._weights)
+        for name, item in self._others.items():
+            item.load_state_dict(self._other_states[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"accuracy": self._accuracy, "weights": self._weights}
+        return {"accuracy": self._accuracy, "weights": self._weights, "others": self._other_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._accuracy, self._weights = state["accuracy"], state["weights"]
+        self._accuracy, self._weights, self._other_states = state["accuracy"], state["weights"], state["others"]

@@ -145,8 +145,7 @@ class Job:
 
     def images(self, images: np.ndarray, labels: np.ndarray, num_classes: int) -> ImageSet:
         """uint8 arrays -> float images in [0, 1] and labels, whole, on the device."""
-        tensor = torch.from_numpy(np.array(images)).to(self.device).float() / 255
-        return ImageSet(tensor, torch.from_numpy(np.array(labels)).to(self.device), num_classes)
+        return image_set(images, labels, num_classes, self.device)
 
     @cached_property
     def public(self) -> ImageSet:
@@ -158,6 +157,12 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         return self.track.target
+
+
+def image_set(images: np.ndarray, labels: np.ndarray, num_classes: int, device: torch.device) -> ImageSet:
+    """uint8 arrays -> float images in [0, 1] and labels, whole, on the device."""
+    tensor = torch.from_numpy(np.array(images)).to(device).float() / 255
+    return ImageSet(tensor, torch.from_numpy(np.array(labels)).to(device), num_classes)
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from mibench.contracts import ImageSet, TrainContext
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
-from mibench.stages.job import Job, predict, save_weights
-from mibench.training import Loop, fit_classifier
+from mibench.stages.job import Job, image_set, predict, save_weights
+from mibench.training import Loop, LoopHooks, Recipe, fit_classifier
 
 
 class _Context(TrainContext):
@@ -21,38 +21,48 @@ class _Context(TrainContext):
         self.load_weights = job.tools.load_weights  # type: ignore[method-assign]
         self.data = job.private_train()
         labelled = job.data.public_labelled()
-        self._public = job.images(*labelled) if labelled else None
+        self._labelled = job.images(*labelled) if labelled else None
+        self._public = job.data.public()
+        self.notes: dict[str, float | str] = {}
         job.seed_weights()  # last: what came before may have used torch's global generator
         self.net = defense.build(self.new_network(job.info.num_classes)).to(job.device)
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
         return self._tools.loop(name, steps, state)
 
-    def default_train(self) -> Classifier:
-        d = self._defense
+    def default_train(self, recipe: Recipe | None = None, inside: LoopHooks | None = None) -> Classifier:
+        d, recipe = self._defense, recipe or self.recipe
         return fit_classifier(
-            self.net, self.data, self.recipe, self.stream, self.loop, "train", d.loss, d.augment, d.sampler
+            self.net, self.data, recipe, self.stream, self.loop, "train", d.loss, d.augment, d.sampler, inside
         )
 
     def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:
         return fit_classifier(net, data, self.recipe, self.stream, self.loop, name)
 
+    def public(self) -> ImageSet:
+        return image_set(*self._public, self.track.num_classes, self.device)
+
     def public_labelled(self) -> ImageSet | None:
-        return self._public
+        return self._labelled
 
     def new_network(self, num_classes: int) -> Classifier:
         net = build_classifier(self.recipe.arch, num_classes, self.track.channels, self.track.resolution)
         return net.to(self.device)
 
+    def note(self, **values: float | str) -> None:
+        self.notes |= values
+
 
 def run(job: Job) -> dict[str, Any]:
-    """Writes ``model.safetensors``; the result holds the training accuracy (for the memorisation gap)."""
+    """Writes ``model.safetensors``; the result holds the training accuracy (for the memorisation gap) and, where the
+    defense noted something, ``notes``."""
     defense = job.registry.build("defense", job.stage.plugin, job.stage.params, job.track)
     ctx = _Context(job, defense)
     net = defense.train(ctx).eval()
     save_weights(net, job.workdir / "model.safetensors")
     logits, _ = predict(net, ctx.data.images, job.stream("train accuracy"))
-    return {
+    notes = {"notes": ctx.notes} if ctx.notes else {}
+    return notes | {
         "train_accuracy": float((logits.argmax(1) == ctx.data.labels).float().mean()),
         "parameters": parameter_count(net),
         "trainable": parameter_count(net, trainable=True),

@@ -41,6 +41,7 @@ from mibench.contracts import (
     Reconstruction,
     RowStreams,
     Stream,
+    Visit,
 )
 from mibench.data import TrackData, load
 from mibench.errors import StageFailed, UserError
@@ -484,23 +485,30 @@ def test_defense_changes_each_image_by_itself(bench: Bench, name: str, hook: str
     function = getattr(defense_of(bench, name), hook)
     images = torch.rand(6, bench.track.channels, 32, 32, generator=torch.Generator().manual_seed(1))
     before = images.clone()
-    out = function(images, Stream(5))
+
+    def stream(seed: int) -> Any:
+        return Visit(Stream(seed), seed, torch.arange(6)) if hook == "augment" else Stream(seed)
+
+    def rows(index: list[int]) -> Any:
+        streams = RowStreams([(0, i, 0) for i in index], "augment")
+        return Visit(streams, 0, torch.tensor(index)) if hook == "augment" else streams
+
+    out = function(images, stream(5))
     if out is None:
         assert hook == "adapt"
         return
     assert torch.equal(images, before), "the hook wrote into its argument"
     assert out.shape == images.shape and out.dtype == images.dtype
     assert bool(torch.isfinite(out).all()) and float(out.min()) >= 0 and float(out.max()) <= 1
-    assert torch.equal(out, function(images, Stream(5))), "the same stream must give the same images"
+    assert torch.equal(out, function(images, stream(5))), "the same stream must give the same images"
     if not torch.equal(out, images):
-        assert not torch.equal(out, function(images, Stream(6))), "another stream must give other images"
+        assert not torch.equal(out, function(images, stream(6))), "another stream must give other images"
         same = images[:1].expand(6, -1, -1, -1).contiguous()
-        own = function(same, Stream(5))
+        own = function(same, stream(5))
         assert not torch.equal(own, own[:1].expand_as(own)), "every image needs a draw of its own"
-    names = [(0, index, 0) for index in range(6)]
-    together = function(images, RowStreams(names, "augment"))
+    together = function(images, rows(list(range(6))))
     for index in range(6):
-        alone = function(images[index : index + 1], RowStreams(names[index : index + 1], "augment"))
+        alone = function(images[index : index + 1], rows([index]))
         torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-6)
 
 

@@ -26,6 +26,7 @@ from mibench.errors import StageFailed
 from mibench.nets.base import Classifier, Output
 from mibench.nets.generator import Generator, Plain
 from mibench.params import BaseParams
+from mibench.pixels import Pixels
 from mibench.random import Rng, RowStreams, Stream, Visit
 
 if TYPE_CHECKING:
@@ -78,11 +79,19 @@ class TrackInfo:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images (N, C, H, W) in [0, 1] on the device, and their labels (N,) int64; -1 where there is none."""
+    """Images (N, C, H, W) in [0, 1] on the device, and their labels (N,) int64; -1 where there is none.
 
-    images: Tensor
+    ``images`` is indexed, split or counted; ``images[:]`` is one tensor of all. It may keep bytes and make floats of
+    what is looked at (``mibench.pixels.Pixels``), which for large sets is the only way."""
+
+    images: Tensor | Pixels
     labels: Tensor
     num_classes: int
+
+    def subset(self, index: Tensor) -> ImageSet:
+        """Those at ``index``, or where a mask is true."""
+        images = self.images.subset(index) if isinstance(self.images, Pixels) else self.images[index]
+        return ImageSet(images, self.labels[index], self.num_classes)
 
     def __len__(self) -> int:
         return len(self.labels)

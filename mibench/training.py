@@ -37,6 +37,8 @@ __all__ = [
     "unpack",
 ]
 
+VALIDATED = 1024  # validation images at once
+
 # How often a loop saves its state; tests and machines that take jobs away at short notice set the variable.
 CHECKPOINT_SECONDS = float(os.environ.get("MIBENCH_CHECKPOINT_SECONDS") or 20)
 
@@ -281,8 +283,8 @@ def _split_validation(
         own = (data.labels == label).nonzero().flatten()
         held[own[rng.permutation(len(own))[: recipe.validation_per_identity]]] = True
     return (
-        ImageSet(data.images[~held], data.labels[~held], data.num_classes),
-        ImageSet(data.images[held], data.labels[held], data.num_classes),
+        data.subset(~held),
+        data.subset(held),
     )
 
 
@@ -303,7 +305,7 @@ class _Best:
     @torch.no_grad()
     def consider(self) -> None:
         self._net.eval()
-        predicted = self._net(self._data.images).logits.argmax(1)
+        predicted = torch.cat([self._net(part).logits.argmax(1) for part in self._data.images.split(VALIDATED)])
         self._net.train()
         accuracy = float((predicted == self._data.labels).float().mean())
         if accuracy > self._accuracy:

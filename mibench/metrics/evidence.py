@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mibench.pixels import Pixels
 from mibench.records import MetricValue
 from mibench.stats import bootstrap_interval
 
@@ -28,7 +29,7 @@ class Evidence:
     logits: Tensor
     features: Tensor
     initial_logits: Tensor
-    private_images: Tensor
+    private_images: Tensor | Pixels
     private_labels: Tensor
     private_features: Tensor
     test_logits: Tensor

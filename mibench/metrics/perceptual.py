@@ -9,6 +9,7 @@ from torch.nn import functional
 from mibench.metrics.distributions import frechet_distance
 from mibench.metrics.evidence import Evidence, macro, nearest_private
 from mibench.metrics.weights import missing
+from mibench.pixels import Pixels
 from mibench.records import MetricValue
 
 FID_MINIMUM = 5000
@@ -30,9 +31,8 @@ def d_face(e: Evidence) -> MetricValue:
 
     net = InceptionResnetV1(pretrained="vggface2").eval()
 
-    def embed(images: Tensor) -> Tensor:
-        chunks = (_resized(images, 160) * 2 - 1).split(_BATCH)
-        return torch.cat([net(chunk) for chunk in chunks])
+    def embed(images: Tensor | Pixels) -> Tensor:
+        return torch.cat([net(_resized(chunk, 160) * 2 - 1) for chunk in images.split(_BATCH)])
 
     label = e.label[e.selected]
     with torch.inference_mode():
@@ -46,7 +46,7 @@ def lpips(e: Evidence) -> MetricValue:
     import lpips as library
 
     net = library.LPIPS(net="alex", verbose=False).eval()
-    private = _resized(e.private_images, 64) * 2 - 1
+    private = torch.cat([_resized(chunk, 64) for chunk in e.private_images.split(_BATCH)]) * 2 - 1
     values = []
     with torch.inference_mode():
         for image, label in zip(_resized(e.images, 64) * 2 - 1, e.label, strict=True):
@@ -66,9 +66,9 @@ def fid(e: Evidence) -> MetricValue:
 
     net = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
 
-    def embed(images: Tensor) -> Tensor:
+    def embed(images: Tensor | Pixels) -> Tensor:
         with torch.inference_mode():
-            return torch.cat([net(chunk)[0].flatten(1) for chunk in _resized(images, 299).split(_BATCH)])
+            return torch.cat([net(_resized(chunk, 299))[0].flatten(1) for chunk in images.split(_BATCH)])
 
     value = frechet_distance(embed(e.private_images), embed(e.images))
     return MetricValue(float(value), len(e.images))

@@ -14,6 +14,7 @@ from torch import Tensor
 from mibench.images import read_png
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
+from mibench.pixels import Pixels
 from mibench.stages.job import Job, load_weights, predict
 from mibench.store.atomic import write_json
 
@@ -69,7 +70,7 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
         logits.cpu(),
         features.cpu(),
         initial_logits.cpu(),
-        private.images.cpu(),
+        Pixels.of(job.data.private_train()[0], torch.device("cpu")),
         private.labels.cpu(),
         private_features.cpu(),
         answers["logits"],

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import numpy as np
 
-from mibench.contracts import ImageSet
 from mibench.stages.job import Job, predict, save_weights
 from mibench.training import fit_classifier
 
 
 def run(job: Job) -> dict[str, Any]:
     """Writes ``model.safetensors``. The evaluator sees the sealed test images too: it judges, it is not judged."""
-    parts = [job.data.private_train(), job.data.private_test()]
-    sets = [job.images(*part, job.track.private.identities) for part in parts]
-    data = ImageSet(
-        torch.cat([s.images for s in sets]), torch.cat([s.labels for s in sets]), job.track.private.identities
-    )
+    splits = [job.data.private_train(), job.data.private_test()]
+    images, labels = (np.concatenate(parts) for parts in zip(*splits, strict=True))
+    data = job.images(images, labels, job.track.private.identities)
     job.seed_weights()
     recipe = job.track.evaluator
     net = job.network(recipe.arch).to(job.device)

@@ -19,6 +19,7 @@ from mibench.augment import erase_rectangles
 from mibench.errors import StageFailed
 from mibench.hulls import area, hull, intersection
 from mibench.images import read_png
+from mibench.pixels import Pixels
 from mibench.records import MetricValue
 from mibench.stages.job import Job, predict
 from mibench.stats import bootstrap_interval
@@ -29,6 +30,7 @@ Array = NDArray[np.float64]
 # The protocol's, the same for every defense: the range that the paper trains with.
 AREA = (0.1, 0.4)  # of the image, one square
 DRAWS = 10  # erased versions of each image
+CHUNK = 4096  # images erased at once; which squares are drawn depends on it in larger sets
 KEPT = 60  # points of a set that are written, besides the corners of its hull; numbers come from all of them
 
 SETS = ("private", "erased", "reconstructed")
@@ -40,15 +42,15 @@ def run(job: Job) -> dict[str, Any]:
     net, noise, erasing = job.target(), job.stream("noise"), job.stream("erase")
     identities = job.track.identities
     private = job.private_train()
-    attacked = torch.isin(private.labels, torch.tensor(identities, device=job.device))
-    images, labels = private.images[attacked], private.labels[attacked].cpu()
+    attacked = private.subset(torch.isin(private.labels, torch.tensor(identities, device=job.device)))
+    images, labels = attacked.images, attacked.labels.cpu()
 
     folder, _ = job.parent("invert")
     entries: list[dict[str, Any]] = json.loads((folder / "images.json").read_text())
     found = torch.stack([read_png(folder / entry["file"], job.track.channels) for entry in entries]).to(job.device)
     made = torch.tensor([entry["label"] for entry in entries])
 
-    def features(pixels: Tensor) -> Array:
+    def features(pixels: Tensor | Pixels) -> Array:
         values = predict(net, pixels, noise)[1].double().cpu().numpy()
         if not np.isfinite(values).all():
             raise StageFailed("The target's features contain numbers that are not finite.")
@@ -57,7 +59,8 @@ def run(job: Job) -> dict[str, Any]:
     of_private, of_found = features(images), features(found)
     erased = []
     for draw in range(DRAWS):
-        erased.append(features(erase_rectangles(images, erasing, AREA, mean=job.track.fill)))
+        parts = (erase_rectangles(part, erasing, AREA, mean=job.track.fill) for part in images.split(CHUNK))
+        erased.append(np.concatenate([features(part) for part in parts]))
         job.progress(draw + 1, DRAWS, None, "erased images")
     of_erased = np.stack(erased, 1)  # (images, draws, F)
     table = []

@@ -20,6 +20,7 @@ from mibench.identity import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
 from mibench.nets.published import load_published
+from mibench.pixels import Pixels
 from mibench.plan import Stage
 from mibench.random import Stream
 from mibench.registry import Registry, track_info
@@ -144,7 +145,7 @@ class Job:
     # --- data ------------------------------------------------------------------------------------------------------
 
     def images(self, images: np.ndarray, labels: np.ndarray, num_classes: int) -> ImageSet:
-        """uint8 arrays -> float images in [0, 1] and labels, whole, on the device."""
+        """uint8 arrays -> images and labels on the device."""
         return image_set(images, labels, num_classes, self.device)
 
     @cached_property
@@ -160,9 +161,8 @@ class Job:
 
 
 def image_set(images: np.ndarray, labels: np.ndarray, num_classes: int, device: torch.device) -> ImageSet:
-    """uint8 arrays -> float images in [0, 1] and labels, whole, on the device."""
-    tensor = torch.from_numpy(np.array(images)).to(device).float() / 255
-    return ImageSet(tensor, torch.from_numpy(np.array(labels)).to(device), num_classes)
+    """uint8 arrays -> images, kept as bytes, and labels, on the device."""
+    return ImageSet(Pixels.of(images, device), torch.from_numpy(np.array(labels)).to(device), num_classes)
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
@@ -183,7 +183,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 @torch.no_grad()
-def predict(net: Classifier, images: Tensor, rng: Rng | None = None, batch: int = 256) -> tuple[Tensor, Tensor]:
+def predict(
+    net: Classifier, images: Tensor | Pixels, rng: Rng | None = None, batch: int = 256
+) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N, F) features of a network in eval mode."""
     outputs = [net(chunk, rng) for chunk in images.split(batch)]
     return torch.cat([o.logits for o in outputs]), torch.cat([o.features for o in outputs])

@@ -1,0 +1,44 @@
+"""Images kept as bytes are the same images."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mibench import pixels
+from mibench.contracts import ImageSet
+from mibench.pixels import Pixels
+
+
+def _bytes(n: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)
+
+
+def test_every_way_of_looking_gives_the_same_floats() -> None:
+    array = _bytes()
+    whole = torch.from_numpy(array).float() / 255
+    found = Pixels.of(array, torch.device("cpu"))
+    assert len(found) == 7 and found.shape == whole.shape
+    assert torch.equal(found[:], whole) and torch.equal(found[3], whole[3])
+    index, mask = torch.tensor([5, 0, 5]), torch.arange(7) % 2 == 0
+    assert torch.equal(found[index], whole[index]) and torch.equal(found[mask], whole[mask])
+    assert torch.equal(found.subset(mask)[1:], whole[mask][1:])
+    assert [len(part) for part in found.split(3)] == [3, 3, 1] and torch.equal(torch.cat([*found.split(3)]), whole)
+
+
+def test_a_large_array_stays_on_disk(tmp_path: Path, monkeypatch: object) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, _bytes())
+    mapped = np.load(path, mmap_mode="r")
+    monkeypatch.setattr(pixels, "COPIED", 10)  # type: ignore[attr-defined]
+    found = Pixels.of(mapped, torch.device("cpu"))
+    assert found._bytes.data_ptr() == mapped.ctypes.data
+    assert torch.equal(found[2:5], torch.from_numpy(_bytes()[2:5]).float() / 255)
+
+
+def test_subsets_of_a_set_of_images() -> None:
+    labels = torch.arange(7) % 3
+    kept = ImageSet(Pixels.of(_bytes(), torch.device("cpu")), labels, 3).subset(labels == 1)
+    plain = ImageSet(torch.from_numpy(_bytes()).float() / 255, labels, 3).subset(labels == 1)
+    assert len(kept) == len(plain) == 2
+    assert torch.equal(kept.images[:], plain.images[:]) and torch.equal(kept.labels, plain.labels)

@@ -238,7 +238,7 @@ class Registry:
         """Parameters from the track's preset, the named presets and the explicit ones, the later ones winning."""
         presets = self.entry(selection.kind, selection.id).presets
         values: dict[str, Any] = {}
-        for preset in ([track.preset] if track.preset else []) + list(selection.presets):
+        for preset in (*track.presets, *selection.presets):
             values |= presets.get(preset, {})
         return values | selection.params
 
@@ -344,6 +344,7 @@ def track_info(track: Track) -> Any:
         track.private.identities,
         track.fill,
         track.public.labelled,
+        track.normalisation,
     )
 
 

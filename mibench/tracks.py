@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 
 class _Section(BaseModel):
@@ -29,7 +30,7 @@ class PublicSection(_Section):
 
 
 class RecipeSection(_Section):
-    """How a network of the track is trained: AdamW, one-cycle, random shift, flip, rotation, scale and light."""
+    """How a network of the track is trained. What is not set is off."""
 
     arch: str
     epochs: int = Field(ge=1)
@@ -43,6 +44,53 @@ class RecipeSection(_Section):
     light: float = Field(default=0.0, ge=0, lt=1, description="largest relative change of contrast and brightness")
     select: Literal["last", "best"] = "last"
     validation_per_identity: int = Field(default=0, ge=0)
+    # Below: fields that came later. At its default a field is not in a stage key.
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
+    nesterov: bool = False
+    schedule: Literal["one_cycle", "constant", "steps"] = "one_cycle"
+    milestones: tuple[int, ...] = Field(default=(), description="epochs after which steps multiplies the rate by gamma")
+    gamma: float = Field(default=0.1, gt=0)
+    crop: tuple[float, float] | None = Field(default=None, description="range of the area of a random resized crop")
+    jitter: tuple[float, float, float, float] | None = Field(
+        default=None, description="largest relative change of brightness, contrast, saturation; largest turn of the hue"
+    )
+    drop_last: bool = Field(default=False, description="leave an incomplete last batch out")
+    initial: Literal["scratch", "imagenet", "ms1m"] = Field(default="scratch", description="weights to start from")
+    resolution: int | None = Field(default=None, ge=8, description="side of the network's input if not the track's")
+    resize: Literal["pil", "tensor"] = Field(
+        default="pil", description="how a reconstruction gets to that side: as an 8-bit picture, or as a tensor"
+    )
+
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"optimiser", "momentum", "nesterov", "schedule", "milestones", "gamma", "crop", "jitter", "drop_last"}
+        | {"initial", "resolution", "resize"}
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.milestones) != (self.schedule == "steps"):
+            raise ValueError("milestones go with schedule: steps, and the other way round")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        if (self.momentum or self.nesterov) and self.optimiser != "sgd":
+            raise ValueError("momentum and nesterov go with optimiser: sgd")
+        if self.crop and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError("crop: expected 0 < low <= high <= 1")
+        if self.jitter and not (all(0 <= part < 1 for part in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5):
+            raise ValueError("jitter: expected three numbers in [0, 1) and one in [0, 0.5]")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _brief(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without later fields that are at their default, so that keys from before them stay what they were."""
+        written = serialise(self)
+        default = {name: type(self).model_fields[name].default for name in self.LATER}
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in default or getattr(self, name) != default[name]
+        }
 
 
 class AttackSection(_Section):
@@ -65,7 +113,8 @@ class Track(_Section):
     resolution: int
     channels: int
     fill: tuple[float, ...]
-    preset: str | None = None
+    preset: str | tuple[str, ...] | None = None  # of every method that has it; of several the later ones win
+    normalisation: tuple[float, float] | None = None  # mean and std that the target applies to pixels, if any
     split: str | None = None
     private: PrivateSection
     public: PublicSection
@@ -80,6 +129,10 @@ class Track(_Section):
         if asked != "all" and not 1 <= asked <= self.private.identities:
             raise ValueError(f"attack.identities is {asked}; the target has {self.private.identities} classes")
         return self
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        return (self.preset,) if isinstance(self.preset, str) else self.preset or ()
 
     @property
     def identities(self) -> list[int]:

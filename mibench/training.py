@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.augment import shift_flip_warp
+from mibench.augment import mirror, resized_crop, shift_flip_warp
 from mibench.contracts import Batch, Context, ImageSet, Progress
 from mibench.errors import StageFailed
 from mibench.identity import stream_seed
 from mibench.nets.base import Classifier, Output
+from mibench.photometric import colour_jitter
 from mibench.random import Stream, Visit
 from mibench.store.state import load_state, save_state
 from mibench.tracks import RecipeSection as Recipe
@@ -34,6 +35,7 @@ __all__ = [
     "make_optimiser",
     "pack",
     "shuffled",
+    "standard_augmentation",
     "unpack",
 ]
 
@@ -119,10 +121,10 @@ class Loop:
         return step
 
 
-def shuffled(count: int, batch: int, rng: Stream) -> Iterator[Tensor]:
-    """One epoch of index batches in random order; a last batch of a single image is dropped (batch norm)."""
+def shuffled(count: int, batch: int, rng: Stream, smallest: int = 2) -> Iterator[Tensor]:
+    """One epoch of index batches in random order; a last batch of fewer than ``smallest`` is left out."""
     for indices in rng.permutation(count).split(batch):
-        if len(indices) > 1:
+        if len(indices) >= smallest:
             yield indices
 
 
@@ -155,8 +157,32 @@ def plain_loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
 def make_optimiser(net: nn.Module, recipe: Recipe, steps: int) -> Optimisation:
     """The recipe's optimiser over what trains in ``net``, and its schedule, to be advanced every step."""
     trainable = [p for p in net.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=steps)
+    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(trainable, momentum=recipe.momentum, nesterov=recipe.nesterov, **shared)
+    else:
+        optimiser = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimiser](trainable, **shared)
+    if recipe.schedule == "one_cycle":
+        return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=steps)
+
+    def factor(step: int) -> float:
+        epoch = step * recipe.epochs // steps
+        return float(recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def standard_augmentation(images: Tensor, rng: Stream, recipe: Recipe) -> Tensor:
+    """What the recipe does to training images before a defense does: either crop, colour jitter and mirror, in this
+    order (PPA's recipe), or shift, turn, zoom, light and mirror."""
+    if not (recipe.crop or recipe.jitter):
+        return shift_flip_warp(images, rng, recipe.shift, recipe.flip, recipe.rotate, recipe.scale, recipe.light)
+    if recipe.crop:
+        images = resized_crop(images, rng, recipe.crop)
+    if recipe.jitter:
+        images = colour_jitter(images, rng, recipe.jitter)
+    return mirror(images, rng) if recipe.flip else images
 
 
 def fit_classifier(
@@ -171,7 +197,7 @@ def fit_classifier(
     sampler: Sampler | None = None,
     inside: LoopHooks | None = None,
 ) -> Classifier:
-    """Train ``net`` in place: AdamW and one cycle over ``recipe.epochs``, standard augmentation, then ``augment``.
+    """Train ``net`` in place with the recipe's optimiser and schedule, standard augmentation, then ``augment``.
 
     The last weights are kept. With ``recipe.select == "best"``, ``validation_per_identity`` training images of each
     identity are held out and the weights of the best epoch on them are kept; the test split plays no part.
@@ -179,7 +205,8 @@ def fit_classifier(
     inside = inside or LoopHooks()
     sampler = inside.sampler or sampler
     train, validation = _split_validation(data, recipe, stream)
-    steps = recipe.epochs * math.ceil(len(train) / recipe.batch)
+    steps = recipe.epochs * (len(train) // recipe.batch if recipe.drop_last else math.ceil(len(train) / recipe.batch))
+    smallest = recipe.batch if recipe.drop_last else 2  # batch norm takes no single image
     optimiser, schedule = make_optimiser(net, recipe, steps)
     best = _Best(net, validation, inside.state) if recipe.select == "best" else None
     state = {"net": net, "optimiser": optimiser, "schedule": schedule} | ({"best": best} if best else {})
@@ -191,7 +218,7 @@ def fit_classifier(
     def epoch(index: int) -> Iterator[Tensor]:
         rng = stream(f"{name}.order.{index}")
         own = sampler(train.labels, recipe.batch, rng) if sampler else None
-        return own if own is not None else shuffled(len(train), recipe.batch, rng)
+        return own if own is not None else shuffled(len(train), recipe.batch, rng, smallest)
 
     def endless() -> Iterator[Tensor]:
         for index in itertools.count():
@@ -209,10 +236,7 @@ def fit_classifier(
         indices = next(itertools.islice(batches, step - position, None))
         position = step + 1
         rng = stream(f"{name}.augment.{step}")
-        images = shift_flip_warp(
-            train.images[indices], rng, recipe.shift, recipe.flip, recipe.rotate, recipe.scale, recipe.light
-        )
-        standard = images
+        images = standard = standard_augmentation(train.images[indices], rng, recipe)
         if augment:
             images = augment(images, Visit(rng, images_seed, indices))
         batch = Batch(images, train.labels[indices], standard)

@@ -154,12 +154,12 @@ document.addEventListener("DOMContentLoaded", () => {
     return colour;
   }
 
-  /** A range of fractions that holds the values with some air, within [-0.02, 1.02]. */
+  /** A range of fractions that holds the values with some air, within [-0.02, 1.06]. */
   function spread(values) {
     if (!values.length) return [0, 1];
     const [low, high] = [Math.min(...values), Math.max(...values)];
     const air = Math.max(0.02, (high - low) * 0.12);
-    return [Math.max(-0.02, low - air), Math.min(1.02, high + air)];
+    return [Math.max(-0.02, low - air), Math.min(1.06, high + air)];
   }
 
   function draw() {

@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mibench.augment import mirror, resized_crop, rotate
 from mibench.contracts import BaseParams, Batch, Classifier, Defense, Progress, Rng, Stream, TrainContext
-from mibench.training import LoopHooks, make_optimiser
+from mibench.training import LoopHooks, make_optimiser, steps_per_epoch
 
 
 class Triggers(nn.Module):
@@ -59,8 +59,8 @@ class TrapMid(Defense):
         )
         self.ctx, self.triggers = ctx, Triggers(start, self.params.blend)
         self.critic = ctx.new_network(1)
-        steps = ctx.recipe.epochs * -(-len(ctx.data) // ctx.recipe.batch)
-        self.optimiser, self.schedule = make_optimiser(self.critic, ctx.recipe, steps)
+        self.epoch = steps_per_epoch(ctx.recipe, len(ctx.data))
+        self.optimiser, self.schedule = make_optimiser(self.critic, ctx.recipe, ctx.recipe.epochs * self.epoch)
         state: dict[str, Any] = {"triggers": self.triggers, "critic": self.critic}
         state |= {"critic optimiser": self.optimiser, "critic schedule": self.schedule}
         net = ctx.default_train(inside=LoopHooks(objective=self.objective, state=state))
@@ -82,7 +82,7 @@ class TrapMid(Defense):
         """The classes of one batch's trapdoors: over an epoch each equally often, in random order."""
         images, batch = len(self.ctx.data), self.ctx.recipe.batch
         order = self.ctx.stream(f"trapdoors.{progress.epoch}").permutation(images) % self.track.num_classes
-        first = progress.step % -(-images // batch) * batch
+        first = progress.step % self.epoch * batch
         return order[torch.arange(first, first + count, device=order.device) % images]
 
     def improve(self, net: Classifier, x: Tensor, t: Tensor, rng: Rng, flip: bool) -> None:
@@ -108,5 +108,7 @@ class TrapMid(Defense):
     def trapdoor_accuracy(self, net: Classifier) -> float:
         """How often a training image with the trigger of a random class is taken for that class."""
         t = self.ctx.stream("trapdoor accuracy").integers(self.track.num_classes, len(self.ctx.data))
-        answers = net(self.triggers(self.ctx.data.images, t), self.ctx.stream("trapdoor answers")).logits
-        return float((answers.argmax(1) == t).float().mean())
+        noise = self.ctx.stream("trapdoor answers")
+        parts = zip(self.ctx.data.images.split(512), t.split(512), strict=True)
+        answers = torch.cat([net(self.triggers(x, part), noise).logits.argmax(1) for x, part in parts])
+        return float((answers == t).float().mean())

@@ -8,22 +8,22 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
 from mibench.identity import digest
+from mibench.methods import Facts, Kind, Selection, combined, joined_by_plus
 from mibench.metrics import METRICS
 from mibench.params import BaseParams, non_default, parse_call, resolve
 from mibench.resources import resource_root
 from mibench.tracks import Track
 
-Kind = Literal["defense", "attack", "prior"]
 SCHEMA = 1
 
 
@@ -80,50 +80,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A method as the user asked for it: ``re[strong,p=0.5]``."""
-
-    kind: Kind
-    id: str
-    presets: tuple[str, ...] = ()
-    params: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """How to ask for it again."""
-        parts = [*self.presets, *(f"{key}={_text(value)}" for key, value in sorted(self.params.items()))]
-        return f"{self.id}[{','.join(parts)}]" if parts else self.id
-
-    def with_params(self, params: dict[str, Any]) -> Selection:
-        return Selection(self.kind, self.id, self.presets, self.params | params)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What planning needs to know of a plugin with its parameters on a track; no torch needed to hold it."""
-
-    kind: Kind
-    id: str
-    label: str
-    version: int
-    params: dict[str, Any]  # resolved
-    non_default: dict[str, Any]
-    source_sha256: str
-    skip: str | None = None
-    deviations: tuple[str, ...] = ()
-    access: str | None = None
-    prior: dict[str, Any] | None = None  # {"id", "params"}
-    prepares: bool = False
-    scope: str | None = None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ":".join(_text(item) for item in value)
-    return json.dumps(value) if isinstance(value, bool | None) else str(value)
-
-
 class Registry:
     """The registry of one checkout or installation. ``home`` is where plugin facts are remembered between runs."""
 
@@ -171,13 +127,26 @@ class Registry:
         return entries[name]
 
     def select(self, kind: Kind, text: str) -> Selection:
-        """Read ``re[strong,p=0.5]``; the name and the presets must exist."""
+        """Read ``re[strong,p=0.5]``; the name and the presets must exist. Defenses joined by ``+`` are one."""
+        texts = joined_by_plus(text) if kind == "defense" else [text]
+        if len(texts) > 1:
+            return self._combination([self.select(kind, part) for part in texts])
         name, presets, params = parse_call(text, kind)
         entry = self.entry(kind, name)
         for preset in presets:
             if preset not in entry.presets:
                 raise unknown(f"preset of {name}", preset, entry.presets)
         return Selection(kind, name, tuple(presets), params)
+
+    def _combination(self, parts: list[Selection]) -> Selection:
+        """What edits the input comes first, in the order given; the others by name, as their order does not matter."""
+        names = [part.id for part in parts]
+        kinds = {name: self.entry("defense", name).kind for name in names}
+        for name in names:
+            if names.count(name) > 1 or kinds[name] == "baseline":
+                raise UserError(f"{'+'.join(names)}: name each defense once, and only defenses.")
+        parts = sorted(parts, key=lambda part: (kinds[part.id] != "data", part.id if kinds[part.id] != "data" else ""))
+        return Selection("defense", "+".join(part.id for part in parts), parts=tuple(parts))
 
     def path(self, kind: Kind, name: str) -> Path:
         self.entry(kind, name)
@@ -249,6 +218,8 @@ class Registry:
         run needs no torch; which packages are installed is looked up every time. Raises UserError for a wrong
         parameter.
         """
+        if selection.parts:
+            return combined([self.facts(part, track) for part in selection.parts])
         facts = self._remembered(selection, track)
         lacking = self._lacking(selection.kind, selection.id)
         return replace(facts, skip=facts.skip or lacking) if lacking else facts
@@ -274,7 +245,7 @@ class Registry:
         if memo and memo.is_file():
             try:
                 known = json.loads(memo.read_text())
-                return Facts(**known | {"deviations": tuple(known["deviations"])})
+                return Facts(**known | {name: tuple(known[name]) for name in ("deviations", "brings")})
             except (ValueError, TypeError):
                 memo.unlink(missing_ok=True)
         facts = self._ask(selection, track, values, source)
@@ -302,6 +273,11 @@ class Registry:
             extra["access"] = str(cls.access)
         else:
             extra["deviations"] = tuple(cls.deviations)
+        if selection.kind == "defense":
+            from mibench.combination import brings
+
+            extra["brings"] = brings(cls)
+            extra["role"] = self.entry("defense", selection.id).kind
         return Facts(
             selection.kind,
             selection.id,
@@ -316,6 +292,11 @@ class Registry:
 
     def build(self, kind: Kind, name: str, params: dict[str, Any], track: Track) -> Any:
         """An instance of the plugin with resolved ``params``. Imports torch."""
+        if "+" in name:
+            from mibench.combination import Combined
+
+            names = name.split("+")
+            return Combined([self.build(kind, part, params[part], track) for part in names])
         cls = self.plugin(kind, name)
         return cls(resolve(cls.Params, params, name), track_info(track))
 

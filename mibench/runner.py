@@ -58,12 +58,13 @@ def apply_settings(
     Raises UserError if none has it.
     """
     for key in settings:
-        models = {s.id: registry.plugin(s.kind, s.id).Params for s in selections}
+        single = [part for s in selections for part in s.parts or (s,)]
+        models = {s.id: registry.plugin(s.kind, s.id).Params for s in single}
         taking = [name for name, model in models.items() if key in model.model_fields]
         if not taking:
             fields = sorted({name for model in models.values() for name in model.model_fields})
             raise unknown(f"parameter of {', '.join(models)}", key, fields)
-        selections = [s.with_params({key: settings[key]}) if s.id in taking else s for s in selections]
+        selections = [s.with_params({key: settings[key]}, taking) for s in selections]
     return selections
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mibench.metrics import METRICS
@@ -9,8 +10,9 @@ from mibench.publish import Catalogue
 from mibench.registry import Entry, Kind, Registry
 
 
-def catalogue(registry: Registry) -> Catalogue:
-    """Plain facts about tracks, methods and metrics, from the registry."""
+def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
+    """Plain facts about tracks, methods and metrics, from the registry, and about those of ``defenses`` that are
+    combinations (``re+bido``)."""
 
     def facts(kind: Kind, name: str, entry: Entry) -> dict[str, object]:
         known: dict[str, object] = {
@@ -45,9 +47,15 @@ def catalogue(registry: Registry) -> Catalogue:
         }
         for name, track in registry.tracks.items()
     }
+    known = {name: facts("defense", name, entry) for name, entry in registry.entries("defense").items()}
+    for name in sorted(set(defenses)):
+        parts = name.split("+")
+        if len(parts) > 1 and all(part in known for part in parts):
+            title = " with ".join(str(known[part]["title"]) for part in parts)
+            known[name] = {"title": title, "kind": "combination", "code_version": 1}
     return Catalogue(
         tracks,
-        {name: facts("defense", name, entry) for name, entry in registry.entries("defense").items()},
+        known,
         {name: facts("attack", name, entry) for name, entry in registry.entries("attack").items()},
         {
             name: {"title": m.title, "direction": m.direction, "unit": m.unit, "help": m.help}

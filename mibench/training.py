@@ -36,6 +36,7 @@ __all__ = [
     "pack",
     "shuffled",
     "standard_augmentation",
+    "steps_per_epoch",
     "unpack",
 ]
 
@@ -154,6 +155,11 @@ def plain_loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
     return functional.cross_entropy(output.logits, batch.labels)
 
 
+def steps_per_epoch(recipe: Recipe, images: int) -> int:
+    """Batches in an epoch of so many training images."""
+    return images // recipe.batch if recipe.drop_last else math.ceil(images / recipe.batch)
+
+
 def make_optimiser(net: nn.Module, recipe: Recipe, steps: int) -> Optimisation:
     """The recipe's optimiser over what trains in ``net``, and its schedule, to be advanced every step."""
     trainable = [p for p in net.parameters() if p.requires_grad]
@@ -205,7 +211,7 @@ def fit_classifier(
     inside = inside or LoopHooks()
     sampler = inside.sampler or sampler
     train, validation = _split_validation(data, recipe, stream)
-    steps = recipe.epochs * (len(train) // recipe.batch if recipe.drop_last else math.ceil(len(train) / recipe.batch))
+    steps = recipe.epochs * steps_per_epoch(recipe, len(train))
     smallest = recipe.batch if recipe.drop_last else 2  # batch norm takes no single image
     optimiser, schedule = make_optimiser(net, recipe, steps)
     best = _Best(net, validation, inside.state) if recipe.select == "best" else None

@@ -70,7 +70,9 @@ class Workspace:
             reported=tuple(load_reported(results / "reported.csv")),
         )
         runs = merged(self.database.runs(), load_results(results))
-        return build_site(runs, catalogue(self.registry), out or self.home / "site", options)
+        return build_site(
+            runs, catalogue(self.registry, (run.defense for run in runs)), out or self.home / "site", options
+        )
 
     def find_run(self, text: str) -> RunRecord:
         """The one run whose id starts with ``text``, or whose name it is. Raises UserError."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mibench.contracts import BaseParams, Batch, Defense, Output, Progress, Stream
+from mibench.contracts import Batch, Defense, DefenseParams, Output, Progress, Stream
 from mibench.samplers import identity_balanced
 
 
@@ -48,7 +48,7 @@ def coco(kernel_a: Tensor, kernel_b: Tensor) -> Tensor:
 class Bido(Defense):
     """L = CE + sum_j [ lambda_x d(Z_j, X) - lambda_y d(Z_j, Y) ] over the hidden layers Z_j."""
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         measure: Literal["hsic", "coco"] = "hsic"
         lambda_x: float = Field(0.05, ge=0, description="weight of d(Z, X), at least 0")
         lambda_y: float = Field(0.5, ge=0, description="weight of d(Z, Y), at least 0")

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.augment import mirror
-from mibench.contracts import BaseParams, Classifier, Defense, Stream, TrainContext
+from mibench.contracts import Classifier, Defense, DefenseParams, Stream, TrainContext
 from mibench.distillation import soft_kl
 from mibench.training import fit_student
 
@@ -20,7 +20,7 @@ class Distillation(Defense):
         "Teacher and student are the track's architecture; published examples distil into another one.",
     )
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         epochs: int = Field(100, ge=1, description="passes over the public images, at least 1")
         batch: int = Field(128, ge=2, description="at least 2")
         lr: float = Field(0.1, gt=0)

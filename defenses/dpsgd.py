@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn, optim
 
-from mibench.contracts import BaseParams, Batch, Classifier, Defense, Progress, Stream, TrainContext
+from mibench.contracts import Batch, Classifier, Defense, DefenseParams, Progress, Stream, TrainContext
 from mibench.private import batch_norm_gradients, not_in_place, without_batch_norm
 from mibench.samplers import poisson
 from mibench.training import LoopHooks
@@ -27,7 +27,7 @@ class DpSgd(Defense):
         "With norm=batch or sampling=shuffled this is clipping and noise without a guarantee.",
     )
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         sigma: float = Field(1.0, ge=0, description="noise multiplier, at least 0")
         clip: float = Field(1.0, gt=0, description="C, the largest norm of one image's gradient")
         delta: float = Field(1e-5, gt=0, lt=1, description="in (0, 1)")

@@ -3,7 +3,7 @@
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import BaseParams, Batch, Defense, Output, Progress
+from mibench.contracts import Batch, Defense, DefenseParams, Output, Progress
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
@@ -25,7 +25,7 @@ def scheduled(alpha: float, progress: Progress) -> float:
 class LabelSmoothing(Defense):
     """Positive alpha flattens the target's outputs and leaks more; negative alpha sharpens them."""
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         alpha: float = Field(-0.05, gt=-1, lt=1, description="smoothing factor, in (-1, 1)")
 
     def loss(self, batch: Batch, output: Output, progress: Progress) -> Tensor:

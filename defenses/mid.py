@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.contracts import BaseParams, Batch, Classifier, Defense, Output, Progress, Rng
+from mibench.contracts import Batch, Classifier, Defense, DefenseParams, Output, Progress, Rng
 
 
 def information(mu: Tensor, std: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
 class Mid(Defense):
     """L = CE + beta I(features; z)."""
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         beta: float = Field(0.003, ge=0, description="weight of the information term, at least 0")
         mean_only: bool = Field(False, description="no noise at inference")
 

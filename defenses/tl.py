@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from mibench.contracts import BaseParams, Classifier, Defense, TrainContext
+from mibench.contracts import Classifier, Defense, DefenseParams, TrainContext
 from mibench.errors import UserError
 
 
@@ -13,7 +13,7 @@ class TransferLearning(Defense):
         "Pretraining uses the track's public identities where the papers' face and ImageNet weights do not fit.",
     )
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         frozen: int = Field(2, ge=0, description="stages frozen, from the image on")
         frozen_statistics: bool = Field(False, description="freeze the frozen stages' batch norm statistics too")
 

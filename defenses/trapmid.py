@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mibench.augment import mirror, resized_crop, rotate
-from mibench.contracts import BaseParams, Batch, Classifier, Defense, Progress, Rng, Stream, TrainContext
+from mibench.contracts import Batch, Classifier, Defense, DefenseParams, Progress, Rng, Stream, TrainContext
 from mibench.training import LoopHooks, make_optimiser, steps_per_epoch
 
 
@@ -47,7 +47,7 @@ class TrapMid(Defense):
         "A mirrored or turned image takes its trigger along, as published; the track's own augmentation comes before.",
     )
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         blend: float = Field(0.02, gt=0, le=1, description="a, the share of the trigger in an image, in (0, 1]")
         beta: float = Field(0.2, ge=0, le=1, description="weight of the trapdoor's loss, in [0, 1]")
         trigger_step: float = Field(0.01, ge=0, description="what a trigger's pixel changes per step; 0: never")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mibench.contracts import Batch, Classifier, Defense, Output, Progress, Rng, Stream, TrainContext, Visit
 from mibench.methods import ONE_OF
+from mibench.tracks import RecipeSection as Recipe
 
 
 class Combined(Defense):
@@ -23,6 +24,11 @@ class Combined(Defense):
 
     def _first(self, hook: str) -> Defense:
         return next((part for part in self.parts if hook in brings(type(part))), self.parts[0])
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        for part in self.parts:
+            recipe = part.recipe(recipe)
+        return recipe
 
     def skip(self) -> str | None:
         return next((reason for part in self.parts if (reason := part.skip())), None)

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,6 +43,7 @@ __all__ = [
     "Classifier",
     "Context",
     "Defense",
+    "DefenseParams",
     "Generator",
     "ImageSet",
     "Output",
@@ -183,6 +185,14 @@ class TrainContext(Context):
         raise NotImplementedError
 
 
+class DefenseParams(BaseParams):
+    """Base of a defense's ``Params``."""
+
+    recipe: dict[str, Any] | None = Field(
+        None, description="fields of the track's training recipe and what this defense sets them to"
+    )
+
+
 class Defense:
     """A way to train a classifier so that it leaks less. Every hook has a default: no defense."""
 
@@ -190,12 +200,18 @@ class Defense:
     deviations: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[dict[str, str]] = {}  # packages to import in a hook, and the extra of mibench that brings each
 
-    class Params(BaseParams):
+    class Params(DefenseParams):
         pass
 
     def __init__(self, params: Any, track: TrackInfo) -> None:
         self.params = params
         self.track = track
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """How its targets are trained: the track's recipe, with the changes in ``params.recipe``. Raises UserError for
+        a field that a recipe does not have, or a value that it does not take."""
+        changes = getattr(self.params, "recipe", None)
+        return recipe.changed(changes) if changes else recipe
 
     def skip(self) -> str | None:
         """A reason why this defense makes no sense on the track, or None."""

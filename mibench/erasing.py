@@ -11,10 +11,10 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from mibench.augment import Fill
-from mibench.contracts import BaseParams, TrackInfo
+from mibench.contracts import DefenseParams, TrackInfo
 
 
-class FillParams(BaseParams):
+class FillParams(DefenseParams):
     """With what pixels are hidden."""
 
     fill: Literal["mean", "zero", "image_mean", "patch", "noise"] | float = Field(

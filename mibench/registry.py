@@ -276,6 +276,7 @@ class Registry:
         if selection.kind == "defense":
             from mibench.combination import brings
 
+            plugin.recipe(track.target)  # raises where it cannot be
             extra["brings"] = brings(cls)
             extra["role"] = self.entry("defense", selection.id).kind
         return Facts(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+
+from mibench.errors import UserError, unknown
 
 
 class _Section(BaseModel):
@@ -80,6 +82,19 @@ class RecipeSection(_Section):
         if self.jitter and not (all(0 <= part < 1 for part in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5):
             raise ValueError("jitter: expected three numbers in [0, 1) and one in [0, 0.5]")
         return self
+
+    def changed(self, changes: dict[str, Any]) -> RecipeSection:
+        """With other values of some fields; the network and its input stay. Raises UserError."""
+        fields = [name for name in type(self).model_fields if name not in ("arch", "resolution", "resize")]
+        for name in changes:
+            if name not in fields:
+                raise unknown("field of a recipe", name, fields)
+        try:
+            return RecipeSection.model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "recipe"
+            raise UserError(f"recipe: {where}: {first['msg']} (found {first['input']!r}).") from None
 
     @model_serializer(mode="wrap")
     def _brief(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class _Context(TrainContext):
 
     def __init__(self, job: Job, defense: Any) -> None:
         self._tools, self._defense = job.tools, defense
-        self.device, self.track, self.recipe = job.device, job.info, job.recipe
+        self.device, self.track, self.recipe = job.device, job.info, defense.recipe(job.recipe)
         self.stream = job.tools.stream  # type: ignore[method-assign]
         self.load_weights = job.tools.load_weights  # type: ignore[method-assign]
         self.data = job.private_train()
@@ -66,6 +66,6 @@ def run(job: Job) -> dict[str, Any]:
         "train_accuracy": float((logits.argmax(1) == ctx.data.labels).float().mean()),
         "parameters": parameter_count(net),
         "trainable": parameter_count(net, trainable=True),
-        "select": job.recipe.select,
+        "select": ctx.recipe.select,
         "largest_logit": float(logits.abs().max()),
     }

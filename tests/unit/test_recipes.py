@@ -13,8 +13,11 @@ from torchvision.transforms import ColorJitter, functional
 
 from mibench import photometric
 from mibench.contracts import ImageSet
+from mibench.errors import UserError
+from mibench.methods import Selection
 from mibench.nets.base import Classifier
 from mibench.random import Stream
+from mibench.registry import Registry
 from mibench.tracks import RecipeSection
 from mibench.training import Loop, fit_classifier, make_optimiser, shuffled, standard_augmentation
 
@@ -136,6 +139,24 @@ def test_a_whole_training_is_the_reference_loop() -> None:
             nn.functional.cross_entropy(theirs(images[index]).logits, labels[index]).backward()
             optimiser.step()
     torch.testing.assert_close(ours.head.weight, theirs.head.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_defense_trains_with_its_own_recipe() -> None:
+    registry = Registry()
+    track = registry.track("orl32")
+    changes = {"optimiser": "sgd", "lr": 0.5, "epochs": 3}
+    chosen = Selection("defense", "ls", params={"recipe": changes})
+    facts = registry.facts(chosen, track)
+    assert facts.non_default == {"recipe": changes}
+    plugin = registry.build("defense", "ls", facts.params, track)
+    found = plugin.recipe(track.target)
+    assert (found.optimiser, found.lr, found.epochs) == ("sgd", 0.5, 3) and found.batch == track.target.batch
+    both = registry.build("defense", "re+ls", {"re": {}, "ls": facts.params}, track)
+    assert both.recipe(track.target) == found
+    assert registry.build("defense", "re", {}, track).recipe(track.target) is track.target
+    for wrong in ({"arch": "x"}, {"epoch": 3}, {"epochs": 0}, {"momentum": 0.9}):
+        with pytest.raises(UserError):
+            registry.facts(Selection("defense", "ls", params={"recipe": wrong}), track)
 
 
 # --- colour ----------------------------------------------------------------------------------------------------------

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 
 class _Section(BaseModel):
+    """``ADDED`` names fields that came after the first keys and pins were published: while they are None, dumps, and so
+    keys and pins, do not have them."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None or name not in self.ADDED}
 
 
 class PrivateSection(_Section):
-    """Private identities, and how many of each one's images train the target; the rest is the sealed test split."""
+    """Private identities, and how many of each one's images train the target; the rest is the sealed test split.
+
+    Where the data set says how many images train and test, both counts are None. In a folder of one's own they may be
+    given, or ``test_share`` of each class."""
+
+    ADDED = frozenset({"test_share"})
 
     identities: int = Field(ge=2)
-    train_per_identity: int = Field(ge=1)
-    test_per_identity: int = Field(ge=1)
+    train_per_identity: int | None = Field(default=None, ge=1)
+    test_per_identity: int | None = Field(default=None, ge=1)
+    test_share: float | None = Field(default=None, gt=0, lt=1)
 
 
 class PublicSection(_Section):
-    """Public images of other people. ``generated_share`` of them are samples of a public face generator."""
+    """Public images of other people. ``generated_share`` of them are samples of a public face generator.
 
-    images: int = Field(ge=1)
+    ``source``: another data set than the private one's own public images, ``folder`` (the images below ``root``), or
+    ``none``. ``class_share``: the share of a folder's classes that are public instead of private. ``split`` pins the
+    other set. ``images``: at most so many; None: all."""
+
+    ADDED = frozenset({"source", "root", "class_share", "split"})
+
+    images: int | None = Field(default=None, ge=1)
+    source: str | None = None
+    root: str | None = None
+    class_share: float | None = Field(default=None, gt=0, lt=1)
+    split: str | None = None
     generated_share: float = Field(default=0.0, ge=0, le=1)
     identities: int | None = None  # procedural sources only
     labelled: bool = False  # whether the public people's own photos carry identity labels
@@ -53,12 +77,17 @@ class AttackSection(_Section):
 
 
 class Track(_Section):
-    """One protocol. ``split`` is the pinned SHA-256 of the private and public split (see ``mibench data check``)."""
+    """One protocol. ``split`` is the pinned SHA-256 of the private and public split (see ``mibench data check``).
+
+    ``source`` is a module of ``mibench/data``, a data set of ``mibench/data/sets``, or ``folder``, whose images lie in
+    ``root``."""
+
+    ADDED = frozenset({"root", "file"})
 
     id: str
     version: int
     title: str
-    kind: Literal["faces", "digits"]
+    kind: Literal["faces", "digits", "other"]
     sensitive: bool
     publish_private: bool = False  # whether the licence of the private images allows showing them on a public page
     source: str
@@ -67,8 +96,10 @@ class Track(_Section):
     fill: tuple[float, ...]
     preset: str | None = None
     split: str | None = None
+    root: str | None = None
+    file: str | None = None  # of a user's own track: how to ask for it again
     private: PrivateSection
-    public: PublicSection
+    public: PublicSection = PublicSection()
     target: RecipeSection
     evaluator: RecipeSection
     attack: AttackSection
@@ -105,4 +136,5 @@ class Track(_Section):
             "split": self.split,
         }
         dump = self.model_dump(mode="json")
+        dump["public"].pop("root", None)  # where images lie changes nothing
         return base | {name: dump[name] for name in names}

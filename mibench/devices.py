@@ -34,5 +34,9 @@ def slots(device: str, jobs: int | None = None) -> list[str]:
                 f"Device {device!r} was asked for, but torch sees {found} CUDA GPU{'s' * (found != 1)} here. "
                 "Use --device cpu, or install a GPU driver (see mibench doctor)."
             )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ["cpu"] * (jobs or cores)
+    return ["cpu"] * (jobs or cores())
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -62,7 +62,7 @@ class _File(BaseModel):
     priors: dict[str, Entry]
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -91,7 +91,7 @@ class Registry:
     def _file(self) -> _File:
         path = self.root / "registry.yaml"
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+            data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
             schema = data.get("schema") if isinstance(data, dict) else None
             if isinstance(schema, int) and schema > SCHEMA:  # first, because a newer file may have other fields
                 raise UserError(f"{path} has schema {schema}; this version of mibench reads up to {SCHEMA}.")
@@ -104,18 +104,37 @@ class Registry:
         tracks = {}
         for name, section in self._file.tracks.items():
             try:
-                tracks[name] = Track(id=name, **section)
+                track = Track(id=name, **section)
             except ValidationError as error:
                 raise UserError(f"Track {name!r} in registry.yaml cannot be read: {error}") from None
-            for metric in tracks[name].metrics:
-                if metric not in METRICS:
-                    raise unknown(f"metric of track {name}", metric, METRICS)
+            tracks[name] = self._checked(track)
         return tracks
 
     def track(self, name: str) -> Track:
+        """The track called ``name``, or the one in the file ``name`` (.yaml). Raises UserError."""
+        if name.endswith((".yaml", ".yml")):
+            from mibench.track_files import read_track
+
+            own = read_track(Path(name))
+            if own.id in self._file.tracks:
+                raise UserError(f"{name} has the id {own.id!r} of a track in registry.yaml. Give it another `id`.")
+            self.add(own)
+            return own
         if name not in self.tracks:
             raise unknown("track", name, self.tracks)
         return self.tracks[name]
+
+    def add(self, track: Track) -> None:
+        """Make a track known to this registry that registry.yaml does not have, or has without its data's split."""
+        self._checked(track)
+        self.tracks[track.id] = track
+
+    @staticmethod
+    def _checked(track: Track) -> Track:
+        for metric in track.metrics:
+            if metric not in METRICS:
+                raise unknown(f"metric of track {track.id}", metric, METRICS)
+        return track
 
     def entries(self, kind: Kind) -> dict[str, Entry]:
         return {"defense": self._file.defenses, "attack": self._file.attacks, "prior": self._file.priors}[kind]

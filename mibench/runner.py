@@ -149,7 +149,7 @@ def execute(registry: Registry, store: Store, plan: Plan, slots: Callable[[], li
     found = lookup(store, plan, result.notes)
     todo = needed(plan, found)
     if todo:
-        result.outcome = LocalExecutor(store.home, slots(), listener).run(todo, set(found))
+        result.outcome = LocalExecutor(store.home, slots(), listener, _tracks(plan)).run(todo, set(found))
         found = lookup(store, plan, result.notes)
     computed = {stage.key for stage in todo}
     result.manifests = list(found.values())
@@ -161,6 +161,11 @@ def execute(registry: Registry, store: Store, plan: Plan, slots: Callable[[], li
             result.records.append(record)
             result.cached[record.run] = not any(s.key in computed for s in planned.stages.values())
     return result
+
+
+def _tracks(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The tracks of the plan as they were planned, for the workers."""
+    return {run.cell.track.id: run.cell.track.model_dump(mode="json") for run in plan.runs}
 
 
 def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Manifest:
@@ -233,7 +238,7 @@ def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> 
 
 
 def _command(cell: Cell) -> str:
-    words = ["mibench", "run", "--track", cell.track.id]
+    words = ["mibench", "run", "--track", cell.track.file or cell.track.id]
     words += ["--defense", cell.defense.label, "--attack", cell.attack.label, "--seeds", str(cell.seed + 1)]
     return shlex.join(words)
 

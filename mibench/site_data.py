@@ -67,12 +67,19 @@ def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
 def private_image(registry: Registry, home: Path, track: str, label: int, index: int) -> Path | None:
     """A private training image as a PNG under ``home``, for local pages only; None where the data is not here."""
     from mibench.data import cache_folder, load
+    from mibench.data.tracked import is_tracked
     from mibench.errors import UserError
 
     if track not in registry.tracks:
         return None
     protocol = registry.tracks[track]
-    path = home / "cache" / "private" / cache_folder(protocol, home).name / f"{index}.png"
+    folder = cache_folder(protocol, home)
+    try:
+        if is_tracked(protocol):
+            folder = folder.with_name(f"{folder.name}-{load(protocol, home).split[:16]}")
+    except UserError:
+        return None
+    path = home / "cache" / "private" / folder.name / f"{index}.png"
     if not path.is_file():
         from PIL import Image
 

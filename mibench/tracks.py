@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from mibench.errors import UserError, unknown
 
 
 class _Section(BaseModel):
+    """``ADDED`` names fields that came after the first keys and pins were published: at its default such a field is not
+    in dumps, and so not in keys and pins."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unused = {name for name in self.ADDED if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in dump(self).items() if name not in unused}
 
 
 class PrivateSection(_Section):
-    """Private identities, and how many of each one's images train the target; the rest is the sealed test split."""
+    """Private identities, and how many of each one's images train the target; the rest is the sealed test split.
+
+    Where the data set says how many images train and test, both counts are None. In a folder of one's own they may be
+    given, or ``test_share`` of each class."""
+
+    ADDED = frozenset({"test_share"})
 
     identities: int = Field(ge=2)
-    train_per_identity: int = Field(ge=1)
-    test_per_identity: int = Field(ge=1)
+    train_per_identity: int | None = Field(default=None, ge=1)
+    test_per_identity: int | None = Field(default=None, ge=1)
+    test_share: float | None = Field(default=None, gt=0, lt=1)
 
 
 class PublicSection(_Section):
-    """Public images of other people. ``generated_share`` of them are samples of a public face generator."""
+    """Public images of other people. ``generated_share`` of them are samples of a public face generator.
 
-    images: int = Field(ge=1)
+    ``source``: another data set than the private one's own public images, ``folder`` (the images below ``root``), or
+    ``none``. ``class_share``: the share of a folder's classes that are public instead of private. ``split`` pins the
+    other set. ``images``: at most so many; None: all."""
+
+    ADDED = frozenset({"source", "root", "class_share", "split"})
+
+    images: int | None = Field(default=None, ge=1)
+    source: str | None = None
+    root: str | None = None
+    class_share: float | None = Field(default=None, gt=0, lt=1)
+    split: str | None = None
     generated_share: float = Field(default=0.0, ge=0, le=1)
     identities: int | None = None  # procedural sources only
     labelled: bool = False  # whether the public people's own photos carry identity labels
@@ -46,7 +78,6 @@ class RecipeSection(_Section):
     light: float = Field(default=0.0, ge=0, lt=1, description="largest relative change of contrast and brightness")
     select: Literal["last", "best"] = "last"
     validation_per_identity: int = Field(default=0, ge=0)
-    # Below: fields that came later. At its default a field is not in a stage key.
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
     nesterov: bool = False
@@ -64,7 +95,7 @@ class RecipeSection(_Section):
         default="pil", description="how a reconstruction gets to that side: as an 8-bit picture, or as a tensor"
     )
 
-    LATER: ClassVar[frozenset[str]] = frozenset(
+    ADDED = frozenset(
         {"optimiser", "momentum", "nesterov", "schedule", "milestones", "gamma", "crop", "jitter", "drop_last"}
         | {"initial", "resolution", "resize"}
     )
@@ -96,17 +127,6 @@ class RecipeSection(_Section):
             where = ".".join(map(str, first["loc"])) or "recipe"
             raise UserError(f"recipe: {where}: {first['msg']} (found {first['input']!r}).") from None
 
-    @model_serializer(mode="wrap")
-    def _brief(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without later fields that are at their default, so that keys from before them stay what they were."""
-        written = serialise(self)
-        default = {name: type(self).model_fields[name].default for name in self.LATER}
-        return {
-            name: value
-            for name, value in written.items()
-            if name not in default or getattr(self, name) != default[name]
-        }
-
 
 class AttackSection(_Section):
     """Which identities are attacked and how many reconstructions are asked for each."""
@@ -116,12 +136,17 @@ class AttackSection(_Section):
 
 
 class Track(_Section):
-    """One protocol. ``split`` is the pinned SHA-256 of the private and public split (see ``mibench data check``)."""
+    """One protocol. ``split`` is the pinned SHA-256 of the private and public split (see ``mibench data check``).
+
+    ``source`` is a module of ``mibench/data``, a data set of ``mibench/data/sets``, or ``folder``, whose images lie in
+    ``root``."""
+
+    ADDED = frozenset({"root", "file"})
 
     id: str
     version: int
     title: str
-    kind: Literal["faces", "digits"]
+    kind: Literal["faces", "digits", "other"]
     sensitive: bool
     publish_private: bool = False  # whether the licence of the private images allows showing them on a public page
     source: str
@@ -131,8 +156,10 @@ class Track(_Section):
     preset: str | tuple[str, ...] | None = None  # of every method that has it; of several the later ones win
     normalisation: tuple[float, float] | None = None  # mean and std that the target applies to pixels, if any
     split: str | None = None
+    root: str | None = None
+    file: str | None = None  # of a user's own track: how to ask for it again
     private: PrivateSection
-    public: PublicSection
+    public: PublicSection = PublicSection()
     target: RecipeSection
     evaluator: RecipeSection
     attack: AttackSection
@@ -173,4 +200,5 @@ class Track(_Section):
             "split": self.split,
         }
         dump = self.model_dump(mode="json")
+        dump["public"].pop("root", None)  # where images lie changes nothing
         return base | {name: dump[name] for name in names}

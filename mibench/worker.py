@@ -42,6 +42,7 @@ def compute(request: dict[str, Any]) -> None:
     from mibench.registry import Registry
     from mibench.stages.job import Job
     from mibench.store.artifacts import STATE, Manifest, Store
+    from mibench.tracks import Track
 
     device = torch.device(request["device"])
     if device.type == "cpu":
@@ -67,10 +68,12 @@ def compute(request: dict[str, Any]) -> None:
         if claim.manifest is not None:
             return
         registry = Registry(home=store.home)
+        if request.get("track"):
+            registry.add(Track.model_validate(request["track"]))
         job = Job(stage, store, registry, claim.workdir, device, emit)
         (claim.workdir / STATE).mkdir(exist_ok=True)
         started, clock = datetime.now(UTC), time.monotonic()
-        job.data.public()  # built now if it is not there, so that it cannot come between seeding and computing
+        _ = job.data  # built now if it is not there, so that it cannot come between seeding and computing
         before = _seconds_so_far(claim.workdir / STATE)
         module, function = STAGES[stage.kind].split(":")
         with _Clock(claim.workdir / STATE, before, clock):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mibench.registry import Registry
     from mibench.store.artifacts import Store
     from mibench.store.db import Database
+    from mibench.tracks import Track
 
 DEFAULT_TRACK = "orl32"
 Images = Literal["none", "sample", "all"]  # whose reconstructions the site carries
@@ -112,7 +113,7 @@ def track_option(function: Callable[..., Any]) -> Callable[..., Any]:
         default=DEFAULT_TRACK,
         show_default=True,
         shell_complete=complete("track"),
-        help="Which protocol.",
+        help="Which protocol: a name, or a file such as my.yaml.",
     )(function)
 
 
@@ -150,6 +151,32 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def open_track(ws: Workspace, name: str, decode: bool = False, quiet: bool = False) -> Track:
+    """A track by name or file, with the split of its data as it is prepared here; without data, without split."""
+    from mibench.data import tracked
+
+    track = ws.registry.track(name)
+    if not tracked.is_tracked(track):
+        return track
+    if decode:
+        from mibench.cli.progress import decoding
+        from mibench.devices import cores
+
+        with decoding(track.id, quiet) as tell:
+            tracked.prepare(track, ws.home, cores(), tell)
+    track = tracked.resolve(track, ws.home)
+    ws.registry.add(track)
+    return track
+
+
+def missing_data(ws: Workspace, plan: Any) -> list[str]:
+    """Sentences about data sets that the plan's tracks need and that are not prepared here."""
+    from mibench.data.tracked import missing
+
+    tracks = {run.cell.track.id: run.cell.track for run in plan.runs}
+    return [sentence for track in tracks.values() for sentence in missing(track, ws.home)]
+
+
 def make_plan(
     ws: Workspace,
     defenses: tuple[str, ...],
@@ -157,13 +184,15 @@ def make_plan(
     track: str,
     seeds: int,
     settings: tuple[str, ...],
+    decode: bool = False,
+    quiet: bool = False,
 ) -> Any:
-    """The plan for what ``run`` and ``plan`` were asked."""
+    """The plan for what ``run`` and ``plan`` were asked. ``decode``: folders of images are decoded first."""
     from mibench.errors import unknown
     from mibench.params import parse_value
     from mibench.runner import apply_settings, build_plan, select_all
 
-    protocol = ws.registry.track(track)
+    protocol = open_track(ws, track, decode, quiet)
     chosen = {
         "defense": select_all(ws.registry, "defense", defenses or ("none",)),
         "attack": select_all(ws.registry, "attack", attacks or ("all",)),

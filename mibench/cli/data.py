@@ -3,76 +3,212 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import click
 
 from mibench.cli.common import Workspace, complete, workspace
-from mibench.errors import EXIT_ENVIRONMENT, MissingError
+from mibench.errors import EXIT_ENVIRONMENT, MissingError, UserError
 from mibench.metrics.weights import WEIGHTS, path
+
+_ROOT = click.option(
+    "--root", type=click.Path(path_type=Path), metavar="DIR", help="The folder that holds the data set's files."
+)
 
 
 @click.group()
 def data() -> None:
-    """The images of the tracks, and published weights that some metrics need."""
+    """Data sets, the images of the tracks, and published weights that some metrics need."""
 
 
-def _tracks(ws: Workspace, names: tuple[str, ...]) -> list[str]:
-    chosen = list(names) if names and "all" not in names else list(ws.registry.tracks)
-    for name in chosen:
-        ws.registry.track(name)
+def _chosen(ws: Workspace, names: tuple[str, ...], root: Path | None) -> list[tuple[str, Any]]:
+    """(name, data set or track) of what was asked for; by default the tracks whose images come with packages."""
+    from mibench.data.sets import FOLDER, SETS, data_set
+    from mibench.data.tracked import is_tracked
+
+    if root is not None and len(names) != 1:
+        raise UserError(f"--root is for one data set, found {len(names)}. Type: mibench data prepare NAME --root DIR")
+    if not names or "all" in names:
+        return [(name, track) for name, track in ws.registry.tracks.items() if not is_tracked(track)]
+    chosen: list[tuple[str, Any]] = []
+    for name in names:
+        if name == FOLDER:
+            raise UserError(
+                "Images of your own are described by a track file (docs/data.md): a file my.yaml with a line "
+                "`root: DIR`. Type: mibench data prepare my.yaml"
+            )
+        if name in SETS:
+            chosen.append((name, data_set(name)))
+            continue
+        if not name.endswith((".yaml", ".yml")) and name not in ws.registry.tracks:
+            from mibench.errors import unknown
+
+            raise unknown("data set or track", name, [*SETS, *ws.registry.tracks])
+        track = ws.registry.track(name)
+        if root is not None and track.source not in SETS:
+            raise UserError(f"--root is for data sets; the images of track {name!r} are found without it.")
+        chosen.append((name, data_set(track.source) if root is not None else track))
     return chosen
 
 
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from mibench.data.sets import SETS
+
+    return [name for name in SETS if name.startswith(incomplete)] + complete("track")(ctx, param, incomplete)
+
+
 @data.command()
-@click.argument("tracks", nargs=-1, shell_complete=complete("track"))
+@click.argument("names", nargs=-1, shell_complete=_names)
+@_ROOT
+@click.option("--jobs", type=click.IntRange(1), help="Decoding processes [one per core].")
+@click.option("--allow-duplicates", is_flag=True, help="Accept files with the same bytes as another.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
-def prepare(ws: Workspace, tracks: tuple[str, ...]) -> None:
-    """Decode the images of TRACKS (default: all) into the cache. `mibench run` does it by itself.
+def prepare(
+    ws: Workspace, names: tuple[str, ...], root: Path | None, jobs: int | None, allow_duplicates: bool, quiet: bool
+) -> None:
+    """Decode the images of data sets or tracks (NAMES) into the cache, checking every file.
+
+    A data set needs --root, the folder its owners' files are in; `mibench data show NAME` says what must be there. A
+    killed call is continued by the same command. Without NAMES: the tracks whose images come with installed
+    packages, which `mibench run` prepares by itself.
 
     \b
-    Example:
+    Examples:
+      mibench data prepare celeba64-gmi --root ~/celeba
       mibench data prepare orl32
     """
-    from mibench.data import prepare as prepare_track
+    from mibench.data.sets.base import DataSet
+    from mibench.devices import cores
 
     failed = False
-    for name in _tracks(ws, tracks):
+    for name, item in _chosen(ws, names, root):
         try:
-            found = prepare_track(ws.registry.track(name), ws.home)
+            if isinstance(item, DataSet):
+                line = _prepare_set(ws, item, root, jobs or cores(), allow_duplicates, quiet)
+            else:
+                line = _prepare_track(ws, item, jobs or cores(), allow_duplicates, quiet)
         except MissingError as error:
             click.echo(f"{name}: {error}", err=True)
             failed = True
             continue
-        counts = ", ".join(
-            f"{len(getattr(found, part)()[1])} {part}" for part in ("private_train", "private_test", "public")
-        )
-        click.echo(f"{name}: {counts} images, split {found.split[:16]}")
+        click.echo(f"{name}: {line}")
     if failed:
         raise SystemExit(EXIT_ENVIRONMENT)
 
 
+def _prepare_set(ws: Workspace, found: Any, root: Path | None, jobs: int, allow_duplicates: bool, quiet: bool) -> str:
+    from mibench.cli.progress import decoding
+    from mibench.data.sets.build import build
+    from mibench.data.sets.prepared import facts, not_prepared
+
+    if root is None:
+        known = facts(found.name, ws.home)
+        if known is None:
+            raise MissingError(f"This is {not_prepared(found)}")
+        return _line(known) + ", prepared before"
+    with decoding(found.name, quiet) as tell:
+        _, new = build(found, root, ws.home, jobs=jobs, progress=tell, allow_duplicates=allow_duplicates)
+    known = facts(found.name, ws.home)
+    assert known is not None
+    for note in known["notes"]:
+        click.echo(f"Note: {note}.", err=True)
+    if known["duplicates"]:
+        click.echo(f"Note: {known['duplicates']:,} files have the same bytes as another.", err=True)
+    return _line(known) + ("" if new else ", prepared before")
+
+
+def _line(known: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count:,} {split}" for split, count in known["counts"].items())
+    return f"{counts} images, split {known['split'][:16]}"
+
+
+def _prepare_track(ws: Workspace, track: Any, jobs: int, allow_duplicates: bool, quiet: bool) -> str:
+    from mibench.cli.progress import decoding
+    from mibench.data import prepare as prepare_track
+    from mibench.data import tracked
+
+    if tracked.is_tracked(track):
+        with decoding(track.id, quiet) as tell:
+            tracked.prepare(track, ws.home, jobs, tell, allow_duplicates)
+    found = prepare_track(track, ws.home)
+    parts = ("private_train", "private_test", *(("public",) if found.has_public else ()))
+    counts = ", ".join(f"{len(getattr(found, part)()[1])} {part}" for part in parts)
+    return f"{counts} images, split {found.split[:16]}"
+
+
 @data.command()
-@click.argument("tracks", nargs=-1, shell_complete=complete("track"))
+@click.argument("names", nargs=-1, shell_complete=_names)
+@_ROOT
+@click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
-def check(ws: Workspace, tracks: tuple[str, ...]) -> None:
-    """Compare sources, split and cached images of TRACKS (default: all) with what is pinned; exit 3 if they differ.
+def check(ws: Workspace, names: tuple[str, ...], root: Path | None, quiet: bool) -> None:
+    """Compare data sets or tracks (NAMES) with what was prepared or pinned, every byte; exit 3 if they differ.
+
+    With --root the owners' files are compared too. Without NAMES: the tracks whose images come with packages.
 
     \b
-    Example:
+    Examples:
+      mibench data check celeba64-gmi --root ~/celeba
       mibench data check orl32
     """
+    from mibench.cli.progress import decoding
     from mibench.data import check as check_track
+    from mibench.data.sets.base import DataSet
+    from mibench.data.sets.prepared import check as check_set
 
     wrong = False
-    for name in _tracks(ws, tracks):
-        problems = check_track(ws.registry.track(name), ws.home)
+    for name, item in _chosen(ws, names, root):
+        if isinstance(item, DataSet):
+            with decoding(name, quiet) as tell:
+                problems = check_set(item, ws.home, root, tell)
+        else:
+            problems = check_track(item, ws.home)
         wrong = wrong or bool(problems)
         for problem in problems:
             click.echo(f"{name}: {problem}")
         if not problems:
-            click.echo(f"{name}: as pinned")
+            click.echo(f"{name}: {'as prepared' if isinstance(item, DataSet) else 'as pinned'}")
     if wrong:
         raise SystemExit(EXIT_ENVIRONMENT)
+
+
+@data.command()
+@click.argument("name", required=False, shell_complete=_names)
+@workspace
+def show(ws: Workspace, name: str | None) -> None:
+    """What data sets there are and which are prepared; of one (NAME): where to get it, its files and its split.
+
+    \b
+    Example:
+      mibench data show celeba64-gmi
+    """
+    from mibench.data.sets import SETS, data_set
+    from mibench.data.sets.prepared import facts
+
+    if name is None:
+        for each in SETS:
+            state = "prepared" if facts(each, ws.home) else "-"
+            click.echo(f"{each:<17} {state:<9} {data_set(each).title}")
+        return
+    found, known = data_set(name), facts(name, ws.home)
+    low, high = found.inputs
+    published = ", ".join(f"{count:,} {split}" for split, count in found.counts.items()) or "not prescribed"
+    views = ", ".join(f"{view} {v.side}x{v.side}" for view, v in found.views.items())
+    for line in (
+        found.title,
+        f"get:     {found.get}",
+        f"licence: {found.licence}",
+        f"files below --root:\n{found.tree}",
+        f"split:   {found.rule}",
+        f"counts:  {published}",
+        f"views:   {views}; the protocol's networks see [{low:g}, {high:g}]",
+        f"sensitive: {'yes' if found.sensitive else 'no'}; private images on public pages: "
+        + ("allowed" if found.publish_private else "no"),
+        f"here:    {_line(known) if known else 'not prepared'}",
+    ):
+        click.echo(line)
 
 
 @data.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, make_plan, selection_options, workspace
+from mibench.cli.common import Workspace, make_plan, missing_data, selection_options, workspace
 
 _KINDS = ("defenses", "attacks", "priors", "tracks", "metrics")
 
@@ -73,6 +73,7 @@ def plan(
     planned = make_plan(ws, defenses, attacks, track, seeds, settings)
     notes: list[str] = []
     done = lookup(ws.store, planned, notes)
+    notes += missing_data(ws, planned)
     todo = {stage.key for stage in needed(planned, done)}
     if as_json:
         stages = [
@@ -97,6 +98,8 @@ def plan(
             for r in planned.runs
         ]
         click.echo(json.dumps({"schema": 1, "runs": runs, "stages": stages}, indent=1))
+        for note in notes:
+            click.echo(f"Note: {note}", err=True)
         return
     for stage in planned.stages.values():
         state = "to do" if stage.key in todo else "done"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,44 @@ def listening(total: int, quiet: bool) -> Iterator[Listener]:
             yield bars
     else:
         yield _lines(total)
+
+
+@contextmanager
+def decoding(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of preparing a data set: a bar on a terminal, plain lines elsewhere."""
+    if quiet:
+        yield lambda what, done, total: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress, TimeElapsedColumn
+
+        columns = [*Progress.get_default_columns(), TimeElapsedColumn()]
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(name, total=None)
+
+            def show(what: str, done: int, total: int) -> None:
+                progress.update(task, description=f"{name}: {what}", completed=done, total=total or None)
+
+            yield show
+    else:
+        yield _plain(name)
+
+
+def _plain(name: str) -> Callable[[str, int, int], None]:
+    told: dict[str, float] = {}
+    begun: dict[str, tuple[float, int]] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start, before = begun.setdefault(what, (now, done))
+        if what in told and now - told[what] < _EVERY and done < total:
+            return
+        told[what] = now
+        rate = (done - before) / (now - start) if now > start else 0
+        left = f", {rate:.0f} a second, {(total - done) / rate:.0f} s left" if rate and done < total else ""
+        click.echo(f"...    {name}: {what} {done:,}/{total:,}{left}", err=True)
+
+    return tell
 
 
 def _silent(stage: Stage, event: dict[str, Any]) -> None:

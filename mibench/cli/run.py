@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from mibench.cli import INTERRUPTED
-from mibench.cli.common import Workspace, make_plan, selection_options, workspace
-from mibench.errors import EXIT_INTERRUPTED
+from mibench.cli.common import Workspace, make_plan, missing_data, selection_options, workspace
+from mibench.errors import EXIT_INTERRUPTED, MissingError
 
 
 @click.command()
@@ -47,10 +47,12 @@ def run(
     from mibench.runner import execute, lookup, needed
 
     check_device(device)
-    plan = make_plan(ws, defenses, attacks, track, seeds, settings)
+    plan = make_plan(ws, defenses, attacks, track, seeds, settings, decode=True, quiet=quiet)
     database = ws.database  # a damaged or newer database is said before anything is computed
     notes: list[str] = []
     todo = needed(plan, lookup(ws.store, plan, notes))
+    if todo and (lacking := missing_data(ws, plan)):
+        raise MissingError("\n".join(lacking))
     with listening(len(todo), quiet) as listener:
         result = execute(ws.registry, ws.store, plan, lambda: slots(device, jobs), listener)
     database.ingest(result.manifests)

@@ -13,12 +13,14 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mibench.errors import MissingError
+from mibench.store.atomic import sync
 
 INDEX = "index.json"
 SCHEMA = 1
@@ -80,18 +82,46 @@ def write(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> 
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed = sum(array.nbytes for array in arrays.values()) / 2**20
-            raise MissingError(
-                f"No space left for {needed:.0f} MB of images in {folder.parent}. "
-                f"Free some, or set MIBENCH_HOME to a folder on a larger disk."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise MissingError(
-                f"{folder.parent} cannot be written ({error.strerror}). "
-                f"Set MIBENCH_HOME to a folder that you may write to."
-            ) from error
-        raise
+        raise refused(error, folder.parent, sum(array.nbytes for array in arrays.values())) from error
+
+
+def refused(error: OSError, parent: Path, needed: int | None) -> Exception:
+    """A full or forbidden disk as a sentence; any other error as it is. ``needed``: bytes, if known."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        size = "the" if needed is None else f"{needed / 2**20:.0f} MB of"
+        return MissingError(
+            f"No space left for {size} images in {parent}. Free some, or set MIBENCH_HOME to a folder on a larger disk."
+        )
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return MissingError(
+            f"{parent} cannot be written ({error.strerror}). Set MIBENCH_HOME to a folder that you may write to."
+        )
+    return error
+
+
+def adopt(
+    work: Path, folder: Path, meta: dict[str, Any], progress: Callable[[int, int], None], leave: Collection[str] = ()
+) -> None:
+    """Publish the arrays that lie in ``work``, made piece by piece, as ``folder``, which is replaced if it exists.
+
+    They are hashed where they lie, never loaded. Files named in ``leave`` are deleted at last: until the folder is in
+    its place a killed call can be repeated. ``progress``: arrays done, of.
+    """
+    arrays = sorted(work.glob("*.npy"))
+    entries = {}
+    for number, path in enumerate(arrays):
+        progress(number, len(arrays))
+        array = open_array(work, path.stem)
+        sync(path)
+        entries[path.stem] = _entry(path, array.shape, array.dtype)
+    progress(len(arrays), len(arrays))
+    _write_index(work, entries, meta)
+    _sync_folder(work)
+    if exists(folder):
+        _set_aside(folder)
+    _publish(work, folder)
+    for name in leave:
+        (folder / name).unlink(missing_ok=True)
 
 
 def sweep(parent: Path) -> None:
@@ -113,16 +143,19 @@ def _fill(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> 
         with path.open("wb") as file:
             np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
             _sync(file.fileno(), file.flush)
-        entries[name] = {
-            "shape": list(array.shape),
-            "dtype": array.dtype.str,
-            "bytes": path.stat().st_size,
-            "sha256": _hash_file(path),
-        }
+        entries[name] = _entry(path, array.shape, array.dtype)
+    _write_index(folder, entries, meta)
+    _sync_folder(folder)
+
+
+def _entry(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
+    return {"shape": list(shape), "dtype": dtype.str, "bytes": path.stat().st_size, "sha256": _hash_file(path)}
+
+
+def _write_index(folder: Path, entries: dict[str, Any], meta: dict[str, Any]) -> None:
     with (folder / INDEX).open("w", encoding="utf-8") as file:
         json.dump({"schema": SCHEMA, "arrays": entries, "meta": meta}, file, indent=1)
         _sync(file.fileno(), file.flush)
-    _sync_folder(folder)
 
 
 def _publish(temporary: Path, folder: Path) -> None:

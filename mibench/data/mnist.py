@@ -62,17 +62,17 @@ def split(track: Track) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of the table for training, test (both ordered by digit) and the shuffled public set."""
     _check_counts(track)
     digits = _digits()[1]
-    private = track.private
+    private = sources.counts(track)
     train: list[int] = []
     test: list[int] = []
     for digit in range(private.identities):
         rows = shuffled(np.flatnonzero(digits == digit).tolist(), "mnist", "private")
-        train += rows[: private.train_per_identity]
-        test += rows[private.train_per_identity :][: private.test_per_identity]
+        train += rows[: private.train]
+        test += rows[private.train :][: private.test]
     by_digit = [
         shuffled(np.flatnonzero(digits == digit).tolist(), "mnist", "public") for digit in range(DIGITS, 2 * DIGITS)
     ]
-    balanced = [row for rows in zip(*by_digit, strict=True) for row in rows][: track.public.images]
+    balanced = [row for rows in zip(*by_digit, strict=True) for row in rows][: private.public]
     return np.array(train), np.array(test), np.array(shuffled(balanced, "mnist", "public order"))
 
 
@@ -91,10 +91,10 @@ def problems(track: Track) -> list[str]:
 def _check_counts(track: Track) -> None:
     sources.one_channel(track)
     sources.nothing_generated(track)
-    private = track.private
-    sources.at_most(track, "private digits", private.identities, DIGITS)
-    sources.at_most(track, "images per digit", private.train_per_identity + private.test_per_identity, EACH)
-    sources.at_most(track, "public images", track.public.images, DIGITS * EACH)
+    asked = sources.counts(track)
+    sources.at_most(track, "private digits", asked.identities, DIGITS)
+    sources.at_most(track, "images per digit", asked.train + asked.test, EACH)
+    sources.at_most(track, "public images", asked.public, DIGITS * EACH)
     if track.resolution < SIDE or track.resolution % 2:
         raise UserError(
             f"Track {track.id!r} has resolution {track.resolution}, but digits are padded from {SIDE} "

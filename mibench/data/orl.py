@@ -47,15 +47,15 @@ class Person:
 
 def split(track: Track) -> tuple[list[Person], list[Person]]:
     """Private people in label order, and public ones, whose photos are all in ``train``."""
-    private = track.private
-    per_person = private.train_per_identity + private.test_per_identity
+    private = sources.counts(track)
+    per_person = private.train + private.test
     sources.at_most(track, "private identities (one must stay public)", private.identities, PEOPLE - 1)
     sources.at_most(track, "photos per identity", per_person, PHOTOS)
     order = shuffled(range(1, PEOPLE + 1), "orl", "people")
     chosen = []
     for folder in order[: private.identities]:
         photos = shuffled(range(1, PHOTOS + 1), "orl", "photos", folder)
-        train, test = photos[: private.train_per_identity], photos[private.train_per_identity : per_person]
+        train, test = photos[: private.train], photos[private.train : per_person]
         chosen.append(Person(folder, tuple(train), tuple(test)))
     everything = tuple(range(1, PHOTOS + 1))
     return chosen, [Person(folder, everything, ()) for folder in order[private.identities :]]
@@ -82,7 +82,7 @@ def describe(track: Track) -> dict[str, Any]:
             for p in private
         ],
         "public": [[hashes[_name(p.folder, i)] for i in p.train] for p in public],
-        "augmented": {"images": track.public.images - generated, **AUGMENTATION},
+        "augmented": {"images": sources.counts(track).public - generated, **AUGMENTATION},
         "generated": {
             "images": generated,
             "seed": GENERATOR_SEED,
@@ -184,7 +184,8 @@ def resized(image: np.ndarray, size: int) -> np.ndarray:
 def _public(track: Track, people: list[Person], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     generated = _generated(track)
     crops = [crop(p.folder, i) for p in people for i in p.train]
-    copies = track.public.images - generated
+    wanted = sources.counts(track).public
+    copies = wanted - generated
     images = [augmented(crops[i % len(crops)], i, track.resolution) for i in range(copies)]
     parts = [stack(images)] if copies else []
     if generated:
@@ -192,12 +193,12 @@ def _public(track: Track, people: list[Person], labels: np.ndarray) -> tuple[np.
 
         parts.append(sample_faces(generated, GENERATOR_SEED, track.resolution))
     numbers = np.concatenate([np.resize(labels, copies), np.full(generated, -1, np.int64)])
-    order = shuffled(range(track.public.images), "orl", "public order")
+    order = shuffled(range(wanted), "orl", "public order")
     return np.concatenate(parts)[order], numbers[order]
 
 
 def _generated(track: Track) -> int:
-    return round(track.public.images * track.public.generated_share)
+    return round(sources.counts(track).public * track.public.generated_share)
 
 
 def _name(folder: int, photo: int) -> str:

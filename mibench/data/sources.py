@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,6 +29,26 @@ class Source(Protocol):
 
     def problems(self, track: Track) -> list[str]:
         """What is missing or damaged, in sentences."""
+
+
+class Counts(NamedTuple):
+    """How many identities, images of each and public images a track asks its source for."""
+
+    identities: int
+    train: int
+    test: int
+    public: int
+
+
+def counts(track: Track) -> Counts:
+    """The track's counts, which a source that comes with a package needs. Raises UserError if one is not given."""
+    private, public = track.private, track.public
+    if private.train_per_identity is None or private.test_per_identity is None or public.images is None:
+        raise UserError(
+            f"Track {track.id!r} needs private.train_per_identity, private.test_per_identity and public.images: its "
+            f"source {track.source!r} does not say how many. Add them in registry.yaml."
+        )
+    return Counts(private.identities, private.train_per_identity, private.test_per_identity, public.images)
 
 
 def package_folder(name: str) -> Path | None:

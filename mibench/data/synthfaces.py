@@ -90,7 +90,7 @@ def describe(track: Track) -> dict[str, Any]:
         "public": {
             "first": FIRST_PUBLIC,
             "identities": _public_identities(track),
-            "images": track.public.images,
+            "images": sources.counts(track).public,
         },
     }
 
@@ -98,16 +98,16 @@ def describe(track: Track) -> dict[str, Any]:
 def build(track: Track) -> Arrays:
     """Private identities 0, 1, ...: their first images train, the next ones test. Others are public."""
     _check_counts(track)
-    private, people = track.private, _public_identities(track)
+    private, people = sources.counts(track), _public_identities(track)
 
     def images(identities: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         return faces(identities, numbers, track.resolution, SEED)
 
-    train_labels = np.repeat(np.arange(private.identities), private.train_per_identity)
-    test_labels = np.repeat(np.arange(private.identities), private.test_per_identity)
-    train_numbers = np.tile(np.arange(private.train_per_identity), private.identities)
-    test_numbers = private.train_per_identity + np.tile(np.arange(private.test_per_identity), private.identities)
-    order = np.array(shuffled(range(track.public.images), "synthfaces", "public order"))
+    train_labels = np.repeat(np.arange(private.identities), private.train)
+    test_labels = np.repeat(np.arange(private.identities), private.test)
+    train_numbers = np.tile(np.arange(private.train), private.identities)
+    test_numbers = private.train + np.tile(np.arange(private.test), private.identities)
+    order = np.array(shuffled(range(private.public), "synthfaces", "public order"))
     public_labels = order % people
     public = images(FIRST_PUBLIC + public_labels, order // people)
     return {
@@ -307,7 +307,7 @@ def _mix(words: np.ndarray) -> np.ndarray:
 
 
 def _public_identities(track: Track) -> int:
-    return min(track.public.identities or _DEFAULT_PUBLIC_IDENTITIES, track.public.images)
+    return min(track.public.identities or _DEFAULT_PUBLIC_IDENTITIES, sources.counts(track).public)
 
 
 def _check_counts(track: Track) -> None:

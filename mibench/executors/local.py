@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,14 @@ class LocalExecutor:
     """``slots`` are devices, each running one stage at a time: ``["cpu", "cpu"]`` or ``["cuda:0"]``.
 
     Workers never touch the database; they publish artefacts. Interrupting stops starting and ends the workers;
-    finished stages stay, and what a killed worker had saved is resumed by the next run.
+    finished stages stay, and what a killed worker had saved is resumed by the next run. ``tracks``: by id, as they were
+    planned; a worker reads those it is not given from the registry.
     """
 
-    def __init__(self, home: Path, slots: list[str], listener: Listener) -> None:
-        self._home, self._slots, self._listener = home, slots, listener
+    def __init__(
+        self, home: Path, slots: list[str], listener: Listener, tracks: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
+        self._home, self._slots, self._listener, self._tracks = home, slots, listener, tracks or {}
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._running: dict[str, tuple[subprocess.Popen[str], str, Path]] = {}
 
@@ -80,7 +83,8 @@ class LocalExecutor:
 
     def _start(self, stage: Stage, device: str, scratch: Path) -> None:
         request = scratch / f"{stage.key}.json"
-        request.write_text(json.dumps({"home": str(self._home), "device": device, "stage": asdict(stage)}))
+        asked = {"home": str(self._home), "device": device, "stage": asdict(stage)}
+        request.write_text(json.dumps(asked | {"track": self._tracks.get(stage.track)}))
         log = self._home / "logs" / f"{stage.kind}-{stage.key[:16]}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}

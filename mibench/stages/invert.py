@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mibench.contracts import AttackContext, Reconstruction
+from mibench.contracts import AttackContext, ImageSet, Reconstruction
 from mibench.errors import StageFailed
 from mibench.images import write_png
 from mibench.oracle import Oracle
-from mibench.stages.job import Job, save_tensors
+from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
 from mibench.store.atomic import write_json
 from mibench.training import Loop
@@ -26,7 +26,7 @@ LARGEST_BLOCK = 60  # identities; a crash costs at most one block
 class _Context(AttackContext):
     def __init__(self, job: Job, artifact: dict[str, Tensor]) -> None:
         self._tools = job.tools  # not the job, which leads to private images
-        self.device, self.track, self.public = job.device, job.info, job.public
+        self.device, self.track, self._public = job.device, job.info, job.public
         self.stream = self._tools.stream  # type: ignore[method-assign]
         self.load_weights = self._tools.load_weights  # type: ignore[method-assign]
         self.images_per_identity = job.track.attack.images_per_identity
@@ -34,6 +34,10 @@ class _Context(AttackContext):
         self.artifact = artifact
         self.seed = job.stage.seed
         self.where = ""
+
+    @property
+    def public(self) -> ImageSet:  # type: ignore[override]
+        return existing(self._public, self.track.id)
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
         return self._tools.loop(name, steps, state)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mibench.contracts import ImageSet, Rng, TrackInfo
-from mibench.data import TrackData, load
-from mibench.errors import StageFailed, UserError
+from mibench.data import TrackData, load, no_public_images
+from mibench.errors import MissingError, StageFailed, UserError
 from mibench.identity import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
@@ -149,7 +149,10 @@ class Job:
         return image_set(images, labels, num_classes, self.device)
 
     @cached_property
-    def public(self) -> ImageSet:
+    def public(self) -> ImageSet | None:
+        """The track's public images; None if it has none."""
+        if not self.data.has_public:
+            return None
         return self.images(*self.data.public(), self.track.private.identities)
 
     def private_train(self) -> ImageSet:
@@ -163,6 +166,13 @@ class Job:
 def image_set(images: np.ndarray, labels: np.ndarray, num_classes: int, device: torch.device) -> ImageSet:
     """uint8 arrays -> images, kept as bytes, and labels, on the device."""
     return ImageSet(Pixels.of(images, device), torch.from_numpy(np.array(labels)).to(device), num_classes)
+
+
+def existing(public: ImageSet | None, track: str) -> ImageSet:
+    """The public images, for whoever needs them. Raises MissingError if the track has none."""
+    if public is None:
+        raise MissingError(no_public_images(track))
+    return public
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

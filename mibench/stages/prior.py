@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from mibench.contracts import PriorContext, PriorModel
+from mibench.contracts import ImageSet, PriorContext, PriorModel
 from mibench.oracle import Oracle
-from mibench.stages.job import Job, load_weights, save_weights
+from mibench.stages.job import Job, existing, load_weights, save_weights
 from mibench.training import Loop
 
 
 class _Context(PriorContext):
     def __init__(self, job: Job, oracle: Oracle | None) -> None:
         self._tools = job.tools  # not the job, which leads to private images
-        self.device, self.track, self.public, self.oracle = job.device, job.info, job.public, oracle
+        self.device, self.track, self._public, self.oracle = job.device, job.info, job.public, oracle
         self.stream = self._tools.stream  # type: ignore[method-assign]
         self.load_weights = self._tools.load_weights  # type: ignore[method-assign]
+
+    @property
+    def public(self) -> ImageSet:  # type: ignore[override]
+        return existing(self._public, self.track.id)
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
         return self._tools.loop(name, steps, state)

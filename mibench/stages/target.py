@@ -7,7 +7,7 @@ from typing import Any
 from mibench.contracts import ImageSet, TrainContext
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
-from mibench.stages.job import Job, image_set, predict, save_weights
+from mibench.stages.job import Job, existing, image_set, predict, save_weights
 from mibench.training import Loop, LoopHooks, Recipe, fit_classifier
 
 
@@ -22,7 +22,7 @@ class _Context(TrainContext):
         self.data = job.private_train()
         labelled = job.data.public_labelled()
         self._labelled = job.images(*labelled) if labelled else None
-        self._public = job.data.public()
+        self._public = job.data.public() if job.data.has_public else None
         self.notes: dict[str, float | str] = {}
         job.seed_weights()  # last: what came before may have used torch's global generator
         self.net = defense.build(self.new_network(job.info.num_classes)).to(job.device)
@@ -40,7 +40,8 @@ class _Context(TrainContext):
         return fit_classifier(net, data, self.recipe, self.stream, self.loop, name)
 
     def public(self) -> ImageSet:
-        return image_set(*self._public, self.track.num_classes, self.device)
+        images = image_set(*self._public, self.track.num_classes, self.device) if self._public else None
+        return existing(images, self.track.id)
 
     def public_labelled(self) -> ImageSet | None:
         return self._labelled

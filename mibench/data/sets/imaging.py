@@ -1,0 +1,84 @@
+"""Bytes to pixels: decoding with every damage named, and the exact preprocessing of the protocols.
+
+All operations are Pillow's on 8-bit images. torchvision's transforms of Pillow images (``Resize``, ``CenterCrop``) call
+the same functions with the same sizes; tests/unit/test_sets.py compares them. Importing Pillow alone keeps torch out of
+the decoding processes.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mibench.data.sets.base import Step
+
+Box = tuple[int, int, int, int]
+
+
+class DamagedImage(Exception):
+    """Bytes that are no whole image; the message says what Pillow met."""
+
+
+def decode(content: bytes, mode: str, upright: bool = False) -> Image.Image:
+    """A whole image in ``mode``; ``upright`` turns a photo as its camera noted. Raises DamagedImage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                image.load()
+                turned = ImageOps.exif_transpose(image) if upright else image
+                return to_mode(turned, mode)
+    except Image.UnidentifiedImageError:
+        what = "the file is empty" if not content else "not an image"
+        raise DamagedImage(what) from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DamagedImage(str(error) or type(error).__name__) from None
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """RGB or 8-bit grey. 16-bit grey is scaled to 8 bits (Pillow would cut it off); transparency lies on white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, np.float64)
+        if image.mode == "F" or values.max(initial=0) > 255:
+            values = values * (255 / 65535 if image.mode != "F" else 255 / max(values.max(initial=0), 1e-12))
+        image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def apply(image: Image.Image, steps: Iterable[Step], box: Box | None = None) -> np.ndarray:
+    """The preprocessed image, uint8 (C, H, W). Steps:
+
+    ``("crop", left, top, right, bottom)``; ``("box",)`` crops to the image's bounding box, if it has one;
+    ``("centre", n)`` is torchvision's ``CenterCrop(n)`` of an image that is not smaller; ``("resize", n)`` its
+    ``Resize((n, n))``, bilinear; ``("shorter", n)`` its ``Resize(n)``, which keeps the aspect ratio.
+    """
+    for name, *values in steps:
+        if name == "crop":
+            image = image.crop(tuple(values))  # type: ignore[arg-type]
+        elif name == "box":
+            image = image.crop(box) if box else image
+        elif name == "centre":
+            (n,) = values
+            left, top = round((image.width - n) / 2), round((image.height - n) / 2)
+            image = image.crop((left, top, left + n, top + n))
+        elif name in ("resize", "shorter"):
+            (n,) = values
+            size = (n, n) if name == "resize" else _shorter(image.size, n)
+            image = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+        else:
+            raise ValueError(f"There is no preprocessing step {name!r}.")
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _shorter(size: tuple[int, int], n: int) -> tuple[int, int]:
+    width, height = size
+    return (n, int(n * height / width)) if width <= height else (int(n * width / height), n)

@@ -18,6 +18,11 @@ def write_png(image: Tensor, path: Path) -> None:
 
 def read_png(path: Path, channels: int) -> Tensor:
     """(channels, H, W) float in [0, 1]."""
+    return read_bytes(path, channels).float() / 255
+
+
+def read_bytes(path: Path, channels: int) -> Tensor:
+    """(channels, H, W) uint8."""
     with Image.open(path) as image:
         pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1).copy()).float() / 255
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1).copy())

@@ -23,7 +23,7 @@ class Evidence:
     sealed test images.
     """
 
-    images: Tensor
+    images: Tensor | Pixels
     label: Tensor
     selected: Tensor
     logits: Tensor

@@ -9,7 +9,7 @@ from torch.nn import functional
 from mibench.metrics.distributions import frechet_distance
 from mibench.metrics.evidence import Evidence, macro, nearest_private
 from mibench.metrics.weights import missing
-from mibench.pixels import Pixels
+from mibench.pixels import Pixels, subset
 from mibench.records import MetricValue
 
 FID_MINIMUM = 5000
@@ -36,7 +36,9 @@ def d_face(e: Evidence) -> MetricValue:
 
     label = e.label[e.selected]
     with torch.inference_mode():
-        distance, _ = nearest_private(embed(e.images[e.selected]), label, embed(e.private_images), e.private_labels)
+        distance, _ = nearest_private(
+            embed(subset(e.images, e.selected)), label, embed(e.private_images), e.private_labels
+        )
     return macro(distance, label)
 
 
@@ -49,9 +51,10 @@ def lpips(e: Evidence) -> MetricValue:
     private = torch.cat([_resized(chunk, 64) for chunk in e.private_images.split(_BATCH)]) * 2 - 1
     values = []
     with torch.inference_mode():
-        for image, label in zip(_resized(e.images, 64) * 2 - 1, e.label, strict=True):
-            own = private[e.private_labels == label]
-            values.append(net(image.expand_as(own), own).min())
+        for chunk, labels in zip(e.images.split(_BATCH), e.label.split(_BATCH), strict=True):
+            for image, label in zip(_resized(chunk, 64) * 2 - 1, labels, strict=True):
+                own = private[e.private_labels == label]
+                values.append(net(image.expand_as(own), own).min())
     return macro(torch.stack(values), e.label)
 
 
@@ -78,9 +81,9 @@ def face_rate(e: Evidence) -> MetricValue:
     from facenet_pytorch import MTCNN
 
     detector = MTCNN(image_size=160, keep_all=False, post_process=False, device="cpu")
-    pixels = (_resized(e.images, 160) * 255).round().byte().permute(0, 2, 3, 1).cpu()
     found: list[float] = []
-    for chunk in pixels.split(_BATCH):
-        boxes, _ = detector.detect([image.numpy() for image in chunk])
+    for chunk in e.images.split(_BATCH):
+        pixels = (_resized(chunk, 160) * 255).round().byte().permute(0, 2, 3, 1).cpu()
+        boxes, _ = detector.detect([image.numpy() for image in pixels])
         found += [float(box is not None) for box in boxes]
     return macro(torch.tensor(found), e.label.cpu())

@@ -7,11 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from mibench.images import read_png
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
 from mibench.pixels import Pixels
@@ -52,31 +51,29 @@ def run(job: Job) -> dict[str, Any]:
 
 def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence:
     folder, _ = job.parent("evaluator")
-    evaluator = job.network(job.track.evaluator.arch)
+    evaluator = job.evaluator()
     load_weights(evaluator, folder / "model.safetensors")
     evaluator = evaluator.to(job.device).eval()
     utility, _ = job.parent("utility")
     answers = load_file(utility / "logits.safetensors")
-    private = job.private_train()
-    images = _read(job, invert, [entry["file"] for entry in entries])
-    initial = _read(job, invert, [entry["file"].replace("images/", "initial/", 1) for entry in entries])
-    logits, features = predict(evaluator, images)
-    initial_logits, _ = predict(evaluator, initial)
-    _, private_features = predict(evaluator, private.images)
+    private, labels = job.data.private_train()
+    seen, _ = job.data.private_train("evaluator")
+    files = [invert / entry["file"] for entry in entries]
+    initial_files = [invert / entry["file"].replace("images/", "initial/", 1) for entry in entries]
+    images, initial = (Pixels.read(part, job.track.channels, job.device) for part in (files, initial_files))
+    logits, features = predict(evaluator, job.evaluator_inputs(images))
+    initial_logits, _ = predict(evaluator, job.evaluator_inputs(initial))
+    _, private_features = predict(evaluator, job.evaluator_inputs(Pixels.of(seen, job.device)))
     return Evidence(
-        images.cpu(),
+        images.to("cpu"),
         torch.tensor([entry["label"] for entry in entries]),
         torch.tensor([entry["selected"] for entry in entries]),
         logits.cpu(),
         features.cpu(),
         initial_logits.cpu(),
-        Pixels.of(job.data.private_train()[0], torch.device("cpu")),
-        private.labels.cpu(),
+        Pixels.of(private, torch.device("cpu")),
+        torch.from_numpy(np.array(labels)),
         private_features.cpu(),
         answers["logits"],
         answers["labels"],
     )
-
-
-def _read(job: Job, folder: Path, files: list[str]) -> Tensor:
-    return torch.stack([read_png(folder / name, job.track.channels) for name in files]).to(job.device)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
+from mibench.contracts import ImageSet
+from mibench.pixels import Pixels
 from mibench.stages.job import Job, predict, save_weights
 from mibench.training import fit_classifier
 
 
 def run(job: Job) -> dict[str, Any]:
     """Writes ``model.safetensors``. The evaluator sees the sealed test images too: it judges, it is not judged."""
-    splits = [job.data.private_train(), job.data.private_test()]
-    images, labels = (np.concatenate(parts) for parts in zip(*splits, strict=True))
-    data = job.images(images, labels, job.track.private.identities)
+    splits = [job.data.private_train("evaluator"), job.data.private_test("evaluator")]
+    arrays, labels = (np.concatenate(parts) for parts in zip(*splits, strict=True))
+    images = job.evaluator_inputs(Pixels.of(arrays, job.device))
+    data = ImageSet(images, torch.from_numpy(labels).to(job.device), job.track.private.identities)
     job.seed_weights()
     recipe = job.track.evaluator
-    net = job.network(recipe.arch).to(job.device)
+    net = job.evaluator().to(job.device)
     fit_classifier(net, data, recipe, job.stream, job.loop, "evaluator")
     save_weights(net, job.workdir / "model.safetensors")
-    logits, _ = predict(net, data.images)
+    logits, _ = predict(net, images)
     return {"accuracy_on_its_training_images": float((logits.argmax(1) == data.labels).float().mean())}

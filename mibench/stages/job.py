@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mibench.contracts import ImageSet, Rng, TrackInfo
-from mibench.data import TrackData, load, no_public_images
+from mibench.data import TrackData, View, load, no_public_images
 from mibench.errors import MissingError, StageFailed, UserError
 from mibench.identity import stream_seed
 from mibench.nets import build_classifier
@@ -155,8 +155,19 @@ class Job:
             return None
         return self.images(*self.data.public(), self.track.private.identities)
 
-    def private_train(self) -> ImageSet:
-        return self.images(*self.data.private_train(), self.track.private.identities)
+    def private_train(self, view: View = "target") -> ImageSet:
+        return self.images(*self.data.private_train(view), self.track.private.identities)
+
+    def evaluator(self) -> Classifier:
+        """A fresh network of the evaluator's architecture, for images of its own resolution."""
+        recipe, track = self.track.evaluator, self.track
+        side = recipe.resolution or track.resolution
+        return build_classifier(recipe.arch, track.private.identities, track.channels, side)
+
+    def evaluator_inputs(self, images: Pixels) -> Pixels:
+        """Images of any side as the evaluator takes them."""
+        recipe = self.track.evaluator
+        return images.resized(recipe.resolution, recipe.resize) if recipe.resolution else images
 
     @property
     def recipe(self) -> Recipe:

@@ -118,6 +118,7 @@ def _features(
     import torch
 
     from mibench.nets import build_classifier
+    from mibench.pixels import Pixels
     from mibench.stages.job import load_weights, predict
 
     key = next(stage.key for stage in record.stages if stage.kind == "evaluator")
@@ -125,8 +126,9 @@ def _features(
         raise MissingError(
             f"The evaluator of run {record.run}, which finds look-alikes, is not in this store. Type: {record.command}"
         )
-    net = build_classifier(track.evaluator.arch, track.private.identities, track.channels, track.resolution)
+    recipe, side = track.evaluator, track.evaluator.resolution or track.resolution
+    net = build_classifier(recipe.arch, track.private.identities, track.channels, side)
     load_weights(net, store.path("evaluator", key) / "model.safetensors")
-    images, labels = data.private_train()
-    _, features = predict(net.eval(), torch.from_numpy(np.array(images)).float() / 255)
+    images, labels = data.private_train("evaluator")
+    _, features = predict(net.eval(), Pixels.of(images, torch.device("cpu")).resized(side, recipe.resize))
     return features.double().numpy(), np.asarray(labels)

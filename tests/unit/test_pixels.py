@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import functional as transforms
 
 from mibench import pixels
 from mibench.contracts import ImageSet
@@ -42,3 +45,24 @@ def test_subsets_of_a_set_of_images() -> None:
     plain = ImageSet(torch.from_numpy(_bytes()).float() / 255, labels, 3).subset(labels == 1)
     assert len(kept) == len(plain) == 2
     assert torch.equal(kept.images[:], plain.images[:]) and torch.equal(kept.labels, plain.labels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [5, 9])
+def test_resizing_is_that_of_the_libraries(tmp_path: Path, channels: int, side: int) -> None:
+    array = np.random.default_rng(1).integers(0, 256, (3, channels, 7, 7), dtype=np.uint8)
+    files = []
+    for n, picture in enumerate(array):
+        files.append(tmp_path / f"{n}.png")
+        Image.fromarray(picture[0] if channels == 1 else picture.transpose(1, 2, 0)).save(files[-1])
+    read = Pixels.read(files, channels, torch.device("cpu"))
+    assert torch.equal(read[:], torch.from_numpy(array).float() / 255)
+    by_pil = read.resized(side, "pil")
+    for n, path in enumerate(files):
+        wanted = np.asarray(Image.open(path).resize((side, side), Image.Resampling.BILINEAR)).reshape(side, side, -1)
+        assert torch.equal(by_pil[n], torch.from_numpy(wanted.transpose(2, 0, 1).copy()).float() / 255)
+    assert by_pil.shape == by_pil[:].shape == (3, channels, side, side)
+    assert torch.equal(by_pil.subset(torch.tensor([2, 0]))[0], by_pil[2])
+    wanted = transforms.resize(read[:], [side, side], antialias=True)
+    torch.testing.assert_close(read.resized(side, "tensor")[:], wanted)
+    assert read.resized(7, "pil")[:].equal(read[:])

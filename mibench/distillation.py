@@ -136,7 +136,8 @@ def prepare_ensemble(oracle: Oracle, ctx: AttackContext, p: EnsembleParams) -> d
 def student_network(arch: str, ctx: AttackContext) -> Classifier:
     """A fresh student for the track's images and classes."""
     track = ctx.track
-    return build_classifier(arch, track.num_classes, track.channels, track.resolution).to(ctx.device)
+    net = build_classifier(arch, track.num_classes, track.channels, track.resolution, track.normalisation)
+    return net.to(ctx.device)
 
 
 class Ensemble:

@@ -151,8 +151,9 @@ class LoopHooks:
 
 
 def plain_loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
-    """Cross-entropy, the mean over the batch."""
-    return functional.cross_entropy(output.logits, batch.labels)
+    """Cross-entropy, the mean over the batch; plus that of an auxiliary head, if the network has one."""
+    loss = functional.cross_entropy(output.logits, batch.labels)
+    return loss + functional.cross_entropy(output.hidden["aux"], batch.labels) if "aux" in output.hidden else loss
 
 
 def steps_per_epoch(recipe: Recipe, images: int) -> int:

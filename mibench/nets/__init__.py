@@ -18,6 +18,16 @@ _CLASSIFIERS = {
     "efficientnet_b0": "mibench.nets.imagenet:EfficientNetB0",
     "efficientnet_b1": "mibench.nets.imagenet:EfficientNetB1",
     "efficientnet_b2": "mibench.nets.imagenet:EfficientNetB2",
+    "mcnn": "mibench.nets.small:MCNN",
+    "scnn": "mibench.nets.small:SCNN",
+    "resnet18": "mibench.nets.imagenet:ResNet18",
+    "resnet34": "mibench.nets.imagenet:ResNet34",
+    "resnet50": "mibench.nets.imagenet:ResNet50",
+    "resnet101": "mibench.nets.imagenet:ResNet101",
+    "resnet152": "mibench.nets.imagenet:ResNet152",
+    "resnest101": "mibench.nets.imagenet:ResNeSt101",
+    "maxvit_t": "mibench.nets.imagenet:MaxViTT",
+    "inception_v3": "mibench.nets.imagenet:InceptionV3",
     "densenet121": "mibench.nets.imagenet:DenseNet121",
     "densenet161": "mibench.nets.imagenet:DenseNet161",
     "densenet169": "mibench.nets.imagenet:DenseNet169",
@@ -36,8 +46,16 @@ def classifier_type(arch: str) -> type[Classifier]:
     return network
 
 
-def build_classifier(arch: str, num_classes: int, channels: int, resolution: int) -> Classifier:
-    """A fresh classifier. Raises UserError for an unknown architecture."""
+def build_classifier(
+    arch: str,
+    num_classes: int,
+    channels: int,
+    resolution: int,
+    normalisation: tuple[float, float] | None = None,
+) -> Classifier:
+    """A fresh classifier; ``normalisation`` is the mean and std that it takes from pixels. Raises UserError for an
+    unknown architecture."""
     make: Any = classifier_type(arch)
     network: Classifier = make(num_classes, channels=channels, resolution=resolution)
+    network.normalisation = normalisation
     return network

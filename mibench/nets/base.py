@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,15 @@ class Classifier(nn.Module):
     """Base of targets and evaluators. Images are (N, C, H, W) float in [0, 1]; any normalisation is inside.
 
     A subclass sets ``head`` and implements ``stages``; its stages are what a transfer defense freezes and, unless
-    ``taps`` says otherwise, what a dependency defense regularises.
+    ``taps`` names some, what a dependency defense regularises. ``normalisation``: mean and std of the input.
     """
+
+    taps: ClassVar[tuple[str, ...] | None] = None
+    shortcuts: ClassVar[bool] = False  # whether ``scale_shortcuts`` works
 
     head: nn.Module
     feature_dim: int
+    normalisation: tuple[float, float] | None = None
     _statistics_frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, count: int, statistics: bool = False) -> None:
@@ -51,6 +55,23 @@ class Classifier(nn.Module):
             stage.requires_grad_(False)
         if statistics:
             self._statistics_frozen = tuple(stages[:count])
+
+    def transfer_frozen(self) -> list[nn.Module]:
+        """The parts that TL-DMI freezes in this architecture (Ho et al., CVPR 2024). Raises NotImplementedError where
+        the paper has no rule for it."""
+        raise NotImplementedError(f"TL-DMI has no rule for {type(self).__name__}")
+
+    def freeze_for_transfer(self, statistics: bool = False) -> None:
+        """Stop training the parts that TL-DMI freezes; see ``freeze``."""
+        parts = self.transfer_frozen()
+        for part in parts:
+            part.requires_grad_(False)
+        if statistics:
+            self._statistics_frozen = tuple(parts)
+
+    def scale_shortcuts(self, factor: float) -> Classifier:
+        """This network with the shortcuts of its last stage multiplied by ``factor``; 0 removes them."""
+        raise NotImplementedError(f"{type(self).__name__} has no shortcuts")
 
     def train(self, mode: bool = True) -> Classifier:
         super().train(mode)
@@ -73,8 +94,13 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Output:
         """``rng`` feeds a stochastic head; deterministic classifiers ignore it."""
+        if self.normalisation is not None:
+            mean, std = self.normalisation
+            images = (images - mean) / std
         hidden = self.body(images)
         features = next(reversed(hidden.values()))
+        if self.taps is not None:
+            hidden = {name: hidden[name] for name in self.taps}
         if isinstance(self.head, StochasticHead):
             logits, extra = self.head.sample(features, rng)
             return Output(logits, features, hidden | extra)

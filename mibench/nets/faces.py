@@ -65,6 +65,10 @@ class VGG16(Classifier):
             yield f"stage{index}", stage
         yield "features", nn.Sequential(*last, self.flatten, self.norm)
 
+    def transfer_frozen(self) -> list[nn.Module]:
+        """Through the eighth convolution, its batch norm and ReLU."""
+        return list(self.convs[:27])
+
 
 class IrUnit(nn.Module):
     """The improved residual unit of ArcFace: BN, conv, PReLU, strided conv, BN; plus its shortcut.
@@ -89,8 +93,10 @@ class IrUnit(nn.Module):
             )
         )
 
+        self.factor = 1.0  # of the shortcut
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.res_layer(x) + self.shortcut_layer(x)
+        return self.res_layer(x) + self.factor * self.shortcut_layer(x)
 
 
 class IrNet(Classifier):
@@ -100,7 +106,10 @@ class IrNet(Classifier):
     The features are the 512 outputs of ``neck`` (BN, dropout 0.5, linear, BN), not normalised in length.
     """
 
+    taps = ("stage1", "stage2", "stage3", "stage4", "features")
+    shortcuts = True
     depths: ClassVar[tuple[int, int, int, int]]
+    transfer_units: ClassVar[int] = 0  # residual units that TL-DMI freezes, after the stem
     expected_resolution: ClassVar[int] = 64
     published_names: ClassVar[dict[str, str]] = {
         "feature.input_layer": "stem",
@@ -140,17 +149,31 @@ class IrNet(Classifier):
             start += depth
         yield "features", self.neck
 
+    def transfer_frozen(self) -> list[nn.Module]:
+        """The stem and the first units. The released code means to freeze the stem too and misses it by a typing
+        error; 1,920 parameters."""
+        if not self.transfer_units:
+            return super().transfer_frozen()
+        return [self.stem, *self.units[: self.transfer_units]]
+
+    def scale_shortcuts(self, factor: float) -> Classifier:
+        for unit in self.units[-self.depths[-1] :]:
+            unit.factor = factor  # type: ignore[assignment]
+        return self
+
 
 class IR152(IrNet):
     """IR-152 at 64 pixels, 50 units (62.60 M parameters for K = 1000)."""
 
     depths = (3, 8, 36, 3)
+    transfer_units = 47
 
 
 class FaceNet64(IrNet):
     """IR-50 at 64 pixels, 24 units; "face.evoLVe" in the papers (35.44 M parameters for K = 1000)."""
 
     depths = (3, 4, 14, 3)
+    transfer_units = 6
 
 
 class FaceNet112(IrNet):

@@ -1,21 +1,25 @@
-"""torchvision's EfficientNets and DenseNets as classifiers: students, surrogates, pretrained on ImageNet or not.
+"""torchvision's EfficientNets, DenseNets, ResNets, MaxViT and Inception, and timm's ResNeSt, as classifiers: targets,
+evaluators, students, surrogates, pretrained on ImageNet or not.
 
-They take pixels in [0, 1] as they are, of 32 or 64 pixels (any multiple of 32), in one or three channels; grey is
-repeated to three. ``backbone`` is everything but the head, under torchvision's names: it loads torchvision's own
-checkpoint files with ``mibench.nets.published.load_published``, or ``ctx.load_weights(net.backbone, id)``.
+They take pixels in [0, 1], normalised where the track says so, of any multiple of 32 pixels (MaxViT: 224, Inception:
+299), in one or three channels; grey is repeated to three. ``backbone`` is everything but the head, under the library's
+names: it loads the library's own checkpoint files with ``mibench.nets.published.load_published``, or
+``ctx.load_weights(net.backbone, id)``.
 """
 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torchvision
 from torch import Tensor, nn
 
-from mibench.errors import UserError
+from mibench.errors import MissingError, UserError
 from mibench.nets.base import Classifier
+from mibench.nets.skips import narrow_last_block, scale
 
 
 class Colour(nn.Module):
@@ -28,17 +32,20 @@ class Colour(nn.Module):
 class Backbone(nn.Module):
     """A torchvision network's ``features``. The published head, for 1000 classes, is left aside when loading."""
 
-    published_unused: ClassVar[tuple[str, ...]] = ("classifier",)
+    published_unused: ClassVar[tuple[str, ...]] = ("classifier", "fc")
 
-    def __init__(self, features: nn.Sequential) -> None:
+    def __init__(self, features: nn.Sequential, flat: bool = False) -> None:
         super().__init__()
         self.features = features
+        self._flat = flat  # the file has the parts of ``features`` at its top level
 
     @property
     def published_names(self) -> dict[str, str]:
         """torchvision's DenseNet files are older than its code: they say ``norm.1`` where the code says ``norm1``."""
         ours = {name.rpartition(".")[0] for name in self.state_dict()}
-        return {re.sub(r"(denselayer\d+\.\w+)(\d)$", r"\1.\2", name): name for name in ours if "denselayer" in name}
+        older = {re.sub(r"(denselayer\d+\.\w+)(\d)$", r"\1.\2", name): name for name in ours if "denselayer" in name}
+        parts = {name: f"features.{name}" for name, _ in self.features.named_children()} if self._flat else {}
+        return older | parts
 
 
 class ImageNetClassifier(Classifier):
@@ -56,14 +63,23 @@ class ImageNetClassifier(Classifier):
                 f"{type(self).__name__} takes images in 1 or 3 channels whose side is a multiple of 32 pixels; found "
                 f"{channels} channels of {resolution} pixels. Use another track or another architecture."
             )
-        whole = getattr(torchvision.models, self.arch)(weights=None)
+        whole = self.whole()
         width = whole.get_submodule(self.classifier).in_features
-        self.backbone = Backbone(whole.features)
+        self.backbone = self.trunk(whole)
         self.colour = Colour()
         pool = [nn.AdaptiveAvgPool2d(1)] if self.pooled else []
         self.pool = nn.Sequential(*(part() for part in self.tail), *pool, nn.Flatten())
         self.feature_dim = width * (1 if self.pooled else (resolution // 32) ** 2)
         self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
+
+    @classmethod
+    def whole(cls) -> Any:
+        """The library's network, with fresh weights."""
+        return getattr(torchvision.models, cls.arch)(weights=None)
+
+    @classmethod
+    def trunk(cls, whole: Any) -> Backbone:
+        return Backbone(whole.features)
 
     @property
     def published_names(self) -> dict[str, str]:
@@ -105,17 +121,27 @@ class EfficientNetB2(EfficientNetB0):
 class DenseNet121(ImageNetClassifier):
     """1024 features (Huang et al., CVPR 2017)."""
 
+    taps = ("stage1", "stage2", "stage3", "stage4")
+    shortcuts = True
     arch, classifier = "densenet121", "classifier"
     tail: ClassVar[tuple[type[nn.Module], ...]] = (nn.ReLU,)
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        """Cut after ``pool0`` and after each transition."""
-        start, stage = 0, 0
+        """Cut after ``pool0``, after each dense block and after each transition."""
+        start = 0
         names = [name for name, _ in self.backbone.features.named_children()]
         for end, name in enumerate(names, start=1):
-            if name == "pool0" or name.startswith("transition") or end == len(names):
-                yield f"stage{stage}" if stage else "stem", self.backbone.features[start:end]
-                start, stage = end, stage + 1
+            ours = {"pool0": "stem", names[-1]: "norm"}.get(name, name.replace("denseblock", "stage"))
+            if ours != name or name.startswith("transition"):
+                yield ours, self.backbone.features[start:end]
+                start = end
+
+    def scale_shortcuts(self, factor: float) -> Classifier:
+        """The last block keeps this share of the channels before it; at 1 nothing changes."""
+        if factor != 1:
+            self.feature_dim = narrow_last_block(self.backbone.features, factor)
+            self.head = nn.Linear(self.feature_dim, cast(nn.Linear, self.head).out_features)
+        return self
 
 
 class DenseNet161(DenseNet121):
@@ -133,7 +159,7 @@ class DenseNet169(DenseNet121):
 class DenseNet121Flat(DenseNet121):
     """The last feature map flattened, without pooling and without the ReLU before it: 4096 features at 64 pixels."""
 
-    tail, pooled = (), False
+    tail, pooled, shortcuts = (), False, False
 
 
 class DenseNet161Flat(DenseNet121Flat):
@@ -146,3 +172,146 @@ class DenseNet169Flat(DenseNet121Flat):
     """6656 features at 64 pixels."""
 
     arch = "densenet169"
+
+
+class ResNet18(ImageNetClassifier):
+    """512 features (He et al., CVPR 2016; torchvision's, with its stride in the 3x3 convolution)."""
+
+    taps = ("stage1", "stage2", "stage3", "stage4")
+    shortcuts = True
+    arch, classifier, tail = "resnet18", "fc", ()
+    parts: ClassVar[dict[str, str]] = {f"layer{n}": f"stage{n}" for n in (1, 2, 3, 4)}
+
+    @classmethod
+    def trunk(cls, whole: Any) -> Backbone:
+        named = [(name, part) for name, part in whole.named_children() if name not in ("avgpool", "global_pool", "fc")]
+        return Backbone(nn.Sequential(OrderedDict(named)), flat=True)
+
+    @property
+    def published_names(self) -> dict[str, str]:
+        inner = {published: f"backbone.{name}" for published, name in self.backbone.published_names.items()}
+        return inner | {self.classifier: "head"}
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        features = self.backbone.features
+        first = next(i for i, (name, _) in enumerate(features.named_children()) if name == "layer1")
+        yield "stem", nn.Sequential(self.colour, *features[:first])
+        for name, ours in self.parts.items():
+            yield ours, features.get_submodule(name)
+        yield "features", self.pool
+
+    def transfer_frozen(self) -> list[nn.Module]:
+        """Everything before the last stage."""
+        return list(self.backbone.features[:-1])
+
+    def scale_shortcuts(self, factor: float) -> Classifier:
+        scale(self.backbone.features[-1], factor)
+        return self
+
+
+class ResNet34(ResNet18):
+    arch = "resnet34"
+
+
+class ResNet50(ResNet18):
+    """2048 features, as the deeper ones."""
+
+    arch = "resnet50"
+
+
+class ResNet101(ResNet18):
+    arch = "resnet101"
+
+
+class ResNet152(ResNet18):
+    arch = "resnet152"
+
+
+class ResNeSt101(ResNet18):
+    """2048 features (Zhang et al., CVPR workshops 2022), timm's."""
+
+    arch = "resnest101"
+
+    @classmethod
+    def whole(cls) -> Any:
+        try:
+            from timm import create_model
+        except ImportError:
+            raise MissingError("ResNeSt-101 is timm's. Type: pip install 'mibench[timm]'") from None
+        return create_model("resnest101e", pretrained=False)
+
+    def transfer_frozen(self) -> list[nn.Module]:
+        """Everything before the sixteenth block of the third stage."""
+        *first, third, _ = self.backbone.features
+        return [*first, *cast(nn.Sequential, third)[:15]]
+
+
+class MaxViTT(ImageNetClassifier):
+    """512 features (Tu et al., ECCV 2022): pooled, normalised, one linear layer and tanh; 224 pixels."""
+
+    taps = ("stage1", "stage2", "stage3", "stage4", "features")
+    shortcuts = True
+    arch, classifier, tail = "maxvit_t", "classifier.5", ()
+
+    def __init__(self, num_classes: int, channels: int = 3, resolution: int = 224) -> None:
+        if resolution != 224:
+            raise UserError(f"MaxViT-T takes images of 224 pixels, found {resolution}. Use another track.")
+        super().__init__(num_classes, channels, resolution)
+        self.pool = nn.Sequential()
+        if num_classes == 1000:
+            self.head = nn.Linear(self.feature_dim, num_classes, bias=False)  # as published
+
+    @classmethod
+    def trunk(cls, whole: Any) -> Backbone:
+        parts = [("stem", whole.stem), ("blocks", whole.blocks), ("classifier", whole.classifier[:-1])]
+        backbone = Backbone(nn.Sequential(OrderedDict(parts)), flat=True)
+        backbone.published_unused = ("classifier.5",)  # type: ignore[misc]
+        return backbone
+
+    @property
+    def published_names(self) -> dict[str, str]:
+        inner = {published: f"backbone.{name}" for published, name in self.backbone.published_names.items()}
+        return {self.classifier: "head"} | inner
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        stem, blocks, last = self.backbone.features
+        yield "stem", nn.Sequential(self.colour, stem)
+        for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
+            yield f"stage{index}", block
+        yield "features", last
+
+    def transfer_frozen(self) -> list[nn.Module]:
+        """Everything before the last stage."""
+        stem, blocks, _ = self.backbone.features
+        return [stem, *cast(nn.ModuleList, blocks)[:-1]]
+
+    def scale_shortcuts(self, factor: float) -> Classifier:
+        scale(cast(nn.ModuleList, self.backbone.features[1])[-1], factor)
+        return self
+
+
+class InceptionV3(Classifier):
+    """2048 features at 299 pixels, the evaluator of the 224-pixel protocols (Szegedy et al., CVPR 2016).
+
+    torchvision's network as it comes with ImageNet weights: the input is moved from mean 0.5, std 0.5 to ImageNet's.
+    The auxiliary head keeps 1000 outputs; while training, its logits are in ``hidden`` as ``aux``."""
+
+    def __init__(self, num_classes: int, channels: int = 3, resolution: int = 299) -> None:
+        super().__init__()
+        if resolution != 299:
+            raise UserError(
+                f"Inception-v3 takes images of 299 pixels, found {resolution}. Set the recipe's resolution."
+            )
+        self.net = torchvision.models.inception_v3(weights=None, init_weights=False, transform_input=True)
+        self.colour = Colour()
+        self.feature_dim = 2048
+        self.net.fc = nn.Identity()
+        self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
+
+    @property
+    def published_names(self) -> dict[str, str]:
+        return {name: f"net.{name}" for name, _ in self.net.named_children() if name != "fc"} | {"fc": "head"}
+
+    def body(self, images: Tensor) -> dict[str, Tensor]:
+        out = self.net(self.colour(images))
+        return {"aux": out.aux_logits, "features": out.logits} if self.training else {"features": out}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,17 +46,35 @@ def load_published(net: nn.Module, state: Mapping[str, Any]) -> None:
     the network does without. Raises UserError, and changes nothing, if a tensor is missing, unexpected or of the wrong
     shape; the message gives the published names.
     """
-    names: Mapping[str, str] = getattr(net, "published_names", {})
-    unused: tuple[str, ...] = getattr(net, "published_unused", ())
-    theirs = {name: value for name, value in tensors_in(state).items() if name.split(".")[0] not in unused}
+    load_parts(net, tensors_in(state), getattr(net, "published_names", {}), getattr(net, "published_unused", ()))
+
+
+def load_parts(
+    net: nn.Module,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    unused: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+    optional: bool = False,
+) -> None:
+    """Load tensors with published names into ``net``, in place; see ``load_published``. Parts of ``net`` called
+    ``fresh`` may be missing; if ``optional``, they are loaded where all their shapes fit and else stay as they are."""
+    theirs = {name: value for name, value in tensors.items() if not _is_part(name, unused)}
     ours = {_rename(name, names): value for name, value in theirs.items()}
     expected = net.state_dict()
+    if optional:
+        for part in fresh:
+            own = [key for key in {**ours, **expected} if _is_part(key, (part,))]
+            if any(key not in ours or key not in expected or ours[key].shape != expected[key].shape for key in own):
+                ours = {key: value for key, value in ours.items() if key not in own}
     backwards = {mine: published for published, mine in names.items()}
 
     def published(keys: Iterable[str]) -> list[str]:
         return [_rename(key, backwards) for key in keys]
 
-    missing = published(key for key in expected if key not in ours and not key.endswith(_COUNTER))
+    missing = published(
+        key for key in expected if key not in ours and not key.endswith(_COUNTER) and not _is_part(key, fresh)
+    )
     unexpected = published(key for key in ours if key not in expected)
     mis_shaped = [
         f"{_rename(key, backwards)} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
@@ -76,6 +94,10 @@ def load_published(net: nn.Module, state: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for key, value in ours.items():
             expected[key].copy_(value)
+
+
+def _is_part(name: str, parts: Sequence[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def _rename(key: str, names: Mapping[str, str]) -> str:

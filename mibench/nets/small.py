@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mibench.errors import UserError
 from mibench.nets.base import Classifier
 
 
@@ -57,15 +59,17 @@ class _Residual(nn.Module):
             )
         )
         self.relu = nn.ReLU()
+        self.factor = 1.0  # of the shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.branch(x) + self.shortcut(x))
+        return self.relu(self.branch(x) + self.factor * self.shortcut(x))
 
 
 class SmallResNet(Classifier):
     """The evaluator of the small tracks: stem 5x5, residual stages 24/48/96/128, global average (0.45 M)."""
 
     widths = (24, 48, 96, 128)
+    shortcuts = True
 
     def __init__(self, num_classes: int, channels: int = 1, resolution: int = 32) -> None:
         super().__init__()
@@ -88,3 +92,48 @@ class SmallResNet(Classifier):
         for index, block in enumerate(self.blocks, start=1):
             yield f"stage{index}", block
         yield "features", self.pool
+
+    def scale_shortcuts(self, factor: float) -> Classifier:
+        self.blocks[-1].factor = factor  # type: ignore[assignment]
+        return self
+
+
+class _Digits(Classifier):
+    """conv7x7 (padding 1), conv5x5, conv5x5, each with BN and LeakyReLU 0.2, the first two with a 2x2 maxpool, on one
+    channel of 32 pixels: 32 -> 14 -> 5 -> 1."""
+
+    widths: ClassVar[tuple[int, int, int]]
+
+    def __init__(self, num_classes: int, channels: int = 1, resolution: int = 32) -> None:
+        super().__init__()
+        if (channels, resolution) != (1, 32):
+            raise UserError(
+                f"{type(self).__name__} takes grey images of 32 pixels; found {channels} channels of {resolution} "
+                "pixels. Use another track or another architecture."
+            )
+        sizes, self.parts = (channels, *self.widths), nn.ModuleList()
+        for index, (a, b) in enumerate(pairwise(sizes)):
+            conv = nn.Conv2d(a, b, 7, padding=1) if index == 0 else nn.Conv2d(a, b, 5)
+            pool = [nn.MaxPool2d(2)] if index < 2 else []
+            self.parts.append(nn.Sequential(conv, nn.BatchNorm2d(b), nn.LeakyReLU(0.2), *pool))
+        self.flatten = nn.Flatten()
+        self.feature_dim = self.widths[-1]
+        self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        *first, last = self.parts
+        for index, part in enumerate(first, start=1):
+            yield f"stage{index}", part
+        yield "features", nn.Sequential(last, self.flatten)
+
+
+class MCNN(_Digits):
+    """The MNIST target of KED-MI and BiDO: 256 features."""
+
+    widths = (64, 128, 256)
+
+
+class SCNN(_Digits):
+    """The MNIST evaluator: 512 features. Its first widths are in no source; they are the target's, doubled."""
+
+    widths = (128, 256, 512)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mibench.contracts import ImageSet
+from mibench.nets.initial import load_initial
 from mibench.pixels import Pixels
 from mibench.stages.job import Job, predict, save_weights
 from mibench.training import fit_classifier
@@ -21,8 +22,11 @@ def run(job: Job) -> dict[str, Any]:
     data = ImageSet(images, torch.from_numpy(labels).to(job.device), job.track.private.identities)
     job.seed_weights()
     recipe = job.track.evaluator
-    net = job.evaluator().to(job.device)
+    net = job.evaluator()
+    sha256 = load_initial(net, recipe.arch, recipe.initial, job.tools.imported)
+    net.to(job.device)
     fit_classifier(net, data, recipe, job.stream, job.loop, "evaluator")
     save_weights(net, job.workdir / "model.safetensors")
     logits, _ = predict(net, images)
-    return {"accuracy_on_its_training_images": float((logits.argmax(1) == data.labels).float().mean())}
+    notes = {"notes": {"initial_weights": sha256}} if sha256 else {}
+    return notes | {"accuracy_on_its_training_images": float((logits.argmax(1) == data.labels).float().mean())}

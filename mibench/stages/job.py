@@ -139,8 +139,8 @@ class Job:
 
     def network(self, arch: str, num_classes: int | None = None) -> Classifier:
         """A fresh network for the track's images."""
-        count = num_classes or self.track.private.identities
-        return build_classifier(arch, count, self.track.channels, self.track.resolution)
+        track, count = self.track, num_classes or self.track.private.identities
+        return build_classifier(arch, count, track.channels, track.resolution, track.normalisation)
 
     # --- data ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class Job:
         """A fresh network of the evaluator's architecture, for images of its own resolution."""
         recipe, track = self.track.evaluator, self.track
         side = recipe.resolution or track.resolution
-        return build_classifier(recipe.arch, track.private.identities, track.channels, side)
+        return build_classifier(recipe.arch, track.private.identities, track.channels, side, track.normalisation)
 
     def evaluator_inputs(self, images: Pixels) -> Pixels:
         """Images of any side as the evaluator takes them."""

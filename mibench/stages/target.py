@@ -7,6 +7,7 @@ from typing import Any
 from mibench.contracts import ImageSet, TrainContext
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
+from mibench.nets.initial import load_initial
 from mibench.stages.job import Job, existing, image_set, predict, save_weights
 from mibench.training import Loop, LoopHooks, Recipe, fit_classifier
 
@@ -47,7 +48,10 @@ class _Context(TrainContext):
         return self._labelled
 
     def new_network(self, num_classes: int) -> Classifier:
-        net = build_classifier(self.recipe.arch, num_classes, self.track.channels, self.track.resolution)
+        track, recipe = self.track, self.recipe
+        net = build_classifier(recipe.arch, num_classes, track.channels, track.resolution, track.normalisation)
+        if sha256 := load_initial(net, recipe.arch, recipe.initial, self._tools.imported):
+            self.note(initial_weights=sha256)
         return net.to(self.device)
 
     def note(self, **values: float | str) -> None:

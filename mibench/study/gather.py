@@ -127,7 +127,7 @@ def _features(
             f"The evaluator of run {record.run}, which finds look-alikes, is not in this store. Type: {record.command}"
         )
     recipe, side = track.evaluator, track.evaluator.resolution or track.resolution
-    net = build_classifier(recipe.arch, track.private.identities, track.channels, side)
+    net = build_classifier(recipe.arch, track.private.identities, track.channels, side, track.normalisation)
     load_weights(net, store.path("evaluator", key) / "model.safetensors")
     images, labels = data.private_train("evaluator")
     _, features = predict(net.eval(), Pixels.of(images, torch.device("cpu")).resized(side, recipe.resize))

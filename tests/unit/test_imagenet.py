@@ -119,9 +119,9 @@ def test_feature_sizes_and_stages(arch: str, width: int, channels: int, resoluti
     output = net(torch.empty(2, channels, resolution, resolution, device="meta"))
     assert output.features.shape == (2, expected) and net.feature_dim == expected
     assert output.logits.shape == (2, 7)
-    names = list(output.hidden)
+    names = [name for name, _ in net.stages()]
     assert names[0] == "stem" and names[-1] == "features" and len(names) >= 5
-    assert output.features is output.hidden["features"]
+    assert list(output.hidden) == (names if net.taps is None else list(net.taps))
     of_stages = [id(p) for _, stage in net.stages() for p in stage.parameters()]
     of_head = [id(p) for p in net.head.parameters()]
     assert sorted(of_stages + of_head) == sorted(id(p) for p in net.parameters())

@@ -74,7 +74,6 @@ def test_parameter_counts_are_the_published_ones(
                 architecture,
                 size,
                 {
-                    "stem": (64, size, size),
                     "stage1": (64, size // 2, size // 2),
                     "stage2": (128, size // 4, size // 4),
                     "stage3": (256, size // 8, size // 8),

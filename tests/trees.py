@@ -139,7 +139,8 @@ def dogs(root: Path, train: Sequence[int], test: Sequence[int], size: tuple[int,
             box = root / "Annotation" / stem
             box.parent.mkdir(parents=True, exist_ok=True)
             inner = "".join(
-                f"<{k}>{v + seed % 3}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), (5, 4, 70, 50))
+                f"<{k}>{v + seed % 3}</{k}>"
+                for k, v in zip(("xmin", "ymin", "xmax", "ymax"), (5, 4, 70, 50), strict=True)
             )
             other = "<object><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
             box.write_text(f"<annotation><object><name>x</name><bndbox>{inner}</bndbox></object>{other}</annotation>")

@@ -17,12 +17,7 @@ from mibench.data.sets.base import DataSet, Item, Listing, Problems, View, must,
 from mibench.data.sets.rules import numpy_argsort, ppa_split
 
 IDENTITIES = ("identity_CelebA.txt", "Anno/identity_CelebA.txt")
-IMAGES = (
-    "img_align_celeba/img_align_celeba",
-    "Img/img_align_celeba/img_align_celeba",
-    "img_align_celeba",
-    "Img/img_align_celeba",
-)
+IMAGES = ("img_align_celeba", "Img/img_align_celeba")
 LISTS = {
     "private_train": ("trainset.txt", "celeba_trainset.txt", "private_train.txt"),
     "private_test": ("testset.txt", "celeba_testset.txt", "private_test.txt"),
@@ -158,7 +153,9 @@ class _Files:
     """The images that are there, by stem, read once: asking for 60,000 files one by one is slow."""
 
     def __init__(self, root: Path, problems: Problems) -> None:
-        self.root, self.problems, self.folder = root, problems, must(root, IMAGES)
+        folder = must(root, IMAGES)
+        inner = folder / folder.name  # what unpacking into a folder of the archive's name gives
+        self.root, self.problems, self.folder = root, problems, inner if inner.is_dir() else folder
         self.names = {p.stem: p.name for p in self.folder.iterdir() if p.suffix.lower() in ENDINGS}
 
     def items(self, stems: list[tuple[str, int]], people: Mapping[str, int]) -> list[Item]:

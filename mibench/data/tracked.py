@@ -14,7 +14,8 @@ from mibench.data import cache
 from mibench.data.sets import FOLDER, NONE, SETS, data_set
 from mibench.data.sets import folder as folders
 from mibench.data.sets.base import DataSet
-from mibench.data.sets.build import Progress, build, place
+from mibench.data.sets.build import build, place
+from mibench.data.sets.decoding import Progress
 from mibench.data.sets.prepared import facts, not_prepared
 from mibench.errors import MissingError, UserError
 from mibench.tracks import Track

@@ -448,6 +448,25 @@ def test_missing_images_say_whose(tree: Path, tmp_path: Path) -> None:
     assert "missing in" in said and f"{photo.stem} of identity 2" in said
 
 
+def test_missing_identities_are_named_once(tree: Path, tmp_path: Path) -> None:
+    for name, person in trees.celeba_people(COUNTS):
+        if person in (4, 7):
+            (tree / "img_align_celeba" / name).unlink()
+    folder = tree / "img_align_celeba"
+    assert refused(gmi(), tree, tmp_path / "home") == f"2 identities without any image in {folder}: 4; 7."
+    said = refused(celeba.vmi(identities=3, train=4, counts={}), tree, tmp_path / "home")
+    assert said == f"2 identities without any image in {folder}: 4; 7."
+
+
+def test_an_identity_without_a_test_image_is_named(tree: Path, tmp_path: Path) -> None:
+    train, test = ((tree / name).read_text().splitlines() for name in ("trainset.txt", "testset.txt"))
+    moved = [line for line in test if line.endswith((" 1", " 2"))]
+    (tree / "trainset.txt").write_text("\n".join(train + moved))
+    (tree / "testset.txt").write_text("\n".join(line for line in test if line not in moved))
+    said = refused(gmi(), tree, tmp_path / "home")
+    assert said == "2 identities without an image in private_test: 4 (label 1); 5 (label 2)."
+
+
 def first_line(name: str) -> Callable[[Path], str]:
     return lambda tree: (tree / name).read_text().splitlines()[0]
 
@@ -645,10 +664,10 @@ def test_kill_and_resume_gives_the_same_bytes(
     tree, whole = prepared
     home, script = tmp_path / "home", tmp_path / "prepare.py"
     script.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom mibench.data.sets import build, celeba\n"
-        "write = build._write_rows\n"
+        "import time\nfrom pathlib import Path\nfrom mibench.data.sets import build, celeba, decoding\n"
+        "write = decoding._write_rows\n"
         "def slow(*a):\n    time.sleep(0.1)\n    write(*a)\n"
-        "build._write_rows = slow\n"
+        "decoding._write_rows = slow\n"
         f"tree, home = Path({str(tree)!r}), Path({str(home)!r})\n"
         f"if __name__ == '__main__':\n    build.build(celeba.gmi(**{SMALL!r}), tree, home, jobs={jobs}, chunk=2)\n"
     )
@@ -677,6 +696,21 @@ def test_kill_and_resume_gives_the_same_bytes(
     total = sum(cache.read_index(folder)["meta"]["counts"].values())
     assert total - 2 * done <= len(decoded) <= total - 2 * done + 3
     assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == ["celeba64-gmi"]
+
+
+def test_two_processes_at_once(prepared: tuple[Path, Path], tmp_path: Path) -> None:
+    tree, whole = prepared
+    script = tmp_path / "prepare.py"
+    script.write_text(
+        "from pathlib import Path\nfrom mibench.data.sets import build, celeba\n"
+        f"print(build.build(celeba.gmi(**{SMALL!r}), Path({str(tree)!r}), Path({str(tmp_path)!r}), chunk=2)[1])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script)]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate()[0].strip() for process in started) == ["False", "True"]
+    found = cache.read_index(build.place(tmp_path, "celeba64-gmi"))
+    assert found["arrays"] == cache.read_index(whole)["arrays"]
 
 
 def _children(pid: int) -> list[int]:

@@ -55,8 +55,10 @@ def track(**changes: Any) -> Track:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real names, with few people."""
 
+    real = sets.data_set
+
     def named(name: str) -> Any:
-        return SMALL[name]
+        return SMALL.get(name) or real(name)
 
     monkeypatch.setattr(sets, "data_set", named)
     monkeypatch.setattr(tracked, "data_set", named)

@@ -10,7 +10,8 @@ import numpy as np
 
 from mibench.data import cache
 from mibench.data.sets.base import DataSet, Problems
-from mibench.data.sets.build import Progress, place
+from mibench.data.sets.build import place
+from mibench.data.sets.decoding import Progress
 from mibench.errors import MissingError
 
 

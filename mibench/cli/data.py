@@ -157,6 +157,7 @@ def check(ws: Workspace, names: tuple[str, ...], root: Path | None, quiet: bool)
     from mibench.data import check as check_track
     from mibench.data.sets.base import DataSet
     from mibench.data.sets.prepared import check as check_set
+    from mibench.data.tracked import is_tracked
 
     wrong = False
     for name, item in _chosen(ws, names, root):
@@ -169,8 +170,8 @@ def check(ws: Workspace, names: tuple[str, ...], root: Path | None, quiet: bool)
         for problem in problems:
             click.echo(f"{name}: {problem}")
         if not problems:
-            pinned = not isinstance(item, DataSet) and item.split
-            click.echo(f"{name}: {'as pinned' if pinned else 'as prepared'}")
+            prepared = isinstance(item, DataSet) or is_tracked(item)
+            click.echo(f"{name}: {'as prepared' if prepared else 'as pinned'}")
     if wrong:
         raise SystemExit(EXIT_ENVIRONMENT)
 

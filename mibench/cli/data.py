@@ -106,7 +106,7 @@ def _prepare_set(ws: Workspace, found: Any, root: Path | None, jobs: int, allow_
     if root is None:
         known = facts(found.name, ws.home)
         if known is None:
-            raise MissingError(f"This is {not_prepared(found)}")
+            raise MissingError(not_prepared(found))
         return _line(known) + ", prepared before"
     with decoding(found.name, quiet) as tell:
         _, new = build(found, root, ws.home, jobs=jobs, progress=tell, allow_duplicates=allow_duplicates)
@@ -157,6 +157,7 @@ def check(ws: Workspace, names: tuple[str, ...], root: Path | None, quiet: bool)
     from mibench.data import check as check_track
     from mibench.data.sets.base import DataSet
     from mibench.data.sets.prepared import check as check_set
+    from mibench.data.tracked import is_tracked
 
     wrong = False
     for name, item in _chosen(ws, names, root):
@@ -169,7 +170,8 @@ def check(ws: Workspace, names: tuple[str, ...], root: Path | None, quiet: bool)
         for problem in problems:
             click.echo(f"{name}: {problem}")
         if not problems:
-            click.echo(f"{name}: {'as prepared' if isinstance(item, DataSet) else 'as pinned'}")
+            prepared = isinstance(item, DataSet) or is_tracked(item)
+            click.echo(f"{name}: {'as prepared' if prepared else 'as pinned'}")
     if wrong:
         raise SystemExit(EXIT_ENVIRONMENT)
 

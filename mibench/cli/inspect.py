@@ -73,7 +73,8 @@ def plan(
     planned = make_plan(ws, defenses, attacks, track, seeds, settings)
     notes: list[str] = []
     done = lookup(ws.store, planned, notes)
-    notes += missing_data(ws, planned)
+    lacking = missing_data(ws, planned)
+    notes += lacking + ["Keys follow from the data: those of a track without it are not final."] * bool(lacking)
     todo = {stage.key for stage in needed(planned, done)}
     if as_json:
         stages = [
@@ -97,7 +98,7 @@ def plan(
             }
             for r in planned.runs
         ]
-        click.echo(json.dumps({"schema": 1, "runs": runs, "stages": stages}, indent=1))
+        click.echo(json.dumps({"schema": 1, "runs": runs, "stages": stages, "missing": lacking}, indent=1))
         for note in notes:
             click.echo(f"Note: {note}", err=True)
         return

@@ -14,7 +14,8 @@ from mibench.data import cache
 from mibench.data.sets import FOLDER, NONE, SETS, data_set
 from mibench.data.sets import folder as folders
 from mibench.data.sets.base import DataSet
-from mibench.data.sets.build import Progress, build, place
+from mibench.data.sets.build import build, place
+from mibench.data.sets.decoding import Progress
 from mibench.data.sets.prepared import facts, not_prepared
 from mibench.errors import MissingError, UserError
 from mibench.tracks import Track
@@ -122,13 +123,14 @@ def missing(track: Track, home: Path) -> list[str]:
     found = [need for need in (private_set(track), public_set(track)) if need is not None]
     lacking = [need for need in found if facts(need.data_set.name, home) is None]
     return [
-        f"Track {track.id!r} needs " + (not_prepared(need.data_set) if need.root is None else _by_itself(need))
+        not_prepared(need.data_set, track.id) if need.root is None else _not_decoded(track, need.root)
         for need in lacking
     ]
 
 
-def _by_itself(need: Needed) -> str:
-    return f"the images in {need.root}, which are not decoded yet: `mibench run` does it, or `mibench data prepare`."
+def _not_decoded(track: Track, root: Path) -> str:
+    how = f"mibench data prepare {track.file or track.id}"
+    return f"The images in {root} of track {track.id!r} are not decoded yet. `mibench run` does it. Or type: {how}"
 
 
 def prepare(
@@ -183,7 +185,11 @@ def locate(track: Track, home: Path) -> Found:
 def _sound(track: Track, need: Needed, pinned: str | None, home: Path) -> str:
     folder, name = place(home, need.data_set.name), need.data_set.name
     damage = cache.problems(folder)
-    again = f"mibench data prepare {name} --root DIR" if need.root is None else f"mibench data prepare {track.id}"
+    again = (
+        f"mibench data prepare {name} --root DIR"
+        if need.root is None
+        else f"mibench data prepare {track.file or track.id}"
+    )
     if damage:
         raise MissingError(f"The prepared images of {name} are damaged: {' '.join(damage)} Type: {again}")
     split = str(cache.read_index(folder)["meta"]["split"])

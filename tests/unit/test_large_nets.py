@@ -32,6 +32,7 @@ def shaken(net: nn.Module) -> nn.Module:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias, std=0.1)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     return net.eval()
 

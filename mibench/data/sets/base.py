@@ -20,7 +20,7 @@ Step = tuple[Any, ...]
 """One operation on an image; see ``imaging.apply``."""
 
 Marks = tuple[tuple[str, ...], ...]
-"""What must lie in the root: of each group, any one name."""
+"""What must lie in the root: of each group, any one name; the first is the one that messages name."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def check_root(data_set: DataSet, root: Path) -> None:
     lacking = _lacking(root, data_set.marks)
     if not lacking:
         return
-    wanted = "; ".join(" or ".join(group) for group in lacking)
+    wanted = " and no ".join(group[0] for group in lacking)
     found = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
     listed = ", ".join(found[:8]) + (f" and {len(found) - 8:,} more" if len(found) > 8 else "")
     near = next((path for path in _near(root) if not _lacking(path, data_set.marks)), None)

@@ -17,12 +17,7 @@ from mibench.data.sets.base import DataSet, Item, Listing, Problems, View, must,
 from mibench.data.sets.rules import numpy_argsort, ppa_split
 
 IDENTITIES = ("identity_CelebA.txt", "Anno/identity_CelebA.txt")
-IMAGES = (
-    "img_align_celeba/img_align_celeba",
-    "Img/img_align_celeba/img_align_celeba",
-    "img_align_celeba",
-    "Img/img_align_celeba",
-)
+IMAGES = ("img_align_celeba", "Img/img_align_celeba")
 LISTS = {
     "private_train": ("trainset.txt", "celeba_trainset.txt", "private_train.txt"),
     "private_test": ("testset.txt", "celeba_testset.txt", "private_test.txt"),
@@ -158,18 +153,25 @@ class _Files:
     """The images that are there, by stem, read once: asking for 60,000 files one by one is slow."""
 
     def __init__(self, root: Path, problems: Problems) -> None:
-        self.root, self.problems, self.folder = root, problems, must(root, IMAGES)
+        folder = must(root, IMAGES)
+        inner = folder / folder.name  # what unpacking into a folder of the archive's name gives
+        self.root, self.problems, self.folder = root, problems, inner if inner.is_dir() else folder
+        self.told: set[int] = set()  # identities named as missing
         self.names = {p.stem: p.name for p in self.folder.iterdir() if p.suffix.lower() in ENDINGS}
 
     def items(self, stems: list[tuple[str, int]], people: Mapping[str, int]) -> list[Item]:
         found = []
+        there = {people[stem] for stem in self.names if stem in people}
+        gone = {people[stem] for stem, _ in stems} - there
+        for person in sorted(gone - self.told):
+            self.problems.add(f"identities without any image in {self.folder}", str(person))
+        self.told |= gone
         for stem, label in stems:
+            if people[stem] in gone:
+                continue
             name = self.names.get(stem)
             if name is None:
-                who = f" of identity {people[stem]}" if stem in people else ""
-                self.problems.add(
-                    f"images{'' if not who else ' of needed identities'} missing in {self.folder}", stem + who
-                )
+                self.problems.add(f"images missing in {self.folder}", f"{stem} of identity {people[stem]}")
                 continue
             found.append(Item(name, label, (self.folder / name).relative_to(self.root).as_posix()))
         return found
@@ -227,10 +229,10 @@ def _scan_gmi(root: Path, problems: Problems, identities: int, at_least: int, pu
     for stem, person in people.items():
         if person in labels and stem not in seen:
             problems.add("images of private identities that are in neither list", f"{stem} of identity {person}")
-    for split in ("private_train", "private_test"):
+    for split in ("private_train", "private_test") if not problems else ():
         there = {item.label for item in splits[split]}
         for person, label in labels.items():
-            if label not in there and not problems:
+            if label not in there:
                 problems.add(f"identities without an image in {split}", f"{person} (label {label})")
     return Listing(splits, _names(chosen))
 

@@ -73,12 +73,13 @@ def _scan(root: Path, problems: Problems, counts: tuple[int, int] | None) -> Lis
 def _list(path: Path) -> list[tuple[str, int]]:
     """(file, label from 0) of one of the owners' MATLAB lists."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         table = loadmat(path)
         files, labels = table["file_list"].ravel(), table["labels"].ravel()
         return [(str(file.item()), int(label) - 1) for file, label in zip(files, labels, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, MatReadError) as error:
         raise MissingError(f"{path} is not one of Stanford Dogs' lists ({type(error).__name__}: {error}).") from None
 
 

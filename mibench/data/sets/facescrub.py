@@ -73,6 +73,7 @@ def lokt(identities: int = 200) -> DataSet:
             "target": View(64, (("resize", 64),)),
             "evaluator": View(112, (("resize", 112),), ("private_train", "private_test")),
         },
+        identities=identities,
     )
 
 
@@ -158,24 +159,23 @@ def _scan_lokt(root: Path, problems: Problems, identities: int) -> Listing:
     both = sorted(train.keys() & test.keys()) if not same else []
     for name in both:
         problems.add("images in both lists", name)
-    labels = sorted(owner)
-    rank = {label: position for position, label in enumerate(labels)}  # one of the 200 labels has no image
 
     def items(chosen: dict[str, int]) -> list[Item]:
-        return [Item(name, rank[label], by_name[name].file) for name, label in chosen.items()]
+        return [Item(name, label, by_name[name].file) for name, label in chosen.items()]
 
     private = set(owner.values())
     others = {item.name: item for item in images if item.label not in private}
     notes = ["the two lists are the same file: a tenth of each person's images was held out by hash"] if same else []
-    if len(labels) != identities:
-        notes.append(f"{len(labels)} of the {identities} labels have images; labels count from 0 without gaps")
+    absent = sorted(set(range(identities)) - set(owner))
+    if absent:
+        notes.append(f"the lists have no image for {len(absent)} of the {identities} labels: {absent[:10]}")
     return Listing(
         {
             "private_train": items({name: label for name, label in train.items() if name not in test}),
             "private_test": items(test),
             "public": [Item(name, -1, others[name].file) for name in by_hash(others, "facescrub64-lokt")],
         },
-        tuple(names[owner[label]] for label in labels),
+        tuple(names[owner[label]] if label in owner else f"label {label}, no image" for label in range(identities)),
         tuple(notes),
     )
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from mibench.data import cache
 from mibench.data.sets.base import DataSet, Problems
-from mibench.data.sets.build import Progress, place
+from mibench.data.sets.build import place
+from mibench.data.sets.decoding import Progress
 from mibench.errors import MissingError
 
 
@@ -24,10 +25,11 @@ def facts(name: str, home: Path) -> dict[str, Any] | None:
     return meta if isinstance(meta, dict) and "split" in meta else None
 
 
-def not_prepared(data_set: DataSet) -> str:
-    """What to type and what to get."""
+def not_prepared(data_set: DataSet, track: str | None = None) -> str:
+    """What to type and what to get; ``track``: who needs it."""
+    what = f"Track {track!r} needs {data_set.name}, which" if track else data_set.name
     return (
-        f"{data_set.name}, which is not prepared here. Type: mibench data prepare {data_set.name} --root DIR\n"
+        f"{what} is not prepared here. Type: mibench data prepare {data_set.name} --root DIR\n"
         f"Get it from {data_set.get}. Licence: {data_set.licence}. DIR holds:\n{data_set.tree}"
     )
 
@@ -40,7 +42,7 @@ def check(data_set: DataSet, home: Path, root: Path | None, progress: Progress |
     meta = facts(data_set.name, home)
     found: list[str] = []
     if not cache.exists(folder):
-        found.append(f"This is {not_prepared(data_set)}")
+        found.append(not_prepared(data_set))
     else:
         again = f"Type: mibench data prepare {data_set.name} --root DIR"
         found += [f"{problem} {again}" for problem in cache.problems(folder, contents=True)]

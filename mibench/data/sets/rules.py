@@ -12,7 +12,7 @@ import numpy as np
 from mibench.identity import stream_seed
 
 T = TypeVar("T")
-_SMALL = 16  # numpy sorts shorter partitions by insertion
+_SMALL = 15  # numpy sorts partitions of up to 16 elements by insertion
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's ``IMG_EXTENSIONS``."""
@@ -45,7 +45,7 @@ def is_image(name: str) -> bool:
 
 def numpy_argsort(values: np.ndarray) -> list[int]:
     """``numpy.argsort(values)`` as numpy's scalar code does it, ties included: median of three, the larger partition
-    later, insertion below 17 elements. (numpy also falls back to heapsort after 2 log2 n levels, which these counts
+    later, insertion up to 16 elements. (numpy also falls back to heapsort after 2 log2 n levels, which these counts
     never reach.) Newer versions sort with vector instructions, so that ties depend on the processor."""
     v = values.tolist()
     order = list(range(len(v)))

@@ -45,6 +45,7 @@ class Mid(Defense):
         mean_only: bool = Field(False, description="no noise at inference")
 
     def build(self, net: Classifier) -> Classifier:
+        net = net.without_feature_norm()
         net.head = Bottleneck(net.feature_dim, self.track.num_classes, self.params.mean_only)
         return net
 

@@ -1,4 +1,6 @@
-"""TL-DMI: pretrain on public faces, freeze the first stages, fine-tune the rest (Ho et al., CVPR 2024)."""
+"""TL-DMI: pretrain on public data, freeze the first layers, fine-tune the rest (Ho et al., CVPR 2024)."""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,10 +16,18 @@ class TransferLearning(Defense):
     )
 
     class Params(DefenseParams):
-        frozen: int = Field(2, ge=0, description="stages frozen, from the image on")
+        frozen: int = Field(2, ge=0, description="stages frozen, from the image on, with source public")
         frozen_statistics: bool = Field(False, description="freeze the frozen stages' batch norm statistics too")
+        source: Literal["public", "published"] = Field(
+            "public",
+            description="pretrained on the track's public identities; or the published weights that the recipe starts "
+            "from, with the paper's layers frozen",
+        )
 
     def build(self, net: Classifier) -> Classifier:
+        if self.params.source == "published":
+            net.freeze_for_transfer(self.params.frozen_statistics)
+            return net
         try:
             net.freeze(self.params.frozen, self.params.frozen_statistics)
         except ValueError as error:
@@ -25,6 +35,10 @@ class TransferLearning(Defense):
         return net
 
     def train(self, ctx: TrainContext) -> Classifier:
+        if self.params.source == "published":
+            if ctx.recipe.initial == "scratch":
+                raise UserError("tl with source published needs pretrained weights: the recipe starts from scratch.")
+            return ctx.default_train()
         public = ctx.public_labelled()
         assert public is not None  # skip() says so where there is none
         source = ctx.fit(ctx.new_network(public.num_classes), public, "pretrain")
@@ -34,4 +48,7 @@ class TransferLearning(Defense):
         return ctx.default_train()
 
     def skip(self) -> str | None:
+        if self.params.source == "published":
+            own = (self.params.recipe or {}).get("initial", self.track.initial)
+            return "its frozen layers would keep random weights: it starts from scratch" if own == "scratch" else None
         return None if self.track.public_labelled else "the track has no labelled public images to pretrain on"

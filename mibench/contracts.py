@@ -77,6 +77,8 @@ class TrackInfo:
     fill: tuple[float, ...]
     public_labelled: bool = False  # whether the public people's own photos carry identity labels
     normalisation: tuple[float, float] | None = None  # (mean, std) that the target applies to pixels, if any
+    arch: str = ""  # the target's architecture (mibench.nets)
+    initial: str = "scratch"  # the weights that targets start from
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,12 @@ class TrainContext(Context):
     data: ImageSet
     recipe: Recipe
 
-    def default_train(self, recipe: Recipe | None = None, inside: LoopHooks | None = None) -> Classifier:
+    def default_train(
+        self, recipe: Recipe | None = None, inside: LoopHooks | None = None, name: str = "train"
+    ) -> Classifier:
         """Train ``net`` on ``data`` with the defense's hooks and the track's recipe, or with ``recipe``. ``inside`` is
-        for a defense that has to reach into the loop: see ``mibench.training.LoopHooks``."""
+        for a defense that has to reach into the loop: see ``mibench.training.LoopHooks``. A defense that trains in
+        several parts gives each a ``name``."""
         raise NotImplementedError
 
     def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:

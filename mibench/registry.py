@@ -346,6 +346,8 @@ def track_info(track: Track) -> Any:
         track.fill,
         track.public.labelled,
         track.normalisation,
+        track.target.arch,
+        track.target.initial,
     )
 
 

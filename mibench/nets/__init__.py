@@ -46,6 +46,11 @@ def classifier_type(arch: str) -> type[Classifier]:
     return network
 
 
+def without_shortcuts(arch: str) -> str | None:
+    """Why the shortcuts of an architecture cannot be scaled, or None."""
+    return None if classifier_type(arch).shortcuts else f"the target's architecture {arch} has no shortcuts"
+
+
 def build_classifier(
     arch: str,
     num_classes: int,

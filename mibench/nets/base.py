@@ -69,6 +69,10 @@ class Classifier(nn.Module):
         if statistics:
             self._statistics_frozen = tuple(parts)
 
+    def without_feature_norm(self) -> Classifier:
+        """This network with features as a bottleneck takes them: without a batch norm that only serves the head."""
+        return self
+
     def scale_shortcuts(self, factor: float) -> Classifier:
         """This network with the shortcuts of its last stage multiplied by ``factor``; 0 removes them."""
         raise NotImplementedError(f"{type(self).__name__} has no shortcuts")

@@ -65,6 +65,10 @@ class VGG16(Classifier):
             yield f"stage{index}", stage
         yield "features", nn.Sequential(*last, self.flatten, self.norm)
 
+    def without_feature_norm(self) -> Classifier:
+        self.norm = nn.Identity()  # type: ignore[assignment]
+        return self
+
     def transfer_frozen(self) -> list[nn.Module]:
         """Through the eighth convolution, its batch norm and ReLU."""
         return list(self.convs[:27])

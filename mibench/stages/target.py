@@ -31,10 +31,12 @@ class _Context(TrainContext):
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:
         return self._tools.loop(name, steps, state)
 
-    def default_train(self, recipe: Recipe | None = None, inside: LoopHooks | None = None) -> Classifier:
+    def default_train(
+        self, recipe: Recipe | None = None, inside: LoopHooks | None = None, name: str = "train"
+    ) -> Classifier:
         d, recipe = self._defense, recipe or self.recipe
         return fit_classifier(
-            self.net, self.data, recipe, self.stream, self.loop, "train", d.loss, d.augment, d.sampler, inside
+            self.net, self.data, recipe, self.stream, self.loop, name, d.loss, d.augment, d.sampler, inside
         )
 
     def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:

@@ -31,7 +31,7 @@ COMMANDS += ["doctor", "completion"]
 GROUPS = {
     "site": ["build", "serve"],
     "db": ["path", "check", "rebuild"],
-    "data": ["prepare", "check", "weights"],
+    "data": ["prepare", "check", "show", "weights"],
 }
 ASK = ("--defense", "re", "--attack", "ppa")
 

@@ -49,7 +49,7 @@ def cli(finished: Cli, tmp_path: Path) -> Cli:
         (["list", "defence"], ["defence", "defenses"]),
         (["show", "no-such-run"], ["no-such-run"]),
         (["export", "--track", "orl23"], ["Unknown track 'orl23'", "'orl32'"]),
-        (["data", "check", "orl23"], ["Unknown track 'orl23'", "'orl32'"]),
+        (["data", "check", "orl23"], ["Unknown data set or track 'orl23'", "'orl32'"]),
         (["completion", "tcsh"], ["tcsh", "bash"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].islower() else "",

@@ -45,7 +45,7 @@ GROUPS = {
     "site": ["build", "serve"],
     "study": ["build", "score"],
     "db": ["path", "check", "rebuild"],
-    "data": ["prepare", "check", "weights"],
+    "data": ["prepare", "check", "show", "weights"],
 }
 ASK = ("--defense", "re", "--attack", "ppa")
 

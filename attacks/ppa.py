@@ -46,6 +46,7 @@ class Ppa(Attack):
         iterations: int = Field(70, ge=0, description="steps, at least 0")
         lr: float = Field(0.005, gt=0)
         betas: tuple[float, float] = (0.1, 0.1)
+        milestones: tuple[int, ...] | None = Field(None, description="steps after which the rate is divided by ten")
         crop: tuple[float, float] = Field((0.9, 1.0), description="area range of the crop while optimising")
         selection_views: int = Field(100, ge=1, description="transformed copies per result in the final selection")
         selection_crop: tuple[float, float] = (0.5, 0.9)
@@ -85,7 +86,10 @@ class Ppa(Attack):
         def objective(w: Tensor) -> Tensor:
             return poincare(oracle.logits(resized_crop(render(w), crops, p.crop), rows), rows.label)
 
-        w = descend_adam(start, objective, ctx.steps("ppa", p.iterations), p.lr, p.betas)
+        def rate(step: int) -> float:
+            return float(p.lr * 0.1 ** sum(step >= milestone for milestone in p.milestones or ()))
+
+        w = descend_adam(start, objective, ctx.steps("ppa", p.iterations), rate if p.milestones else p.lr, p.betas)
         with torch.no_grad():
             images, initial = render(w).clamp(0, 1), render(start).clamp(0, 1)
             score = self._robustness(oracle, images, rows)

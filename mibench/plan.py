@@ -12,7 +12,7 @@ evaluator   target -----> utility ----------.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,11 @@ TRACK_PARTS = {
 }
 
 
+def is_shared(kind: str, inputs: Container[str]) -> bool:
+    """Whether tracks of one family have the stage in common: evaluators, and priors that do not ask a target."""
+    return kind == "evaluator" or (kind == "prior" and "target" not in inputs)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One cached step. ``inputs`` maps a role to (kind, key) of the stage whose artefact it reads."""
@@ -86,6 +91,14 @@ class Cell:
     seed: int
     evaluation: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def initials(self) -> set[str]:
+        """The weights that the target, or parts of a combined defense's, start from."""
+        params = self.defense.params
+        own = [params, *(part for part in params.values() if isinstance(part, dict))]
+        asked = {recipe["initial"] for each in own if "initial" in (recipe := each.get("recipe") or {})}
+        return asked or {self.track.target.initial}
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -103,6 +116,14 @@ class Plan:
     stages: dict[str, Stage] = field(default_factory=dict)
     runs: list[PlannedRun] = field(default_factory=list)
     skipped: list[tuple[Cell, str]] = field(default_factory=list)
+
+    def add(self, other: Plan) -> None:
+        """Take over another plan; what both have is there once."""
+        for key, stage in other.stages.items():
+            self.stages.setdefault(key, stage)
+        known = {planned.run for planned in self.runs}
+        self.runs += [planned for planned in other.runs if planned.run not in known]
+        self.skipped += [entry for entry in other.skipped if entry not in self.skipped]
 
 
 ACCESS_RANK = {"labels": 0, "scores": 1, "white_box": 2}
@@ -146,7 +167,7 @@ def _stages(cell: Cell, prior: Facts | None) -> dict[str, Stage]:
             version,
             non_default,
             stage_seed,
-            track.part(*TRACK_PARTS[kind]),
+            track.part(*TRACK_PARTS[kind], shared=is_shared(kind, inputs)),
             {role: parent for role, (_, parent) in inputs.items()},
         )
         stages[kind] = Stage(

@@ -22,7 +22,9 @@ from mibench.methods import Facts, Kind, Selection, combined, joined_by_plus
 from mibench.metrics import METRICS
 from mibench.params import BaseParams, non_default, parse_call, resolve
 from mibench.resources import resource_root
+from mibench.suites import suite_tracks
 from mibench.tracks import Track
+from mibench.yaml_files import Loader
 
 SCHEMA = 1
 
@@ -51,6 +53,7 @@ class Entry(BaseModel):
     scope: str | None = None
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     costs: dict[str, str] = Field(default_factory=dict)
+    reported: tuple[str, ...] = ()  # its names in results/reported.csv
 
 
 class _File(BaseModel):
@@ -60,24 +63,6 @@ class _File(BaseModel):
     defenses: dict[str, Entry]
     attacks: dict[str, Entry]
     priors: dict[str, Entry]
-
-
-class Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and aliases."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not allowed {self.peek_event().start_mark}")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.YAMLError(f"duplicate key {key!r} {key_node.start_mark}")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 class Registry:
@@ -101,14 +86,22 @@ class Registry:
 
     @cached_property
     def tracks(self) -> dict[str, Track]:
-        tracks = {}
-        for name, section in self._file.tracks.items():
-            try:
-                track = Track(id=name, **section)
-            except ValidationError as error:
-                raise UserError(f"Track {name!r} in registry.yaml cannot be read: {error}") from None
-            tracks[name] = self._checked(track)
-        return tracks
+        """The tracks in registry.yaml, and those that were added since."""
+        return {name: self._read(name, section, "registry.yaml") for name, section in self._file.tracks.items()}
+
+    @cached_property
+    def suite_tracks(self) -> dict[str, Track]:
+        """The tracks that suites bring."""
+        found = {name: self._read(name, section, "suites") for name, section in suite_tracks(self.root).items()}
+        if both := found.keys() & self._file.tracks.keys():
+            raise UserError(f"Tracks both in a suite and in registry.yaml: {', '.join(sorted(both))}.")
+        return found
+
+    def _read(self, name: str, section: dict[str, Any], where: str) -> Track:
+        try:
+            return self._checked(Track(id=name, **section))
+        except ValidationError as error:
+            raise UserError(f"Track {name!r} in {where} cannot be read: {error}") from None
 
     def track(self, name: str) -> Track:
         """The track called ``name``, or the one in the file ``name`` (.yaml). Raises UserError."""
@@ -121,7 +114,9 @@ class Registry:
             self.add(own)
             return own
         if name not in self.tracks:
-            raise unknown("track", name, self.tracks)
+            if name not in self.suite_tracks:
+                raise unknown("track", name, [*self.tracks, *self.suite_tracks])
+            self.add(self.suite_tracks[name])
         return self.tracks[name]
 
     def add(self, track: Track) -> None:

@@ -22,12 +22,14 @@ def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
         }
         known |= {"access": entry.access, "prior": entry.prior, "family": entry.family, "adaptive": entry.adaptive}
         known |= {"presets": entry.presets, "costs": entry.costs, "deviations": registry.deviations(kind, name)}
+        if entry.reported:
+            known |= {"reported": list(entry.reported)}
         if entry.paper:
             known |= {"paper": f"{entry.paper.title} ({entry.paper.venue} {entry.paper.year})"}
             known |= {"url": entry.paper.url, "year": entry.paper.year, "reference": entry.paper.model_dump()}
         return known
 
-    tracks = {
+    tracks: dict[str, dict[str, object]] = {
         name: {
             "title": track.title,
             "version": track.version,
@@ -45,8 +47,11 @@ def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
             "evaluator": track.evaluator.model_dump(),
             "split": track.split,
         }
-        for name, track in registry.tracks.items()
+        for name, track in {**registry.suite_tracks, **registry.tracks}.items()
     }
+    for name, track in registry.suite_tracks.items():
+        if track.reported:
+            tracks[name] |= {"reported": track.reported}
     known = {name: facts("defense", name, entry) for name, entry in registry.entries("defense").items()}
     for name in sorted(set(defenses)):
         parts = name.split("+")

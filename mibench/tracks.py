@@ -141,7 +141,7 @@ class Track(_Section):
     ``source`` is a module of ``mibench/data``, a data set of ``mibench/data/sets``, or ``folder``, whose images lie in
     ``root``."""
 
-    ADDED = frozenset({"root", "file"})
+    ADDED = frozenset({"root", "file", "family", "reported", "normalisation"})
 
     id: str
     version: int
@@ -156,6 +156,8 @@ class Track(_Section):
     preset: str | tuple[str, ...] | None = None  # of every method that has it; of several the later ones win
     normalisation: tuple[float, float] | None = None  # mean and std that the target applies to pixels, if any
     split: str | None = None
+    family: str | None = None  # tracks of one family, on the same data, share evaluators and public priors
+    reported: dict[str, str | int] = Field(default_factory=dict)  # columns of reported.csv that the track repeats
     root: str | None = None
     file: str | None = None  # of a user's own track: how to ask for it again
     private: PrivateSection
@@ -187,10 +189,11 @@ class Track(_Section):
         """Top-1 accuracy of guessing."""
         return 1 / self.private.identities
 
-    def part(self, *names: str) -> dict[str, Any]:
-        """The named sections, with what fixes the data: what enters a stage key. ``base`` is always in it."""
+    def part(self, *names: str, shared: bool = False) -> dict[str, Any]:
+        """The named sections, with what fixes the data: what enters a stage key. ``base`` is always in it. ``shared``:
+        of a stage that all tracks of the family have in common."""
         base = {
-            "id": self.id,
+            "id": (shared and self.family) or self.id,
             "version": self.version,
             "source": self.source,
             "resolution": self.resolution,
@@ -199,6 +202,8 @@ class Track(_Section):
             "fill": list(self.fill),
             "split": self.split,
         }
+        if self.normalisation is not None:
+            base["normalisation"] = list(self.normalisation)
         dump = self.model_dump(mode="json")
         dump["public"].pop("root", None)  # where images lie changes nothing
         return base | {name: dump[name] for name in names}

@@ -19,6 +19,7 @@ _COMMANDS = {
     "show": "mibench.cli.inspect:show",
     "status": "mibench.cli.inspect:status",
     "why": "mibench.cli.inspect:why",
+    "suite": "mibench.cli.suite:suite",
     "export": "mibench.cli.export:export",
     "site": "mibench.cli.site:site",
     "study": "mibench.cli.study:study",

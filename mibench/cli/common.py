@@ -145,6 +145,8 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="KEY=VALUE",
             help="A parameter, such as defense.area=0.1,0.8 or attack.iterations=100. Repeatable.",
         ),
+        click.option("--suite", help="The setups of a suite, such as midre, instead."),
+        click.option("--cell", "cells", multiple=True, metavar="ID", help="Only this setup of the suite. Repeatable."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -169,12 +171,42 @@ def open_track(ws: Workspace, name: str, decode: bool = False, quiet: bool = Fal
     return track
 
 
-def missing_data(ws: Workspace, plan: Any) -> list[str]:
-    """Sentences about data sets that the plan's tracks need and that are not prepared here."""
+def missing_data(ws: Workspace, plan: Any, skipped: bool = False) -> list[str]:
+    """Sentences about data sets and weights to start from that the plan needs and that are not here; those of runs
+    that are skipped for another reason only if asked."""
     from mibench.data.tracked import missing
+    from mibench.starting_weights import missing as no_weights
+    from mibench.store.weights import weights_folder
 
-    tracks = {run.cell.track.id: run.cell.track for run in plan.runs}
-    return [sentence for track in tracks.values() for sentence in missing(track, ws.home)]
+    cells = [run.cell for run in plan.runs] + [cell for cell, _ in plan.skipped if skipped]
+    tracks = {cell.track.id: cell.track for cell in cells}
+    starts = {(cell.track.target.arch, initial) for cell in cells for initial in cell.initials}
+    starts |= {(track.evaluator.arch, track.evaluator.initial) for track in tracks.values()}
+    needs: dict[str, str] = {}  # the first track's sentence speaks for all that need the same
+    for track in tracks.values():
+        for what, sentence in missing(track, ws.home).items():
+            needs.setdefault(what, sentence)
+    found = list(needs.values())
+    found += [s for arch, kind in sorted(starts) if (s := no_weights(arch, kind, weights_folder(ws.home)))]
+    return list(dict.fromkeys(found))
+
+
+def suite_plan(
+    ws: Workspace, suite: str, cells: tuple[str, ...], seeds: int, decode: bool = False, quiet: bool = False
+) -> Any:
+    """The plan for some cells of a suite, all without names."""
+    from mibench.plan import Plan
+    from mibench.runner import build_plan, select_all
+    from mibench.suites import load_suite
+
+    found = load_suite(ws.registry.root, suite)
+    whole = Plan()
+    for cell in found.chosen(cells).values():
+        track = open_track(ws, cell.track, decode, quiet)
+        defenses = select_all(ws.registry, "defense", found.groups[cell.defenses])
+        attacks = select_all(ws.registry, "attack", [cell.attack])
+        whole.add(build_plan(ws.registry, track, defenses, attacks, seeds))
+    return whole
 
 
 def make_plan(
@@ -184,10 +216,18 @@ def make_plan(
     track: str,
     seeds: int,
     settings: tuple[str, ...],
+    suite: str | None = None,
+    cells: tuple[str, ...] = (),
     decode: bool = False,
     quiet: bool = False,
 ) -> Any:
     """The plan for what ``run`` and ``plan`` were asked. ``decode``: folders of images are decoded first."""
+    if suite is not None:
+        if defenses or attacks or settings or track != DEFAULT_TRACK:
+            raise click.UsageError("--suite says what runs: leave --defense, --attack, --track and --set out.")
+        return suite_plan(ws, suite, cells, seeds, decode, quiet)
+    if cells:
+        raise click.UsageError("--cell goes with --suite.")
     from mibench.errors import unknown
     from mibench.params import parse_value
     from mibench.runner import apply_settings, build_plan, select_all

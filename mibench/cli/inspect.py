@@ -51,6 +51,7 @@ def _listing(ws: Workspace, kind: str) -> dict[str, dict[str, Any]]:
 
 @click.command()
 @selection_options
+@click.option("--dry-run", is_flag=True, help="Only how many stages of each kind, and what to get first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace
 def plan(
@@ -60,6 +61,9 @@ def plan(
     track: str,
     seeds: int,
     settings: tuple[str, ...],
+    suite: str | None,
+    cells: tuple[str, ...],
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """What `mibench run` with the same options would compute, and what is done already.
@@ -67,13 +71,14 @@ def plan(
     \b
     Example:
       mibench plan --defense all --attack all --seeds 3
+      mibench plan --suite midre --dry-run
     """
     from mibench.runner import lookup, needed
 
-    planned = make_plan(ws, defenses, attacks, track, seeds, settings)
+    planned = make_plan(ws, defenses, attacks, track, seeds, settings, suite, cells)
     notes: list[str] = []
     done = lookup(ws.store, planned, notes)
-    lacking = missing_data(ws, planned)
+    lacking = missing_data(ws, planned, skipped=suite is not None)
     notes += lacking + ["Keys follow from the data: those of a track without it are not final."] * bool(lacking)
     todo = {stage.key for stage in needed(planned, done)}
     if as_json:
@@ -102,11 +107,20 @@ def plan(
         for note in notes:
             click.echo(f"Note: {note}", err=True)
         return
-    for stage in planned.stages.values():
+    if dry_run:
+        for kind in dict.fromkeys(stage.kind for stage in planned.stages.values()):
+            own = [stage.key for stage in planned.stages.values() if stage.kind == kind]
+            click.echo(f"{kind:<9} {len(own):>5}, {len(todo.intersection(own))} to do")
+    for stage in () if dry_run else planned.stages.values():
         state = "to do" if stage.key in todo else "done"
         click.echo(f"{state:<6} {stage.kind:<9} {stage.key[:12]}  {stage.title}")
     click.echo(f"{len(planned.runs)} runs, {len(planned.stages)} stages, {len(todo)} to do.")
-    for cell, reason in planned.skipped:
+    why: dict[str, int] = {}
+    for _, reason in planned.skipped if dry_run else ():
+        why[reason] = why.get(reason, 0) + 1
+    for reason, count in why.items():
+        click.echo(f"skipped {count} runs: {reason}")
+    for cell, reason in () if dry_run else planned.skipped:
         click.echo(f"skipped {cell.defense.label} + {cell.attack.label}: {reason}")
     for note in notes:
         click.echo(f"Note: {note}", err=True)

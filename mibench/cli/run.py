@@ -26,6 +26,8 @@ def run(
     track: str,
     seeds: int,
     settings: tuple[str, ...],
+    suite: str | None,
+    cells: tuple[str, ...],
     device: str,
     jobs: int | None,
     as_json: bool,
@@ -47,7 +49,7 @@ def run(
     from mibench.runner import execute, lookup, needed
 
     check_device(device)
-    plan = make_plan(ws, defenses, attacks, track, seeds, settings, decode=True, quiet=quiet)
+    plan = make_plan(ws, defenses, attacks, track, seeds, settings, suite, cells, decode=True, quiet=quiet)
     database = ws.database  # a damaged or newer database is said before anything is computed
     notes: list[str] = []
     todo = needed(plan, lookup(ws.store, plan, notes))

@@ -116,16 +116,18 @@ def resolve(track: Track, home: Path) -> Track:
     return track.model_copy(update=changes)
 
 
-def missing(track: Track, home: Path) -> list[str]:
-    """What the track needs that is not prepared here, in sentences."""
+def missing(track: Track, home: Path) -> dict[str, str]:
+    """What the track needs that is not prepared here, in sentences by data set."""
     if not is_tracked(track):
-        return []
+        return {}
     found = [need for need in (private_set(track), public_set(track)) if need is not None]
     lacking = [need for need in found if facts(need.data_set.name, home) is None]
-    return [
-        not_prepared(need.data_set, track.id) if need.root is None else _not_decoded(track, need.root)
+    return {
+        need.data_set.name: not_prepared(need.data_set, track.id)
+        if need.root is None
+        else _not_decoded(track, need.root)
         for need in lacking
-    ]
+    }
 
 
 def _not_decoded(track: Track, root: Path) -> str:
@@ -155,7 +157,7 @@ def locate(track: Track, home: Path) -> Found:
     """The prepared sets of the track. Raises MissingError if one is not there, damaged or not the pinned one."""
     lacking = missing(track, home)
     if lacking:
-        raise MissingError("\n".join(lacking))
+        raise MissingError("\n".join(lacking.values()))
     private, public = private_set(track), public_set(track)
     split = _sound(track, private, track.split, home)
     meta = facts(private.data_set.name, home) or {}

@@ -21,7 +21,7 @@ from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
 from mibench.nets.published import load_published
 from mibench.pixels import Pixels
-from mibench.plan import Stage
+from mibench.plan import Stage, is_shared
 from mibench.random import Stream
 from mibench.registry import Registry, track_info
 from mibench.store.artifacts import STATE, Manifest, Store
@@ -96,7 +96,7 @@ class Job:
     def tools(self) -> Tools:
         role = _ROLES.get(self.stage.kind, self.stage.kind)
         return Tools(
-            self.stage.track,
+            self.protocol,
             role,
             self.stage.seed,
             self.device,
@@ -104,6 +104,12 @@ class Job:
             self.emit,
             weights_folder(self.store.home),
         )
+
+    @property
+    def protocol(self) -> str:
+        """What random streams are named after: the track, or its family where the stage is the family's."""
+        shared = is_shared(self.stage.kind, self.stage.inputs)
+        return (self.track.family if shared else None) or self.stage.track
 
     def stream(self, name: str) -> Stream:
         return self.tools.stream(name)
@@ -116,7 +122,7 @@ class Job:
 
     def seed_weights(self, name: str = "weights") -> None:
         """Make the weights of networks built from here on a function of the run's seed alone."""
-        torch.manual_seed(stream_seed(self.stage.track, self.stage.kind, self.stage.seed, name))
+        torch.manual_seed(stream_seed(self.protocol, self.stage.kind, self.stage.seed, name))
 
     # --- parents ---------------------------------------------------------------------------------------------------
 

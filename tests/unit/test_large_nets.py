@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from mibench.errors import MissingError, UserError
 from mibench.nets import build_classifier
-from mibench.nets import initial as starts
 from mibench.nets.base import Classifier, parameter_count
-from mibench.nets.initial import STARTS, load_initial, missing, start_of
+from mibench.nets.initial import load_initial
 from mibench.nets.published import load_published
 from mibench.nets.skips import NarrowBlock
 from mibench.random import Stream
+from mibench.starting_weights import STARTS, missing, start_of
 
 
 def on_meta(arch: str, classes: int, resolution: int = 224) -> Classifier:
@@ -243,7 +243,7 @@ def put(folder: Path, arch: str, kind: str, state: dict[str, Tensor], monkeypatc
     path = folder / start.file
     torch.save(state, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if start.origin.startswith("http"):
+    if start.hashed:
         named = start.file.rpartition("-")[0] + f"-{sha256[:8]}.pth"
         path.rename(folder / named)
         monkeypatch.setitem(STARTS, (arch, kind), type(start)(named, *list(vars(start).values())[1:]))
@@ -319,4 +319,4 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path, monkeypatch: p
 def test_every_start_is_for_a_network_there_is() -> None:
     from mibench.nets import classifier_type
 
-    assert all(classifier_type(arch) for arch, _ in starts.STARTS)
+    assert all(classifier_type(arch) for arch, _ in STARTS)

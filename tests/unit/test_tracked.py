@@ -279,7 +279,10 @@ def test_a_track_file_needs_little(own: Path, tmp_path: Path) -> None:
     assert (found.id, found.private.identities, found.channels, found.sensitive) == ("my", 3, 3, True)
     assert found.root == str(tmp_path / "photos") and found.public.root == str(tmp_path / "strangers")
     home = tmp_path / "home"
-    assert "mibench data prepare" in "\n".join(tracked.missing(found, home)) and len(tracked.missing(found, home)) == 2
+    assert (
+        "mibench data prepare" in "\n".join(tracked.missing(found, home).values())
+        and len(tracked.missing(found, home)) == 2
+    )
     tracked.prepare(found, home)
     images = data.load(tracked.resolve(found, home), home)
     assert len(images.private_train()[0]) + len(images.private_test()[0]) == 18

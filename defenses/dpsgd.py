@@ -9,7 +9,7 @@ from torch import Tensor, nn, optim
 from mibench.contracts import Batch, Classifier, Defense, DefenseParams, Progress, Stream, TrainContext
 from mibench.private import batch_norm_gradients, not_in_place, without_batch_norm
 from mibench.samplers import poisson
-from mibench.training import LoopHooks
+from mibench.training import LoopHooks, steps_per_epoch
 
 
 class DpSgd(Defense):
@@ -57,7 +57,7 @@ class DpSgd(Defense):
         own = {name: getattr(p, name) for name in ("epochs", "batch", "lr", "weight_decay")}
         changes: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
         recipe = ctx.recipe.model_copy(update=changes | {"select": "last"})  # selection would ask private images
-        rate, batches = min(1.0, recipe.batch / images), math.ceil(images / recipe.batch)
+        rate, batches = min(1.0, recipe.batch / images), steps_per_epoch(recipe, images)
         made: list[Any] = []
 
         def private(optimiser: optim.Optimizer) -> optim.Optimizer:

@@ -59,8 +59,8 @@ class TrapMid(Defense):
         )
         self.ctx, self.triggers = ctx, Triggers(start, self.params.blend)
         self.critic = ctx.new_network(1)
-        self.epoch = steps_per_epoch(ctx.recipe, len(ctx.data))
-        self.optimiser, self.schedule = make_optimiser(self.critic, ctx.recipe, ctx.recipe.epochs * self.epoch)
+        steps = ctx.recipe.epochs * steps_per_epoch(ctx.recipe, len(ctx.data))
+        self.optimiser, self.schedule = make_optimiser(self.critic, ctx.recipe, steps)
         state: dict[str, Any] = {"triggers": self.triggers, "critic": self.critic}
         state |= {"critic optimiser": self.optimiser, "critic schedule": self.schedule}
         net = ctx.default_train(inside=LoopHooks(objective=self.objective, state=state))
@@ -82,7 +82,7 @@ class TrapMid(Defense):
         """The classes of one batch's trapdoors: over an epoch each equally often, in random order."""
         images, batch = len(self.ctx.data), self.ctx.recipe.batch
         order = self.ctx.stream(f"trapdoors.{progress.epoch}").permutation(images) % self.track.num_classes
-        first = progress.step % self.epoch * batch
+        first = progress.step % steps_per_epoch(self.ctx.recipe, images) * batch
         return order[torch.arange(first, first + count, device=order.device) % images]
 
     def improve(self, net: Classifier, x: Tensor, t: Tensor, rng: Rng, flip: bool) -> None:

@@ -28,6 +28,8 @@ def shift_flip_warp(
     up to ``rotate`` degrees, a zoom within 1 +- ``scale`` and contrast and brightness within 1 +- ``light``.
     Borders are replicated. (N, C, H, W) in [0, 1] -> the same."""
     n = len(images)
+    if not n:  # an empty Poisson batch
+        return images
     u = 2 * rng.uniform(n, 7) - 1
     angle = u[:, 2] * math.radians(rotate)
     zoom = 1 + u[:, 3] * scale

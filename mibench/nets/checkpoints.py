@@ -208,8 +208,12 @@ _IR = ("feature.input_layer.0", "fc_layer")
 _SIZES = ("width", "latent_dim")
 
 
-def _imagenet(title: str, name: str, first: str, head: str) -> Kind:
-    return Kind(f"torchvision's {title}", f"mibench.nets.imagenet:{name}", _classifier(first, head, 64))
+def _imagenet(title: str, name: str, first: str, head: str, resolution: int = 64) -> Kind:
+    return Kind(title, f"mibench.nets.imagenet:{name}", _classifier(first, head, resolution))
+
+
+def _residual(depth: int) -> Kind:
+    return _imagenet(f"torchvision's ResNet-{depth}", f"ResNet{depth}", "conv1", "fc", 224)
 
 
 def _with_crop(settings: Settings) -> Settings:
@@ -274,11 +278,15 @@ KINDS: dict[str, Kind] = {
     "ir152": Kind("IR152 at 64 pixels", "mibench.nets.faces:IR152", _classifier(*_IR, 64)),
     "facenet64": Kind("FaceNet64 (face.evoLVe)", "mibench.nets.faces:FaceNet64", _classifier(*_IR, 64)),
     "facenet112": Kind("the evaluator FaceNet at 112 pixels", "mibench.nets.faces:FaceNet112", _classifier(*_IR, 112)),
-    "densenet121": _imagenet("DenseNet-121", "DenseNet121", "features.conv0", "classifier"),
-    "densenet161": _imagenet("DenseNet-161", "DenseNet161", "features.conv0", "classifier"),
-    "densenet169": _imagenet("DenseNet-169", "DenseNet169", "features.conv0", "classifier"),
-    "efficientnet_b0": _imagenet("EfficientNet-B0", "EfficientNetB0", "features.0.0", "classifier.1"),
-    "efficientnet_b1": _imagenet("EfficientNet-B1", "EfficientNetB1", "features.0.0", "classifier.1"),
-    "efficientnet_b2": _imagenet("EfficientNet-B2", "EfficientNetB2", "features.0.0", "classifier.1"),
+    "densenet121": _imagenet("torchvision's DenseNet-121", "DenseNet121", "features.conv0", "classifier"),
+    "densenet161": _imagenet("torchvision's DenseNet-161", "DenseNet161", "features.conv0", "classifier"),
+    "densenet169": _imagenet("torchvision's DenseNet-169", "DenseNet169", "features.conv0", "classifier"),
+    "efficientnet_b0": _imagenet("torchvision's EfficientNet-B0", "EfficientNetB0", "features.0.0", "classifier.1"),
+    "efficientnet_b1": _imagenet("torchvision's EfficientNet-B1", "EfficientNetB1", "features.0.0", "classifier.1"),
+    "efficientnet_b2": _imagenet("torchvision's EfficientNet-B2", "EfficientNetB2", "features.0.0", "classifier.1"),
+    **{f"resnet{depth}": _residual(depth) for depth in (18, 34, 50, 101, 152)},
+    "resnest101": _imagenet("ResNeSt-101 as published", "ResNeSt101", "conv1.0", "fc", 224),
+    "maxvit_t": _imagenet("torchvision's MaxViT-T", "MaxViTT", "stem.0.0", "classifier.5", 224),
+    "inception_v3": _imagenet("torchvision's Inception-v3", "InceptionV3", "Conv2d_1a_3x3.conv", "fc", 299),
     "facenet_casia": Kind("facenet-pytorch's CASIA-WebFace", "mibench.nets.casia:CasiaFaceNet", lambda tensors: {}),
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mibench.errors import MissingError, UserError
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
+from mibench.nets.checkpoints import fit
 from mibench.nets.initial import load_initial
 from mibench.nets.published import load_published
 from mibench.nets.skips import NarrowBlock
@@ -232,6 +233,36 @@ def test_digits(arch: str, features: int) -> None:
     assert output.features.shape == (2, features) and len(output.hidden) == 3
     with pytest.raises(UserError, match="grey images of 32"):
         build_classifier(arch, 5, 3, 64)
+
+
+# --- checkpoints as they are distributed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrap"),
+    [
+        ("resnet18", lambda state: state),  # a plain state dict
+        ("resnet18", lambda state: {f"model.{name}": value for name, value in state.items()}),  # PPA
+        (
+            "resnet18",  # MIDRE, under torch.compile
+            lambda state: {
+                "epoch": 99,
+                "model_state_dict": {f"_orig_mod.model.{name}": value for name, value in state.items()},
+                "optimizer_state_dict": {},
+            },
+        ),
+        ("maxvit_t", lambda state: state),
+    ],
+    ids=["plain", "PPA", "MIDRE", "MaxViT"],
+)
+def test_published_targets_are_recognised(kind: str, wrap: Any) -> None:
+    theirs = getattr(torchvision.models, kind)(weights=None)
+    if kind == "resnet18":
+        theirs.fc = nn.Linear(512, 530)
+    found = fit(kind, wrap(theirs.state_dict()))
+    classes = 530 if kind == "resnet18" else 1000
+    assert found.settings == {"num_classes": classes, "channels": 3, "resolution": 224}
+    assert set(found.tensors) == set(theirs.state_dict())
 
 
 # --- where weights start ---------------------------------------------------------------------------------------------

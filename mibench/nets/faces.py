@@ -74,6 +74,19 @@ class VGG16(Classifier):
         return list(self.convs[:27])
 
 
+class StagedVGG16(VGG16):
+    """The same network as BiDO's files have it: its five stages apart, each counted from 0."""
+
+    @property
+    def published_names(self) -> dict[str, str]:  # type: ignore[override]
+        names, stage, start = {"bn": "norm", "fc_layer": "head"}, 1, 0
+        for index, layer in enumerate(self.convs):
+            names[f"layer{stage}.{index - start}"] = f"convs.{index}"
+            if isinstance(layer, nn.MaxPool2d):
+                stage, start = stage + 1, index + 1
+        return names
+
+
 class IrUnit(nn.Module):
     """The improved residual unit of ArcFace: BN, conv, PReLU, strided conv, BN; plus its shortcut.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -99,10 +99,11 @@ class SmallResNet(Classifier):
 
 
 class _Digits(Classifier):
-    """conv7x7 (padding 1), conv5x5, conv5x5, each with BN and LeakyReLU 0.2, the first two with a 2x2 maxpool, on one
-    channel of 32 pixels: 32 -> 14 -> 5 -> 1."""
+    """Convolutions, each with BN and LeakyReLU 0.2 and the first two with a 2x2 maxpool, on one channel of 32 pixels:
+    32 -> 14 -> 5 -> 1. ``convs``: width, kernel size, padding."""
 
-    widths: ClassVar[tuple[int, int, int]]
+    convs: ClassVar[tuple[tuple[int, int, int], ...]]
+    hidden_convs: ClassVar[int]  # the stages before the features; what follows belongs to the features
 
     def __init__(self, num_classes: int, channels: int = 1, resolution: int = 32) -> None:
         super().__init__()
@@ -111,29 +112,41 @@ class _Digits(Classifier):
                 f"{type(self).__name__} takes grey images of 32 pixels; found {channels} channels of {resolution} "
                 "pixels. Use another track or another architecture."
             )
-        sizes, self.parts = (channels, *self.widths), nn.ModuleList()
-        for index, (a, b) in enumerate(pairwise(sizes)):
-            conv = nn.Conv2d(a, b, 7, padding=1) if index == 0 else nn.Conv2d(a, b, 5)
+        widths = (channels, *(width for width, _, _ in self.convs))
+        self.parts = nn.ModuleList()
+        for index, (width, kernel, padding) in enumerate(self.convs):
+            conv = nn.Conv2d(widths[index], width, kernel, padding=padding)
             pool = [nn.MaxPool2d(2)] if index < 2 else []
-            self.parts.append(nn.Sequential(conv, nn.BatchNorm2d(b), nn.LeakyReLU(0.2), *pool))
+            self.parts.append(nn.Sequential(conv, nn.BatchNorm2d(width), nn.LeakyReLU(0.2), *pool))
         self.flatten = nn.Flatten()
-        self.feature_dim = self.widths[-1]
+        self.feature_dim = widths[-1]
         self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
-        *first, last = self.parts
-        for index, part in enumerate(first, start=1):
+        for index, part in enumerate(self.parts[: self.hidden_convs], start=1):
             yield f"stage{index}", part
-        yield "features", nn.Sequential(last, self.flatten)
+        yield "features", nn.Sequential(*self.parts[self.hidden_convs :], self.flatten)
 
 
 class MCNN(_Digits):
     """The MNIST target of KED-MI and BiDO: 256 features."""
 
-    widths = (64, 128, 256)
+    convs, hidden_convs = ((64, 7, 1), (128, 5, 0), (256, 5, 0)), 2
+    published_names: ClassVar[dict[str, str]] = {
+        "fc_layer": "head",
+        "layer1": "parts.0",
+        "layer2": "parts.1",
+        "layer3": "parts.2",
+    }
 
 
 class SCNN(_Digits):
-    """The MNIST evaluator: 512 features. Its first widths are in no source; they are the target's, doubled."""
+    """The MNIST evaluator of BiDO: 512 features."""
 
-    widths = (128, 256, 512)
+    convs, hidden_convs = ((32, 7, 1), (64, 5, 0), (128, 5, 0), (256, 3, 1), (512, 3, 1)), 2
+
+    @property
+    def published_names(self) -> dict[str, str]:
+        """There all layers stand in one row."""
+        layers = [f"parts.{i}.{j}" for i, part in enumerate(self.parts) for j in range(len(cast(nn.Sequential, part)))]
+        return {"fc_layer": "head"} | {f"feature.{n}": name for n, name in enumerate(layers)}

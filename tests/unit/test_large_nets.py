@@ -15,6 +15,7 @@ from mibench.errors import MissingError, UserError
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
 from mibench.nets.checkpoints import fit
+from mibench.nets.faces import StagedVGG16
 from mibench.nets.initial import load_initial
 from mibench.nets.published import load_published
 from mibench.nets.skips import NarrowBlock
@@ -263,6 +264,55 @@ def test_published_targets_are_recognised(kind: str, wrap: Any) -> None:
     classes = 530 if kind == "resnet18" else 1000
     assert found.settings == {"num_classes": classes, "channels": 3, "resolution": 224}
     assert set(found.tensors) == set(theirs.state_dict())
+
+
+def in_stages(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's VGG16 features as five stages, cut by hand after each of its pools (6, 13, 23, 33, 43)."""
+    starts = (0, 7, 14, 24, 34)
+    found = {}
+    for name, value in state.items():
+        index, rest = int(name.split(".")[0]), name.split(".", 1)[1]
+        stage = max(n for n, start in enumerate(starts) if start <= index)
+        found[f"module.layer{stage + 1}.{index - starts[stage]}.{rest}"] = value
+    return found
+
+
+def test_bidos_vgg16_is_the_same_network_in_stages() -> None:
+    theirs = torchvision.models.vgg16_bn(weights=None).features
+    norm, head = nn.BatchNorm1d(2048), nn.Linear(2048, 1000)
+    state = in_stages(theirs.state_dict())
+    state |= {f"module.bn.{k}": v for k, v in norm.state_dict().items()}
+    state |= {f"module.fc_layer.{k}": v for k, v in head.state_dict().items()}
+    found = fit("vgg16_bido", {"state_dict": state})
+    net = StagedVGG16(1000).eval()
+    load_published(net, found.tensors)
+    x = Stream(0).uniform(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x).logits, head(norm.eval()(theirs.eval()(x).flatten(1))))
+
+
+@pytest.mark.parametrize("kind", ["mcnn", "scnn"])
+def test_digit_networks_as_published(kind: str) -> None:
+    """Built by hand: layer1 to layer3, or all layers in one row."""
+    shapes = {"mcnn": ((64, 7, 1), (128, 5, 0), (256, 5, 0))}.get(
+        kind, ((32, 7, 1), (64, 5, 0), (128, 5, 0), (256, 3, 1), (512, 3, 1))
+    )
+    blocks, before = [], 1
+    for index, (width, size, padding) in enumerate(shapes):
+        pool = [nn.MaxPool2d(2)] if index < 2 else []
+        blocks.append(
+            nn.Sequential(nn.Conv2d(before, width, size, 1, padding), nn.BatchNorm2d(width), nn.LeakyReLU(0.2), *pool)
+        )
+        before = width
+    row = nn.Sequential(*[layer for block in blocks for layer in block])
+    parts = {f"layer{n}": block for n, block in enumerate(blocks, start=1)} if kind == "mcnn" else {"feature": row}
+    theirs = nn.ModuleDict(parts | {"fc_layer": nn.Linear(before, 5)}).eval()
+    found = fit(kind, theirs.state_dict())
+    net = build_classifier(kind, 5, 1, 32).eval()
+    load_published(net, found.tensors)
+    x = Stream(0).uniform(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x).logits, theirs["fc_layer"](row(x).flatten(1)))
 
 
 # --- where weights start ---------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def run(home: Path, *words: str, code: int = 0) -> Any:
 def test_the_working_list() -> None:
     suite = load_suite(ROOT, "midre")
     assert suite_names(ROOT) == ["midre"]
-    assert list(suite.cells) == [f"W{n:02}" for n in range(1, 38)]
+    assert list(suite.cells) == [*(f"W{n:02}" for n in range(1, 38)), "S01"]
     assert [entry.id for entry in suite.established] == [f"E{n}" for n in range(1, 14)]
     assert "no public source" in suite.note and suite.cells["W01"].confidence == "H"
     used = {cell.track for cell in suite.cells.values()}
@@ -61,7 +61,7 @@ def test_tracks_of_a_suite_have_networks_weights_and_published_columns(registry:
     for track in registry.suite_tracks.values():
         for recipe in (track.target, track.evaluator):
             classifier_type(recipe.arch)
-            start_of(recipe.arch, recipe.initial)
+            assert recipe.initial == "scratch" or start_of(recipe.arch, recipe.initial)
         assert all(hasattr(columns, key) for key in track.reported)
     assert not registry.suite_tracks.keys() & registry._file.tracks.keys()
 
@@ -92,6 +92,7 @@ def test_published_recipes(registry: Registry) -> None:
         ("celeba64-facenet64", "tl", {"lr": 0.008, "epochs": 200, "batch": 8}),
         ("celeba64-vgg16", "ls", {"optimiser": "adam", "lr": 0.001, "epochs": 100, "milestones": (75, 90)}),
         ("celeba64-vgg16", "re", {"optimiser": "sgd", "lr": 0.01, "epochs": 50}),
+        ("mnist32-mcnn", "bido", {"optimiser": "adam", "lr": 0.1, "epochs": 20, "gamma": 0.5}),
         ("facescrub224-densenet121", "rolss", {"initial": "scratch", "batch": 64}),
         ("facescrub224-resnet18", "tl", {"initial": "imagenet", "epochs": 100}),
     ],

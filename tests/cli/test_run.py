@@ -33,6 +33,7 @@ COMMANDS = [
     "show",
     "status",
     "why",
+    "suite",
     "export",
     "site",
     "study",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import subprocess
+from importlib.metadata import PackageNotFoundError, PackagePath, distribution, version
+from pathlib import Path
 from typing import Any
 
 import mibench
@@ -38,6 +42,41 @@ def describe(device: str | None = None) -> dict[str, Any]:
             facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
             facts["threads"] = torch.get_num_threads()
     return facts
+
+
+def code_version() -> dict[str, Any]:
+    """Which code this is: ``commit`` of a checkout (None for an installed package) and whether it was ``modified``
+    since (None where that cannot be told)."""
+    root = Path(mibench.__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
+        return {"commit": commit, "modified": None if changes is None else bool(changes)}
+    try:
+        files = distribution("mibench").files or []
+    except PackageNotFoundError:
+        files = []
+    own = [file for file in files if file.parts[0] == "mibench" and file.hash and file.hash.mode == "sha256"]
+    if not own:
+        return {"commit": None, "modified": None}
+    return {"commit": None, "modified": any(not _as_installed(file) for file in own)}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    command = ["git", "-C", str(root), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _as_installed(file: PackagePath) -> bool:
+    """Whether a file has the hash that the installer wrote down."""
+    try:
+        found = hashlib.sha256(Path(str(file.locate())).read_bytes()).digest()
+    except OSError:
+        return False
+    return base64.urlsafe_b64encode(found).rstrip(b"=").decode() == (file.hash.value if file.hash else None)
 
 
 def _peak_memory(device: str) -> int:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from mibench.errors import UserError, unknown
-from mibench.executors.local import Listener, LocalExecutor, Outcome
-from mibench.identity import digest
+from mibench.coordinator import Listener, Outcome, State, coordinate
+from mibench.errors import EXIT_FAILED, UserError, unknown
+from mibench.estimates import estimate, filled, past_seconds
+from mibench.executors import Executor
 from mibench.metrics import METRICS
 from mibench.metrics.weights import at_hand
-from mibench.plan import Cell, Plan, PlannedRun, Stage, make_plan
-from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.plan import Cell, Plan, Stage, make_plan
+from mibench.recording import EXTRA, Recorder, record_key
+from mibench.records import RunRecord
 from mibench.registry import Kind, Registry, Selection
+from mibench.schedule import Schedule
+from mibench.store import attempts, grids
 from mibench.store.artifacts import Damaged, Manifest, Store
+from mibench.store.db import Database
 from mibench.tracks import Track
 
 BASELINE = "none"  # the undefended model, shown beside every run
 RESULTS = ("evaluate", "features")  # stages whose files are shown, and that no other stage reads
-EXTRA = ("features",)  # a run without it (it failed) still has its result
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Result:
     records: list[RunRecord] = field(default_factory=list)  # in the order asked for
     manifests: list[Manifest] = field(default_factory=list)  # of every stage of the plan that is done
     cached: dict[str, bool] = field(default_factory=dict)  # by run
+    todo: set[str] = field(default_factory=set)  # keys that were missing at the start
     outcome: Outcome = field(default_factory=Outcome)
     notes: list[str] = field(default_factory=list)
 
@@ -142,119 +143,111 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
     return [stage for stage in plan.stages.values() if stage.key not in done]
 
 
-def execute(registry: Registry, store: Store, plan: Plan, slots: Callable[[], list[str]], listener: Listener) -> Result:
-    """Compute what is missing and return the records of the runs that are complete. ``slots`` is asked for the
-    devices only when there is something to compute."""
+Place = Callable[[list[Stage], dict[str, dict[str, Any]]], Executor]
+
+
+def execute(
+    store: Store, plan: Plan, place: Place, listener: Listener, database: Database, retry_failed: bool = False
+) -> Result:
+    """Compute what is missing and return the records of the runs that are complete; all of it is in the database.
+
+    ``place`` is asked for an executor only when there is something to compute; it gets the stages and, by id, the
+    tracks as they were planned. A stage that failed before, by an error of the same method, is not tried again unless
+    ``retry_failed``; one that was killed, stopped or lacked something is.
+    """
     result = Result(plan)
-    found = lookup(store, plan, result.notes)
-    todo = needed(plan, found)
+    recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
+    todo = needed(plan, recorder.found)
+    result.todo = {stage.key for stage in todo}
     if todo:
-        result.outcome = LocalExecutor(store.home, slots(), listener, _tracks(plan)).run(todo, set(found))
-        found = lookup(store, plan, result.notes)
-    computed = {stage.key for stage in todo}
-    result.manifests = list(found.values())
+        seconds = estimate(todo, past_seconds(database.durations()))
+        with grids.open_grid(store.home, plan, seconds):
+            result.outcome = _compute(store, plan, todo, recorder, place, listener, seconds, retry_failed)
+    records = recorder.finish()
+    result.manifests = [*recorder.found.values(), *records]
+    database.ingest(database.lacking(result.manifests))
+    if len(recorder.found) == len(plan.stages):
+        grids.drop(store.home, grids.grid_id(plan))
     for planned in plan.runs:
-        if all(stage.key in found for role, stage in planned.stages.items() if role not in EXTRA):
-            manifest = _record(store, planned, found)
-            record = RunRecord.from_json(manifest.result["record"])
-            result.manifests.append(manifest)
-            result.records.append(record)
-            result.cached[record.run] = not any(s.key in computed for s in planned.stages.values())
+        if planned.run in recorder.runs:
+            result.records.append(RunRecord.from_json(recorder.runs[planned.run].result["record"]))
+            result.cached[planned.run] = result.todo.isdisjoint(stage.key for stage in planned.stages.values())
     return result
 
 
-def _tracks(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The tracks of the plan as they were planned, for the workers."""
-    return {run.cell.track.id: run.cell.track.model_dump(mode="json") for run in plan.runs}
+def _compute(
+    store: Store,
+    plan: Plan,
+    todo: list[Stage],
+    recorder: Recorder,
+    place: Place,
+    listener: Listener,
+    seconds: dict[str, float],
+    retry_failed: bool,
+) -> Outcome:
+    schedule = Schedule(todo, recorder.found, filled(todo, seconds))
+    before = Outcome()
+    if not retry_failed:
+        for key, attempt in attempts.failed_before(store.home, [(s.key, s.source_sha256) for s in todo]).items():
+            if key in schedule.unfinished:
+                message = f"It failed before, at {attempt.ended}: {attempt.message} Try again with --retry-failed."
+                before.fail(key, message, EXIT_FAILED)
+                before.blocked |= schedule.fail(key)
+                listener(schedule.stages[key], {"event": "failed", "message": message})
+    executor = place(todo, {run.cell.track.id: run.cell.track.model_dump(mode="json") for run in plan.runs})
+
+    def look(stage: Stage) -> State:
+        if store.path(stage.kind, stage.key).exists() and _whole(store, stage, [], verify=False) is not None:
+            return "done"
+        return "busy" if executor.alone and store.held(stage.key) else "free"
+
+    try:
+        outcome = coordinate(schedule, executor, listener, look, recorder.done)
+    finally:
+        executor.close()
+    outcome.failed |= before.failed
+    outcome.blocked |= before.blocked
+    outcome.exit_code = outcome.exit_code or before.exit_code
+    return outcome
 
 
-def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Manifest:
-    """The manifest that holds the run's record, written when the run was first complete."""
-    stages = {role: stage.key for role, stage in planned.stages.items() if stage.key in found}
-    key = digest({"run": planned.run, "stages": stages})
-    with store.claim("run", key) as claim:
-        if claim.manifest is not None:
-            return claim.manifest
-        record = _assemble(store, planned, found)
-        manifest = Manifest(
-            kind="run",
-            key=key,
-            plugin="engine",
-            version=1,
-            params={},
-            non_default={},
-            seed=planned.cell.seed,
-            track=planned.cell.track.id,
-            track_version=planned.cell.track.version,
-            inputs=stages,
-            started=record.created,
-            environment=record.environment,
-            result={"record": record.to_json()},
-        )
-        store.publish("run", key, claim.workdir, manifest)
-        return manifest
+def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
+    """Record the runs of grids that were begun, as far as they are complete, whoever computed them. Returns, by grid, how
+    many of its runs are recorded and how many it has; a grid that is whole is forgotten."""
+    found = {}
+    for name in grids.names(store.home):
+        grid = grids.load(store.home, name)
+        if grid is None:
+            continue
+        recorder = Recorder(store, grid.plan, lookup(store, grid.plan, []), database.ingest)
+        records = recorder.finish()
+        database.ingest(database.lacking([*recorder.found.values(), *records]))
+        found[name] = (len(records), len(grid.plan.runs))
+        if len(recorder.found) == len(grid.plan.stages) and not grid.alive:
+            grids.drop(store.home, name)
+    return found
 
 
-def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
-    cell = planned.cell
-    manifests = {role: found[stage.key] for role, stage in planned.stages.items() if stage.key in found}
-    evaluate = manifests["evaluate"]
-    table = store.path("evaluate", evaluate.key) / "images.json"
-    queries: dict[str, Any] = {}
-    for role in ("prior", "prepare", "invert"):
-        for who, phases in (manifests[role].result.get("queries", {}) if role in manifests else {}).items():
-            for phase, kinds in phases.items():
-                slot = queries.setdefault(who, {}).setdefault(phase, {})
-                for kind, count in kinds.items():
-                    slot[kind] = slot.get(kind, 0) + count
-    return RunRecord(
-        run=planned.run,
-        track=cell.track.id,
-        track_version=cell.track.version,
-        defense=cell.defense.id,
-        attack=cell.attack.id,
-        seed=cell.seed,
-        defense_label=cell.defense.label,
-        attack_label=cell.attack.label,
-        defense_params=cell.defense.params,
-        attack_params=cell.attack.params,
-        status="done",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
-        stages=[
-            StageInfo(
-                role, m.key, m.plugin, m.version, m.params, m.seed, m.seconds, m.environment.get("peak_memory_mib")
-            )
-            for role, m in manifests.items()
-        ],
-        environment=evaluate.environment,
-        queries=queries,
-        images=json.loads(table.read_text()),
-        chance=cell.track.chance,
-        command=_command(cell),
-        deviations=[*cell.defense.deviations, *cell.attack.deviations],
-        features=manifests["features"].result if "features" in manifests else None,
-    )
+def force(store: Store, plan: Plan, names: Iterable[str]) -> list[Stage]:
+    """Move aside what is stored of the stages called ``names`` (a kind, or a key's beginning), of everything in the plan
+    that was computed from them, and the records of their runs. Returns the stages that will be computed again.
 
-
-def _command(cell: Cell) -> str:
-    words = ["mibench", "run", "--track", cell.track.file or cell.track.id]
-    words += ["--defense", cell.defense.label, "--attack", cell.attack.label, "--seeds", str(cell.seed + 1)]
-    return shlex.join(words)
-
-
-def image_file(store: Store, record: RunRecord, entry: dict[str, Any]) -> Path | None:
-    """The PNG of one reconstruction, or None if the artefact is gone."""
-    return _file(store, record, "invert", entry["file"])
-
-
-def feature_file(store: Store, record: RunRecord) -> Path | None:
-    """The points of the run's feature space by identity (JSON; see ``mibench/stages/features.py``), or None if the
-    run has no such stage or the artefact is gone."""
-    return _file(store, record, "features", "features.json")
-
-
-def _file(store: Store, record: RunRecord, kind: str, name: str) -> Path | None:
-    key = next((stage.key for stage in record.stages if stage.kind == kind), None)
-    path = store.path(kind, key) / name if key else None
-    return path if path is not None and path.is_file() else None
+    Raises UserError for a name that fits no stage of the plan.
+    """
+    chosen: set[str] = set()
+    for name in names:
+        own = {s.key for s in plan.stages.values() if s.kind == name or (len(name) >= 4 and s.key.startswith(name))}
+        if not own:
+            raise unknown("stage of this plan", name, {stage.kind for stage in plan.stages.values()})
+        chosen |= own
+    for stage in plan.stages.values():  # parents first
+        if not chosen.isdisjoint(key for _, key in stage.inputs.values()):
+            chosen.add(stage.key)
+    for planned in plan.runs:
+        if not chosen.isdisjoint(stage.key for stage in planned.stages.values()):
+            keys = [stage.key for stage in planned.stages.values()]
+            without = [s.key for role, s in planned.stages.items() if role not in EXTRA]
+            for whole in (keys, without):
+                store.discard("run", record_key(planned, whole))
+    again = [stage for stage in plan.stages.values() if stage.key in chosen]
+    return [stage for stage in again if store.discard(stage.kind, stage.key)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mibench import stopping
 from mibench.augment import mirror, resized_crop, shift_flip_warp
 from mibench.contracts import Batch, Context, ImageSet, Progress
 from mibench.errors import StageFailed
@@ -96,6 +97,11 @@ class Loop:
             torch.manual_seed(stream_seed(self.name, self._seed, step))  # dropout, whatever came before
             yield step
             now = time.monotonic()
+            if stopping.asked() and step + 1 < self.steps:
+                self._check()
+                if self._folder:
+                    self._save(step + 1)
+                raise stopping.Stopped
             if self._reporter and (now - told > 0.25 or step + 1 == self.steps):
                 told = now
                 self._reporter(step + 1, self.steps, None if self._loss is None else float(self._loss), self.name)

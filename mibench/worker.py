@@ -1,20 +1,30 @@
 """Compute one stage in this process: ``python -m mibench.worker REQUEST``, a JSON file made by an executor.
 
-Events are JSON lines on standard output: progress, done, failed. Standard error is the log.
+With an executor at the other end of its standard input (``tethered``) events are JSON lines on standard output, and
+standard error is the log; without one everything goes to the log. SIGTERM asks it to save its state and end.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mibench.plan import Stage
+    from mibench.store.artifacts import Store
+
+Emit = Callable[[dict[str, Any]], None]
 
 STAGES = {
     "evaluator": "mibench.stages.evaluator:run",
@@ -28,103 +38,175 @@ STAGES = {
 }
 
 
-def emit(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+ALIVE = "alive.json"  # in a stage's state: what it is doing, for whoever asks
+BEAT = 2.0  # seconds between two of them
 
 
-def compute(request: dict[str, Any]) -> None:
+def compute(request: dict[str, Any], emit: Emit) -> None:
     """Claim the stage, run it, publish its artefact."""
-    import torch
-
-    from mibench.environment import describe
     from mibench.plan import Stage
-    from mibench.registry import Registry
-    from mibench.stages.job import Job
-    from mibench.store.artifacts import STATE, Manifest, Store
-    from mibench.tracks import Track
+    from mibench.store import attempts
+    from mibench.store.artifacts import Store
 
-    device = torch.device(request["device"])
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # the same sums on every machine; several stages run beside each other
-    else:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-        torch.cuda.set_device(device)
     fields = request["stage"]
     stage = Stage(**fields | {"inputs": {role: tuple(pair) for role, pair in fields["inputs"].items()}})
     store = Store(Path(request["home"]))
-    waiting = {
-        "event": "progress",
-        "name": "waiting for another process",
-        "step": 0,
-        "steps": 0,
-        "loss": None,
-    }
+    waiting = {"event": "progress", "name": "waiting for another process", "step": 0, "steps": 0, "loss": None}
     with store.claim(stage.kind, stage.key, lambda: emit(waiting)) as claim:
         if claim.damaged:
             emit({"event": "note", "message": f"{claim.damaged}. It is computed again."})
         if claim.manifest is not None:
             return
-        registry = Registry(home=store.home)
-        if request.get("track"):
-            registry.add(Track.model_validate(request["track"]))
-        job = Job(stage, store, registry, claim.workdir, device, emit)
-        (claim.workdir / STATE).mkdir(exist_ok=True)
-        started, clock = datetime.now(UTC), time.monotonic()
+        device, job = _device(request["device"]), os.environ.get("SLURM_JOB_ID")
+        attempt = attempts.begin(store.home, stage.key, str(device), stage.source_sha256, job)
+        try:
+            _compute(request, stage, store, claim.workdir, device, emit)
+        except BaseException as error:
+            outcome, message, code = _failure(error)
+            with suppress(Exception):  # a full disk, which the error itself tells
+                attempts.end(store.home, stage.key, attempt, outcome, message, code)
+            raise
+        attempts.end(store.home, stage.key, attempt, "done")
+
+
+def _compute(request: dict[str, Any], stage: Stage, store: Store, workdir: Path, device: Any, emit: Emit) -> None:
+    from mibench.environment import code_version, describe
+    from mibench.registry import Registry
+    from mibench.stages.job import Job
+    from mibench.store import attempts
+    from mibench.store.artifacts import STATE, Manifest
+    from mibench.tracks import Track
+
+    registry = Registry(home=store.home)
+    if request.get("track"):
+        registry.add(Track.model_validate(request["track"]))
+    (workdir / STATE).mkdir(exist_ok=True)
+    started = datetime.now(UTC)
+    with _Pulse(workdir / STATE / ALIVE, str(device)) as pulse:
+        job = Job(stage, store, registry, workdir, device, pulse.passing(emit))
         _ = job.data  # built now if it is not there, so that it cannot come between seeding and computing
-        before = _seconds_so_far(claim.workdir / STATE)
         module, function = STAGES[stage.kind].split(":")
-        with _Clock(claim.workdir / STATE, before, clock):
-            result = getattr(import_module(module), function)(job)
-        manifest = Manifest(
-            kind=stage.kind,
-            key=stage.key,
-            plugin=stage.plugin,
-            version=stage.version,
-            params=stage.params,
-            non_default=stage.non_default,
-            seed=stage.seed,
-            track=stage.track,
-            track_version=job.track.version,
-            inputs={role: key for role, (_, key) in stage.inputs.items()},
-            seconds=before + time.monotonic() - clock,
-            started=started.isoformat(timespec="seconds"),
-            environment=describe(str(device)),
-            source_sha256=stage.source_sha256,
-            result=result,
-        )
-        store.publish(stage.kind, stage.key, claim.workdir, manifest)
+        result = getattr(import_module(module), function)(job)
+    manifest = Manifest(
+        kind=stage.kind,
+        key=stage.key,
+        plugin=stage.plugin,
+        version=stage.version,
+        params=stage.params,
+        non_default=stage.non_default,
+        seed=stage.seed,
+        track=stage.track,
+        track_version=job.track.version,
+        inputs={role: key for role, (_, key) in stage.inputs.items()},
+        seconds=pulse.seconds,
+        started=started.isoformat(timespec="seconds"),
+        environment=describe(str(device)) | {"code": request.get("code") or code_version()},
+        source_sha256=stage.source_sha256,
+        result=result,
+        usage={
+            "attempts": len(attempts.read(store.home, stage.key)),
+            "device_seconds": round(pulse.device_seconds, 3),
+        },
+    )
+    store.publish(stage.kind, stage.key, workdir, manifest)
 
 
-class _Clock:
-    """Keeps the seconds already spent on disk, so that a resumed stage reports all of them."""
+def _device(name: str) -> Any:
+    """The device, made ready: the same sums on every machine, and several stages beside each other."""
+    import torch
 
-    def __init__(self, folder: Path, before: float, start: float) -> None:
-        self._path, self._before, self._start = folder / "seconds", before, start
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    else:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        torch.cuda.set_device(device)
+    return device
+
+
+class _Pulse:
+    """Says every two seconds in a file what the stage is doing and what it has cost, over all its attempts, so that
+    ``status`` can tell and a resumed stage reports the whole."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self._path, self._device = path, device
+        self._start, self._busy = time.monotonic(), time.process_time()
+        self._before = pulse_of(path)
+        self._progress: dict[str, Any] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def _run(self) -> None:
-        while not self._stop.wait(2):
-            scratch = self._path.with_suffix(".new")
-            scratch.write_text(str(self._before + time.monotonic() - self._start))
-            scratch.replace(self._path)
+    @property
+    def seconds(self) -> float:
+        return float(self._before.get("seconds", 0.0)) + time.monotonic() - self._start
 
-    def __enter__(self) -> None:
+    @property
+    def device_seconds(self) -> float:
+        """Of a GPU: for how long it was held. Of a CPU: seconds in which a core worked."""
+        here = time.monotonic() - self._start
+        if self._device == "cpu":
+            here = time.process_time() - self._busy
+        return float(self._before.get("device_seconds", 0.0)) + here
+
+    def passing(self, emit: Emit) -> Emit:
+        def tell(event: dict[str, Any]) -> None:
+            if event["event"] == "progress":
+                self._progress = event
+            emit(event)
+
+        return tell
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT):
+            with suppress(OSError):  # a full disk stops the stage where it writes results
+                self._beat()
+
+    def _beat(self) -> None:
+        scratch = self._path.with_suffix(".new")
+        progress = {name: self._progress.get(name) for name in ("name", "step", "steps", "loss")}
+        if progress["loss"] is not None and not math.isfinite(progress["loss"]):
+            progress["loss"] = None
+        cost = {"seconds": self.seconds, "device_seconds": self.device_seconds}
+        where = {"device": self._device, "job": os.environ.get("SLURM_JOB_ID"), "time": time.time()}
+        scratch.write_text(json.dumps(cost | where | {"progress": progress}))
+        scratch.replace(self._path)
+
+    def __enter__(self) -> _Pulse:
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        with suppress(OSError):
+            self._beat()
 
 
-def _seconds_so_far(folder: Path) -> float:
+def pulse_of(path: Path) -> dict[str, Any]:
+    """What a stage last said of itself; empty if it never did."""
     try:
-        return float((folder / "seconds").read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return 0.0
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _failure(error: BaseException) -> tuple[str, str | None, int]:
+    """Outcome, sentence and exit code for what ended a stage."""
+    from mibench.errors import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, StageFailed, UserError
+    from mibench.stopping import Stopped
+
+    if isinstance(error, Stopped):
+        return "stopped", None, EXIT_INTERRUPTED
+    if isinstance(error, (UserError, StageFailed)):
+        return ("missing" if error.exit_code == EXIT_ENVIRONMENT else "failed"), str(error), error.exit_code
+    words = f"{type(error).__name__}: {error}"
+    passing = isinstance(error, (OSError, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
+    return ("died" if passing else "failed"), words, EXIT_FAILED
 
 
 def _die_with_parent() -> None:
@@ -138,20 +220,37 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _on_standard_output(event: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _in_the_log(event: dict[str, Any]) -> None:
+    """Where nobody listens: all but progress, which is in the pulse."""
+    if event["event"] != "progress":
+        print(event.get("message") or event["event"], file=sys.stderr, flush=True)
+
+
 def main() -> int:
-    from mibench.errors import EXIT_FAILED, StageFailed, UserError
+    from mibench import stopping
 
     request = json.loads(Path(sys.argv[1]).read_text())
-    _die_with_parent()
+    emit = _in_the_log
+    if request.get("tethered", True):
+        _die_with_parent()
+        emit = _on_standard_output
+    stopping.listen()
     try:
-        compute(request)
-    except (UserError, StageFailed) as error:
-        emit({"event": "failed", "message": str(error), "exit_code": error.exit_code})
-        return error.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        emit({"event": "failed", "message": f"{type(error).__name__}: {error}", "exit_code": EXIT_FAILED})
-        return EXIT_FAILED
+        compute(request, emit)
+    except BaseException as error:
+        outcome, message, code = _failure(error)
+        if outcome == "stopped":
+            emit({"event": "stopped"})
+        else:
+            if not hasattr(error, "exit_code"):
+                traceback.print_exc()
+            emit({"event": "failed", "message": message, "exit_code": code})
+        return code
     emit({"event": "done"})
     return 0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +57,7 @@ class Workspace:
         from mibench.publish import SiteOptions, build_site
         from mibench.publish.reported import load_reported
         from mibench.publish.results import load_results, merged
-        from mibench.runner import feature_file, image_file
+        from mibench.recording import feature_file, image_file
         from mibench.site_data import catalogue, private_image
         from mibench.study import load_studies
 
@@ -145,6 +146,7 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="KEY=VALUE",
             help="A parameter, such as defense.area=0.1,0.8 or attack.iterations=100. Repeatable.",
         ),
+        click.option("--grid", metavar="FILE", help="What a grid file asks for, instead."),
         click.option("--suite", help="The setups of a suite, such as midre, instead."),
         click.option("--cell", "cells", multiple=True, metavar="ID", help="Only this setup of the suite. Repeatable."),
     ]
@@ -191,6 +193,18 @@ def missing_data(ws: Workspace, plan: Any, skipped: bool = False) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def describe_time(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 20 min``, ``4 days 2 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
+
+
 def suite_plan(
     ws: Workspace, suite: str, cells: tuple[str, ...], seeds: int, decode: bool = False, quiet: bool = False
 ) -> Any:
@@ -209,44 +223,95 @@ def suite_plan(
     return whole
 
 
-def make_plan(
-    ws: Workspace,
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    track: str,
-    seeds: int,
-    settings: tuple[str, ...],
-    suite: str | None = None,
-    cells: tuple[str, ...] = (),
-    decode: bool = False,
-    quiet: bool = False,
-) -> Any:
+@dataclass(frozen=True)
+class Asked:
+    """What ``selection_options`` read."""
+
+    defenses: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    track: str = DEFAULT_TRACK
+    seeds: int = 1
+    settings: tuple[str, ...] = ()
+    grid: str | None = None
+    suite: str | None = None
+    cells: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> bool:
+        """Whether methods or a track were named."""
+        return bool(self.defenses or self.attacks or self.settings or self.track != DEFAULT_TRACK)
+
+
+def make_plan(ws: Workspace, asked: Asked, decode: bool = False, quiet: bool = False) -> Any:
     """The plan for what ``run`` and ``plan`` were asked. ``decode``: folders of images are decoded first."""
-    if suite is not None:
-        if defenses or attacks or settings or track != DEFAULT_TRACK:
-            raise click.UsageError("--suite says what runs: leave --defense, --attack, --track and --set out.")
-        return suite_plan(ws, suite, cells, seeds, decode, quiet)
-    if cells:
+    if asked.suite is not None:
+        if asked.names or asked.grid is not None:
+            raise click.UsageError("--suite says what runs: leave --defense, --attack, --track, --set and --grid out.")
+        return suite_plan(ws, asked.suite, asked.cells, asked.seeds, decode, quiet)
+    if asked.cells:
         raise click.UsageError("--cell goes with --suite.")
+    if asked.grid is not None:
+        if asked.names or asked.seeds != 1:
+            raise click.UsageError("--grid says what runs: leave --defense, --attack, --track, --seeds and --set out.")
+        return grid_plan(ws, Path(asked.grid), decode, quiet)
+    settings: dict[str, Any] = {}
+    for item in asked.settings:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
+        settings[key.strip()] = value
+    return crossed(
+        ws,
+        open_track(ws, asked.track, decode, quiet),
+        asked.defenses or ("none",),
+        asked.attacks or ("all",),
+        asked.seeds,
+        settings,
+    )
+
+
+def grid_plan(ws: Workspace, path: Path, decode: bool = False, quiet: bool = False) -> Any:
+    """The plan for a grid file."""
+    from mibench.grid_files import read_grid
+    from mibench.plan import Plan
+
+    whole = Plan()
+    for block in read_grid(path).grid:
+        for name in block.tracks:
+            track = open_track(ws, name, decode, quiet)
+            settings = {key: _text(value) for key, value in block.settings.items()}
+            whole.add(crossed(ws, track, block.defenses, block.attacks, block.seeds, settings))
+    return whole
+
+
+def _text(value: Any) -> str:
+    """A value of a YAML file as it is written on the command line."""
+    if isinstance(value, list):
+        return ":".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def crossed(
+    ws: Workspace, track: Track, defenses: Sequence[str], attacks: Sequence[str], seeds: int, settings: dict[str, str]
+) -> Any:
+    """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` -> value."""
     from mibench.errors import unknown
     from mibench.params import parse_value
     from mibench.runner import apply_settings, build_plan, select_all
 
-    protocol = open_track(ws, track, decode, quiet)
     chosen = {
-        "defense": select_all(ws.registry, "defense", defenses or ("none",)),
-        "attack": select_all(ws.registry, "attack", attacks or ("all",)),
+        "defense": select_all(ws.registry, "defense", defenses),
+        "attack": select_all(ws.registry, "attack", attacks),
     }
     by_kind: dict[str, dict[str, Any]] = {"defense": {}, "attack": {}}
-    for item in settings:
-        key, equals, value = item.partition("=")
-        kind, dot, name = key.strip().partition(".")
-        if not (equals and dot and name):
+    for item, value in settings.items():
+        kind, dot, name = item.partition(".")
+        if not (dot and name):
             raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
         if kind not in by_kind:
             raise unknown("kind in --set", kind, by_kind)
         by_kind[kind][name] = parse_value(value)
     for kind, values in by_kind.items():
         if values:
-            chosen[kind] = apply_settings(ws.registry, chosen[kind], kind, values, protocol)
-    return build_plan(ws.registry, protocol, chosen["defense"], chosen["attack"], seeds)
+            chosen[kind] = apply_settings(ws.registry, chosen[kind], kind, values, track)
+    return build_plan(ws.registry, track, chosen["defense"], chosen["attack"], seeds)

@@ -1,13 +1,22 @@
-"""``mibench list``, ``plan``, ``show``, ``status`` and ``why``: what exists and what is done."""
+"""``mibench list``, ``plan``, ``show`` and ``why``: what exists, what would run, what a run was."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, make_plan, missing_data, selection_options, workspace
+from mibench.cli.common import (
+    Asked,
+    Workspace,
+    describe_time,
+    make_plan,
+    missing_data,
+    selection_options,
+    workspace,
+)
 
 _KINDS = ("defenses", "attacks", "priors", "tracks", "metrics")
 
@@ -51,69 +60,41 @@ def _listing(ws: Workspace, kind: str) -> dict[str, dict[str, Any]]:
 
 @click.command()
 @selection_options
+@click.option("--slots", type=click.IntRange(1), help="Also how long it takes on so many devices.")
 @click.option("--dry-run", is_flag=True, help="Only how many stages of each kind, and what to get first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace
-def plan(
-    ws: Workspace,
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    track: str,
-    seeds: int,
-    settings: tuple[str, ...],
-    suite: str | None,
-    cells: tuple[str, ...],
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """What `mibench run` with the same options would compute, and what is done already.
+def plan(ws: Workspace, slots: int | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
+    """What `mibench run` with the same options would compute, what is done already, and how long the rest takes, judged
+    by how long such stages took before.
 
     \b
     Example:
       mibench plan --defense all --attack all --seeds 3
       mibench plan --suite midre --dry-run
     """
+    from mibench.estimates import estimate, past_seconds
     from mibench.runner import lookup, needed
 
-    planned = make_plan(ws, defenses, attacks, track, seeds, settings, suite, cells)
+    planned = make_plan(ws, Asked(**asked))
     notes: list[str] = []
     done = lookup(ws.store, planned, notes)
-    lacking = missing_data(ws, planned, skipped=suite is not None)
+    lacking = missing_data(ws, planned, skipped=asked["suite"] is not None)
     notes += lacking + ["Keys follow from the data: those of a track without it are not final."] * bool(lacking)
-    todo = {stage.key for stage in needed(planned, done)}
+    waiting = needed(planned, done)
+    seconds = estimate(waiting, past_seconds(ws.database.durations()))
     if as_json:
-        stages = [
-            {
-                "kind": stage.kind,
-                "key": stage.key,
-                "plugin": stage.plugin,
-                "params": stage.params,
-                "seed": stage.seed,
-                "inputs": {role: key for role, (_, key) in stage.inputs.items()},
-                "state": "to do" if stage.key in todo else "done",
-            }
-            for stage in planned.stages.values()
-        ]
-        runs = [
-            {
-                "run": r.run,
-                "defense": r.cell.defense.label,
-                "attack": r.cell.attack.label,
-                "seed": r.cell.seed,
-            }
-            for r in planned.runs
-        ]
-        click.echo(json.dumps({"schema": 1, "runs": runs, "stages": stages, "missing": lacking}, indent=1))
+        click.echo(json.dumps(_as_json(planned, waiting, seconds, lacking), indent=1))
         for note in notes:
             click.echo(f"Note: {note}", err=True)
         return
-    if dry_run:
-        for kind in dict.fromkeys(stage.kind for stage in planned.stages.values()):
-            own = [stage.key for stage in planned.stages.values() if stage.kind == kind]
-            click.echo(f"{kind:<9} {len(own):>5}, {len(todo.intersection(own))} to do")
+    todo = {stage.key for stage in waiting}
     for stage in () if dry_run else planned.stages.values():
         state = "to do" if stage.key in todo else "done"
         click.echo(f"{state:<6} {stage.kind:<9} {stage.key[:12]}  {stage.title}")
+    _table(planned, todo, seconds)
+    for line in _duration(waiting, set(done), seconds, slots):
+        click.echo(line)
     click.echo(f"{len(planned.runs)} runs, {len(planned.stages)} stages, {len(todo)} to do.")
     why: dict[str, int] = {}
     for _, reason in planned.skipped if dry_run else ():
@@ -124,6 +105,69 @@ def plan(
         click.echo(f"skipped {cell.defense.label} + {cell.attack.label}: {reason}")
     for note in notes:
         click.echo(f"Note: {note}", err=True)
+
+
+def _as_json(planned: Any, waiting: list[Any], seconds: dict[str, float], lacking: list[str]) -> dict[str, Any]:
+    todo = {stage.key for stage in waiting}
+    stages = [
+        {
+            "kind": stage.kind,
+            "key": stage.key,
+            "plugin": stage.plugin,
+            "params": stage.params,
+            "seed": stage.seed,
+            "inputs": {role: key for role, (_, key) in stage.inputs.items()},
+            "state": "to do" if stage.key in todo else "done",
+            "seconds": seconds.get(stage.key),
+        }
+        for stage in planned.stages.values()
+    ]
+    runs = [
+        {
+            "run": r.run,
+            "defense": r.cell.defense.label,
+            "attack": r.cell.attack.label,
+            "seed": r.cell.seed,
+        }
+        for r in planned.runs
+    ]
+    return {"schema": 1, "runs": runs, "stages": stages, "missing": lacking}
+
+
+def _table(planned: Any, todo: set[str], seconds: dict[str, float]) -> None:
+    """What runs share: stages of each kind without and with sharing, done and to do, and their time."""
+    if not planned.stages:
+        return
+    click.echo(f"{'stage':<10}{'unshared':>9}{'planned':>9}{'done':>7}{'to do':>7}  time")
+    for kind, unshared in planned.requests.items():
+        own = [stage.key for stage in planned.stages.values() if stage.kind == kind]
+        left = todo.intersection(own)
+        known = [seconds[key] for key in left if key in seconds]
+        time = describe_time(sum(known)) if known else "unknown" if left else ""
+        time += f" and {len(left) - len(known)} of unknown length" if known and len(known) < len(left) else ""
+        click.echo(f"{kind:<10}{unshared:>9}{len(own):>9}{len(own) - len(left):>7}{len(left):>7}  {time}".rstrip())
+
+
+def _duration(waiting: list[Any], done: set[str], seconds: dict[str, float], slots: int | None) -> Iterator[str]:
+    if not waiting:
+        return
+    unknown = len(waiting) - len(seconds)
+    if not seconds:
+        yield "time: unknown; none of these kinds of stages ran here before"
+        return
+    from mibench.devices import cores
+    from mibench.estimates import filled
+    from mibench.executors.simulated import makespan
+
+    text = f"time: about {describe_time(sum(seconds.values()))} of computing"
+    if unknown:
+        text += f", without {unknown} stages that are of unknown length"
+    yield text
+    whole = filled(waiting, seconds)
+    for count in dict.fromkeys(filter(None, (slots or cores(), 1))):
+        at_a_time = f"{count} stages at a time" if count > 1 else "one stage at a time"
+        guess = " (unknown ones taken as the median)" if unknown else ""
+        yield f"      about {describe_time(makespan(waiting, done, whole, count))} with {at_a_time}{guess}"
 
 
 @click.command()
@@ -155,41 +199,6 @@ def show(ws: Workspace, run: str, as_json: bool) -> None:
     out.print(tables.seconds([record]))
     out.print(f"page: {ws.home / 'site' / 'run' / (record.run + '.html')}", markup=False, soft_wrap=True)
     out.print(f"again: {record.command}", markup=False, soft_wrap=True)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@workspace
-def status(ws: Workspace, as_json: bool) -> None:
-    """What the store holds: finished stages and runs, unfinished work, damage.
-
-    \b
-    Example:
-      mibench status
-    """
-    counts: dict[str, int] = {}
-    seconds = 0.0
-    for manifest in ws.store.manifests():
-        counts[manifest.kind] = counts.get(manifest.kind, 0) + 1
-        seconds += manifest.seconds
-    work = ws.store.work
-    unfinished = sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []
-    found = {
-        "home": str(ws.home),
-        "stages": counts,
-        "seconds": round(seconds, 1),
-        "unfinished": unfinished,
-        "damaged": ws.store.damaged(),
-    }
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-        return
-    click.echo(f"home: {ws.home}")
-    for kind, count in sorted(counts.items()):
-        click.echo(f"  {kind:<9} {count}")
-    click.echo(f"computed in {seconds:.0f} s; {len(unfinished)} unfinished stages are resumed by the same command")
-    for sentence in ws.store.damaged():
-        click.echo(f"damaged: {sentence}")
 
 
 @click.command()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mibench.executors.local import Listener
+from mibench.coordinator import Listener
 from mibench.plan import Stage
 
 _EVERY = 10.0  # seconds between plain lines of one stage

@@ -3,61 +3,88 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import click
 
 from mibench.cli import INTERRUPTED
-from mibench.cli.common import Workspace, make_plan, missing_data, selection_options, workspace
-from mibench.errors import EXIT_INTERRUPTED, MissingError
+from mibench.cli.common import Asked, Workspace, make_plan, missing_data, selection_options, workspace
+from mibench.errors import EXIT_INTERRUPTED, MissingError, UserError
 
 
 @click.command()
 @selection_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--jobs", type=click.IntRange(1), help="Stages at a time on the device [cpu: one per core; cuda: 1].")
+@click.option("--jobs", type=click.IntRange(1), help="Stages at a time [cpu: one per core; GPU: 1; slurm: 200].")
+@click.option("--gpus", metavar="LIST", help="Use these GPUs: 0,1 or all.")
+@click.option("--per-gpu", default=1, show_default=True, type=click.IntRange(1), help="Stages at a time on each GPU.")
+@click.option("--executor", type=click.Choice(("local", "slurm")), default="local", show_default=True)
+@click.option("--slurm", metavar="OPTIONS", help="Options of sbatch: partition=gpu,time=240,gres=gpu:1.")
+@click.option("--limit", metavar="TIME", help="End a stage that takes longer: 90s, 30m or 4h.")
+@click.option("--retry-failed", is_flag=True, help="Try stages again that failed before.")
+@click.option("--force", "forced", multiple=True, metavar="STAGE", help="Compute again: a kind or a key. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
 def run(
     ws: Workspace,
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    track: str,
-    seeds: int,
-    settings: tuple[str, ...],
-    suite: str | None,
-    cells: tuple[str, ...],
     device: str,
     jobs: int | None,
+    gpus: str | None,
+    per_gpu: int,
+    executor: str,
+    slurm: str | None,
+    limit: str | None,
+    retry_failed: bool,
+    forced: tuple[str, ...],
     as_json: bool,
     quiet: bool,
+    **asked: Any,
 ) -> None:
     """Attack defended targets, and the undefended one beside them, and update the leaderboard.
 
     Everything that was computed before is reused. Without --defense only the undefended target is attacked; without
-    --attack every attack runs.
+    --attack every attack runs. Ctrl-C lets the stages that run save where they are; a second one ends them at once.
 
     \b
     Examples:
       mibench run --defense re --attack kedmi
-      mibench run --defense re --defense 're[strong]' --attack all --seeds 3
+      mibench run --defense all --attack all --seeds 3 --gpus 0,1 --per-gpu 2
       mibench run --defense bido --attack ppa --set defense.lambda_y=1.0 --json
+      mibench run --grid my-grid.yaml --executor slurm --slurm partition=gpu,time=240,gres=gpu:1
     """
     from mibench.cli.progress import listening
     from mibench.devices import check_device, slots
-    from mibench.runner import execute, lookup, needed
+    from mibench.environment import code_version
+    from mibench.executors import Executor
+    from mibench.runner import execute, force, lookup, needed
 
-    check_device(device)
-    plan = make_plan(ws, defenses, attacks, track, seeds, settings, suite, cells, decode=True, quiet=quiet)
+    seconds = read_seconds(limit) if limit is not None else None
+    options = slurm_options(executor, slurm)
+    if executor == "local":
+        check_device(device, gpus)
+    plan = make_plan(ws, Asked(**asked), decode=True, quiet=quiet)
     database = ws.database  # a damaged or newer database is said before anything is computed
     notes: list[str] = []
+    again = force(ws.store, plan, forced)
+    if again:
+        notes.append(f"{len(again)} stages are computed again; what they were is in {ws.home / 'discarded'}.")
     todo = needed(plan, lookup(ws.store, plan, notes))
     if todo and (lacking := missing_data(ws, plan)):
         raise MissingError("\n".join(lacking))
+
+    def place(stages: list[Any], tracks: dict[str, dict[str, Any]]) -> Executor:
+        if options is not None:
+            from mibench.executors.slurm import SlurmExecutor
+
+            return SlurmExecutor(ws.home, options, tracks, jobs, seconds, code_version())
+        from mibench.executors.local import LocalExecutor
+
+        return LocalExecutor(ws.home, slots(device, jobs, gpus, per_gpu), tracks, seconds, code_version())
+
     with listening(len(todo), quiet) as listener:
-        result = execute(ws.registry, ws.store, plan, lambda: slots(device, jobs), listener)
-    database.ingest(result.manifests)
+        result = execute(ws.store, plan, place, listener, database, retry_failed or bool(again))
     index = ws.build_site()
     failures = _failures(result)
     if as_json:
@@ -69,11 +96,75 @@ def run(
         click.echo(f"Note: {note}", err=True)
     for cell, reason in plan.skipped:
         click.echo(f"Skipped {cell.defense.label} + {cell.attack.label}: {reason}.", err=True)
+    _summary(result)
     if result.outcome.interrupted:
         click.echo(INTERRUPTED, err=True)
         raise SystemExit(EXIT_INTERRUPTED)
     if result.outcome.exit_code:
         raise SystemExit(result.outcome.exit_code)
+
+
+def slurm_options(executor: str, text: str | None) -> dict[str, str | bool] | None:
+    """The options of sbatch; None for the local executor. Raises UserError."""
+    if executor != "slurm":
+        if text is not None:
+            raise click.UsageError("--slurm goes with --executor slurm.")
+        return None
+    from mibench.executors.slurm import check_slurm, minutes, parse_options
+
+    options = parse_options(text)
+    minutes(str(options.get("time", 1)))
+    check_slurm()
+    return options
+
+
+def read_seconds(text: str) -> float:
+    """``90s``, ``30m``, ``4h`` or ``90`` (seconds) -> seconds. Raises UserError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found or float(found[1]) <= 0:
+        raise UserError(f"Cannot read the time {text!r}. Expected 90s, 30m or 4h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _summary(result: Any) -> None:
+    """What failed, and where to look: on standard error, if anything did."""
+    outcome = result.outcome
+    if not outcome.failed:
+        return
+    done = len(outcome.done & result.todo)
+    click.echo(f"{done} stages done, {len(outcome.failed)} failed, {len(outcome.blocked)} blocked by them:", err=True)
+    for key, message in outcome.failed.items():
+        stage = result.plan.stages[key]
+        waiting = sum(1 for parent in _roots(outcome.blocked).values() if parent == key)
+        behind = f" ({waiting} stages wait for it)" if waiting else ""
+        click.echo(f"  {stage.title}{behind}: {message}\n    log: mibench logs {key[:12]}", err=True)
+
+
+def _roots(blocked: dict[str, str]) -> dict[str, str]:
+    """Blocked stage -> the stage that failed, however far above."""
+    found = {}
+    for key in blocked:
+        parent = blocked[key]
+        while parent in blocked:
+            parent = blocked[parent]
+        found[key] = parent
+    return found
+
+
+@click.command()
+@workspace
+def collect(ws: Workspace) -> None:
+    """Take in what jobs and other coordinators have finished since, and update the leaderboard.
+
+    \b
+    Example:
+      mibench collect
+    """
+    from mibench.runner import collect as take_in
+
+    for grid, (recorded, runs) in take_in(ws.store, ws.database).items():
+        click.echo(f"grid {grid}: {recorded} of {runs} runs")
+    click.echo(f"Leaderboard: {ws.build_site()}")
 
 
 def _failures(result: Any) -> list[dict[str, Any]]:

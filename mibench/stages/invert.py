@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mibench import stopping
 from mibench.contracts import AttackContext, ImageSet, Reconstruction
 from mibench.errors import StageFailed
 from mibench.images import write_png
@@ -71,6 +72,7 @@ def run(job: Job) -> dict[str, Any]:
     done = _finished_blocks(job)
     left = [label for label in ctx.identities if label not in done]
     while left:
+        stopping.check()
         labels = left[: memory.size]
         ctx.where = f" {len(done) + 1}-{len(done) + len(labels)} of {len(ctx.identities)}"
         oracle = Oracle(target, job.stage.access or "labels", job.track.private.identities, job.stage.seed)

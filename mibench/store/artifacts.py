@@ -114,9 +114,36 @@ class Store:
             atomic.write_text(workdir / FILE, dumps(replace(manifest, outputs=outputs)))
             return self._install(kind, key, workdir)
 
-    def manifests(self) -> Iterator[Manifest]:
-        """Every whole artefact, sorted by kind and key; damaged ones are left out (see ``damaged``)."""
-        for kind, key in self._names():
+    def held(self, key: str) -> bool:
+        """Whether some process is computing stage ``key`` on this machine now. A guess: it may change at once."""
+        file = self.work / f"{key}.lock"
+        try:
+            descriptor = os.open(file, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+    def discard(self, kind: str, key: str) -> bool:
+        """Move an artefact out of the way, to ``discarded/``, so that it is computed again; whether there was one."""
+        path = self.path(kind, key)
+        with self._lock(key):
+            if not path.exists():
+                return False
+            aside = self.home / "discarded" / f"{kind}-{key[:16]}-{secrets.token_hex(3)}"
+            with atomic.writing(aside):
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(aside)
+        return True
+
+    def manifests(self, kind: str = "*") -> Iterator[Manifest]:
+        """Every whole artefact (of one kind), sorted by kind and key; damaged ones are left out (see ``damaged``)."""
+        for kind, key in self._names(kind):
             with suppress(Damaged):
                 yield read(self.path(kind, key), kind, key)
 
@@ -130,9 +157,9 @@ class Store:
                 sentences.append(str(error))
         return sentences
 
-    def _names(self) -> list[tuple[str, str]]:
+    def _names(self, only: str = "*") -> list[tuple[str, str]]:
         names = []
-        for folder in sorted(self.root.glob("*/??/*")):
+        for folder in sorted(self.root.glob(f"{only}/??/*")):
             kind, key = folder.parts[-3], folder.name
             with suppress(ValueError):
                 if self.path(kind, key) == folder:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from mibench.errors import UserError
-from mibench.identity import digest
+from mibench.identity import canonical, digest
 from mibench.records import MetricValue, RunRecord
 from mibench.store import artifacts, atomic, engine
 from mibench.store.artifacts import Manifest, Store
@@ -151,6 +151,43 @@ class Database:
             for row in found
         ]
 
+    def lacking(self, manifests: Iterable[Manifest]) -> list[Manifest]:
+        """Those of ``manifests`` that are not in the database, or a run's only in an older record."""
+        with engine.reading(self._engine) as connection:
+            stages = set(connection.scalars(sa.select(Stage.key)))
+            runs = {(run, created) for run, created in connection.execute(sa.select(Run.run, Run.created))}
+        return [m for m in manifests if (m.key not in stages if m.kind != "run" else _recorded(m) not in runs)]
+
+    def counts(self) -> dict[str, tuple[int, float]]:
+        """By kind, how many stages there are and the seconds they took; runs under ``run``."""
+        with engine.reading(self._engine) as connection:
+            rows = connection.execute(
+                sa.select(Stage.kind, sa.func.count(), sa.func.sum(Stage.seconds)).group_by(Stage.kind)
+            )
+            found = {kind: (count, float(seconds)) for kind, count, seconds in rows}
+            runs = connection.scalar(sa.select(sa.func.count()).select_from(Run)) or 0
+        return found | ({"run": (runs, 0.0)} if runs else {})
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Kind and key of every stage."""
+        with engine.reading(self._engine) as connection:
+            return [(kind, key) for kind, key in connection.execute(sa.select(Stage.kind, Stage.key))]
+
+    def forget_missing(self, store: Store) -> None:
+        """Remove the rows of stages that the store does not hold any more."""
+        gone = [key for kind, key in self.keys() if not store.path(kind, key).exists()]
+        with engine.writing(self._engine) as connection:
+            for start in range(0, len(gone), 500):
+                connection.execute(sa.delete(Stage).where(Stage.key.in_(gone[start : start + 500])))
+
+    def durations(self) -> list[tuple[str, str, str, str, float]]:
+        """Kind, method, track, parameters that are not the default as canonical JSON, and seconds of every stage."""
+        with engine.reading(self._engine) as connection:
+            rows = connection.execute(
+                sa.select(Stage.kind, Stage.plugin, Stage.track, Stage.details["non_default"], Stage.seconds)
+            )
+            return [(kind, plugin, track, canonical(params), seconds) for kind, plugin, track, params, seconds in rows]
+
     def check(self) -> list[str]:
         """One sentence for each fault: a damaged file, a dangling row, rows and store that differ."""
         try:
@@ -207,6 +244,11 @@ def _sorted_out(manifests: Iterable[Manifest]) -> tuple[list[Manifest], list[Run
         if record.replaces(runs.get(record.run)):
             runs[record.run] = record
     return stages, list(runs.values())
+
+
+def _recorded(manifest: Manifest) -> tuple[str, str]:
+    record = manifest.result["record"]
+    return record["run"], record["created"]
 
 
 def _put(connection: Connection, table: type[Base], row: dict[str, Any]) -> None:

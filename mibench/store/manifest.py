@@ -12,7 +12,8 @@ from typing import Any
 from mibench.errors import UserError
 from mibench.identity import digest
 
-SCHEMA = 1
+SCHEMA = 2
+LATER = {2: {"usage"}}  # fields that came with a schema; before it they have their defaults
 FILE = "manifest.json"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z]+")
@@ -48,6 +49,7 @@ class Manifest:
     environment: dict[str, Any] = field(default_factory=dict)
     source_sha256: str = ""
     result: dict[str, Any] = field(default_factory=dict)  # small, JSON
+    usage: dict[str, Any] = field(default_factory=dict)  # attempts, device_seconds
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -57,6 +59,9 @@ class Manifest:
     def from_json(cls, data: dict[str, Any]) -> Manifest:
         """Raises ``Damaged`` when a field is missing, unknown or of another type."""
         known = {item.name: str(item.type).partition("[")[0] for item in fields(cls)}
+        for schema, names in LATER.items():
+            if data.get("schema", SCHEMA) < schema:
+                known = {name: kind for name, kind in known.items() if name not in names}
         if data.keys() != known.keys():
             raise Damaged(f"manifest fields differ: {', '.join(sorted(data.keys() ^ known.keys()))}")
         for name, type_name in known.items():
@@ -122,13 +127,14 @@ def _check_content(file: Path, data: dict[str, Any]) -> None:
         whole = False
     if not whole:
         raise Damaged(f"{file} does not match its checksum")
-    if isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
+    schema = data.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
         raise UserError(
-            f"{file} has schema {data['schema']}; this version of mibench reads up to {SCHEMA}. "
+            f"{file} has schema {schema}; this version of mibench reads up to {SCHEMA}. "
             "Type 'pip install --upgrade mibench'."
         )
-    if data.get("schema") != SCHEMA:
-        raise Damaged(f"{file} has the unknown schema {data.get('schema')!r}")
+    if not isinstance(schema, int) or schema < 1:
+        raise Damaged(f"{file} has the unknown schema {schema!r}")
 
 
 def _check_output(folder: Path, name: str, entry: dict[str, Any], verify: bool) -> None:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from mibench.data import TrackData, load
 from mibench.errors import MissingError, UserError
+from mibench.recording import image_file
 from mibench.records import RunRecord
 from mibench.registry import Registry
-from mibench.runner import image_file
 from mibench.store.artifacts import Store
 from mibench.study.design import LOOKALIKES, Person, Source, Subject, order_photos
 from mibench.tracks import Track

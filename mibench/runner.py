@@ -212,8 +212,8 @@ def _compute(
 
 
 def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
-    """Record the runs of grids that were begun, as far as they are complete, whoever computed them. Returns, by grid, how
-    many of its runs are recorded and how many it has; a grid that is whole is forgotten."""
+    """Record the runs of grids that were begun, as far as they are complete, whoever computed them. Returns, by grid,
+    how many of its runs are recorded and how many it has; a grid that is whole is forgotten."""
     found = {}
     for name in grids.names(store.home):
         grid = grids.load(store.home, name)
@@ -229,8 +229,8 @@ def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
 
 
 def force(store: Store, plan: Plan, names: Iterable[str]) -> list[Stage]:
-    """Move aside what is stored of the stages called ``names`` (a kind, or a key's beginning), of everything in the plan
-    that was computed from them, and the records of their runs. Returns the stages that will be computed again.
+    """Move aside what is stored of the stages called ``names`` (a kind, or a key's beginning), of everything in the
+    plan that was computed from them, and the records of their runs. Returns the stages that will be computed again.
 
     Raises UserError for a name that fits no stage of the plan.
     """

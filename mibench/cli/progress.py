@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from mibench.coordinator import Listener
+from mibench.executors import LAST
 from mibench.plan import Stage
 
 _EVERY = 10.0  # seconds between plain lines of one stage
+_LINES = 4  # stages that may each say something every ten seconds; more take turns
 
 
 @contextmanager
@@ -82,22 +84,26 @@ def _lines(total: int) -> Listener:
         if kind == "started":
             started[stage.key] = told[stage.key] = now
             click.echo(f"start  {stage.title} on {event['device']}", err=True)
-        elif kind == "done":
-            count += 1
-            click.echo(f"done   {stage.title} in {now - started[stage.key]:.1f} s ({count} of {total})", err=True)
-        elif kind == "failed" or (kind == "exit" and "message" in event):
-            click.echo(f"FAILED {stage.title}: {event['message']}", err=True)
+        elif kind in LAST:
+            count += kind == "done"
+            begun = started.pop(stage.key, None)
+            if kind == "failed":
+                click.echo(f"FAILED {stage.title}: {event['message']}", err=True)
+            elif kind == "stopped":
+                click.echo(f"stop   {stage.title}; it goes on from here", err=True)
+            elif begun is not None:
+                click.echo(f"done   {stage.title} in {now - begun:.1f} s ({count} of {total})", err=True)
+        elif kind == "elsewhere":
+            click.echo(f"wait   {stage.title} is computed by another process", err=True)
         elif kind == "note":
             click.echo(f"note   {stage.title}: {event['message']}", err=True)
-        elif kind == "progress" and now - told[stage.key] >= _EVERY:
+        elif kind == "progress" and now - told[stage.key] >= _EVERY * max(1, len(started) // _LINES):
             told[stage.key] = now
             loss = "" if event["loss"] is None else f", loss {event['loss']:.4g}"
-            rate = (now - started[stage.key]) / max(event["step"], 1)
+            rate = (now - started[stage.key]) / max(event["step"] or 0, 1)
+            steps = f" {event['step']}/{event['steps']}" if event["steps"] else ""
             left = "" if not event["steps"] else f", {rate * (event['steps'] - event['step']):.0f} s left"
-            click.echo(
-                f"...    {stage.title}: {event['name']} {event['step']}/{event['steps']}{loss}{left}",
-                err=True,
-            )
+            click.echo(f"...    {stage.title}: {event['name']}{steps}{loss}{left}", err=True)
 
     return listen
 
@@ -109,6 +115,7 @@ def _bars(total: int) -> Iterator[Listener]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -126,36 +133,53 @@ def _bars(total: int) -> Iterator[Listener]:
     ]
     with Progress(*columns, console=console, transient=True) as progress:
         whole = progress.add_task("stages", total=total, note="")
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
         begun: dict[str, float] = {}
+        failures = 0
 
         def say(word: str, style: str, sentence: str) -> None:  # a label such as re[strong] is not markup
             console.print(Text.assemble((word, style), " ", sentence), highlight=False)
 
+        def fit() -> None:
+            """As many bars as the terminal has room for, the oldest first; how many run is said in the first line."""
+            room = max(1, console.size.height - 4)
+            for place, task in enumerate(tasks.values()):
+                progress.update(task, visible=place < room)
+            failed = f", {failures} failed" if failures else ""
+            progress.update(whole, note=f"{len(tasks)} running{failed}")
+
         def listen(stage: Stage, event: dict[str, Any]) -> None:
+            nonlocal failures
             kind = event["event"]
             if kind == "started":
                 begun[stage.key] = time.monotonic()
                 tasks[stage.key] = progress.add_task(f"  {stage.title}", total=None, note="")
+                fit()
             elif kind == "progress":
                 note = "" if event["loss"] is None else f"loss {event['loss']:.4g}"
                 name = f"  {stage.title}: {event['name']}"
                 progress.update(
                     tasks[stage.key],
                     description=name,
-                    completed=event["step"],
+                    completed=event["step"] or 0,
                     total=event["steps"] or None,
                     note=note,
                 )
             elif kind == "note":
                 say("note", "yellow", f"{stage.title}: {event['message']}")
-            elif kind == "failed" or (kind == "exit" and "message" in event):
-                say("failed", "red", f"{stage.title}: {event['message']}")
-            elif kind == "done":
-                took = time.monotonic() - begun[stage.key]
-                say("done", "green", f"{stage.title} in {took:.1f} s")
-            if kind == "exit":
-                progress.remove_task(tasks[stage.key])
+            elif kind == "elsewhere":
+                say("wait", "yellow", f"{stage.title} is computed by another process")
+            elif kind in LAST:
+                if kind == "failed":
+                    failures += 1
+                    say("failed", "red", f"{stage.title}: {event['message']}")
+                elif kind == "stopped":
+                    say("stopped", "yellow", f"{stage.title}; it goes on from here")
+                elif stage.key in begun:
+                    say("done", "green", f"{stage.title} in {time.monotonic() - begun[stage.key]:.1f} s")
+                if stage.key in tasks:
+                    progress.remove_task(tasks.pop(stage.key))
                 progress.advance(whole)
+                fit()
 
         yield listen

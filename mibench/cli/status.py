@@ -88,7 +88,7 @@ def _damaged(ws: Workspace) -> list[str]:
     root = str(ws.store.root)
     gone = [
         f"The {kind} {key[:12]} is not in the store any more. It is computed again when it is needed."
-        for kind, key in ws.database.keys()
+        for kind, key in ws.database.names()
         if not os.path.exists(f"{root}/{kind}/{key[:2]}/{key}/manifest.json")  # noqa: PTH110 (speed)
     ]
     aside = sorted(path.name for path in (ws.home / "damaged").glob("*"))

@@ -218,8 +218,8 @@ class SlurmExecutor:
             return str(executor.submit(command).job_id)
         except Exception as error:
             raise MissingError(
-                f"SLURM did not take the job for {stage.title}: {error} Correct --slurm, or ask for fewer jobs at a time "
-                "with --jobs; jobs that were taken go on, and the same command finds them."
+                f"SLURM did not take the job for {stage.title}: {error} Correct --slurm, or ask for fewer jobs at a "
+                "time with --jobs; jobs that were taken go on, and the same command finds them."
             ) from error
 
     def wait(self, seconds: float | None) -> Iterator[tuple[str, Event]]:
@@ -318,8 +318,8 @@ def check_slurm() -> None:
     lacking = [name for name in ("sbatch", "squeue", "scancel", "scontrol") if shutil.which(name) is None]
     if lacking:
         raise MissingError(
-            f"--executor slurm needs SLURM's commands; {', '.join(lacking)} is not on the PATH. Run this on a login node "
-            "of the cluster."
+            f"--executor slurm needs SLURM's commands; {', '.join(lacking)} is not on the PATH. Run this on a login "
+            "node of the cluster."
         )
 
 

@@ -143,9 +143,9 @@ class Store:
 
     def manifests(self, kind: str = "*") -> Iterator[Manifest]:
         """Every whole artefact (of one kind), sorted by kind and key; damaged ones are left out (see ``damaged``)."""
-        for kind, key in self._names(kind):
+        for own, key in self._names(kind):
             with suppress(Damaged):
-                yield read(self.path(kind, key), kind, key)
+                yield read(self.path(own, key), own, key)
 
     def damaged(self, verify: bool = False) -> list[str]:
         """One sentence for each artefact in the store that is not whole; moves nothing."""

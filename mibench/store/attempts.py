@@ -1,5 +1,5 @@
-"""What was tried: one file of JSON lines per stage, ``attempts/<xx>/<key>.jsonl``, a line when an attempt begins and one
-when it ends. Workers append them; of a worker that died the coordinator says so. They never leave the machine."""
+"""What was tried: one file of JSON lines per stage, ``attempts/<xx>/<key>.jsonl``, a line when an attempt begins and
+one when it ends. Workers append them; of a worker that died the coordinator says so. They never leave the machine."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _append(home: Path, key: str, line: dict[str, Any]) -> None:
-    """One write at the end of the file, so that lines of several processes do not mix; a line that was cut off before is
-    closed first."""
+    """One write at the end of the file, so that lines of several processes do not mix; a line that was cut off before
+    is closed first."""
     file = path(home, key)
     with atomic.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -168,14 +168,14 @@ class Database:
             runs = connection.scalar(sa.select(sa.func.count()).select_from(Run)) or 0
         return found | ({"run": (runs, 0.0)} if runs else {})
 
-    def keys(self) -> list[tuple[str, str]]:
+    def names(self) -> list[tuple[str, str]]:
         """Kind and key of every stage."""
         with engine.reading(self._engine) as connection:
             return [(kind, key) for kind, key in connection.execute(sa.select(Stage.kind, Stage.key))]
 
     def forget_missing(self, store: Store) -> None:
         """Remove the rows of stages that the store does not hold any more."""
-        gone = [key for kind, key in self.keys() if not store.path(kind, key).exists()]
+        gone = [key for kind, key in self.names() if not store.path(kind, key).exists()]
         with engine.writing(self._engine) as connection:
             for start in range(0, len(gone), 500):
                 connection.execute(sa.delete(Stage).where(Stage.key.in_(gone[start : start + 500])))

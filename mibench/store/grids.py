@@ -1,5 +1,5 @@
-"""What coordinators were asked for: one file per grid, ``grids/<id>.json``, from the moment computing starts until every
-run of it is recorded. So whoever comes later (``status``, ``collect``, another ``run``) can go on."""
+"""What coordinators were asked for: one file per grid, ``grids/<id>.json``, from the moment computing starts until
+every run of it is recorded. So whoever comes later (``status``, ``collect``, another ``run``) can go on."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class Item:
 
 def garbage(store: Store, records: Iterable[RunRecord], days: float, unused: bool) -> list[Item]:
     """What is older than ``days``: unfinished work that no process holds and no begun grid waits for, artefacts that
-    were set aside, records of runs that a fuller record replaced, temporary files, logs and job files of stages that are
-    gone. With ``unused`` also finished stages that no run among ``records`` and no begun grid needs.
+    were set aside, records of runs that a fuller record replaced, temporary files, logs and job files of stages that
+    are gone. With ``unused`` also finished stages that no run among ``records`` and no begun grid needs.
     """
     wanted = {stage.key for record in records for stage in record.stages}
     for name in grids.names(store.home):

@@ -32,6 +32,9 @@ COMMANDS = [
     "list",
     "show",
     "status",
+    "logs",
+    "collect",
+    "gc",
     "why",
     "suite",
     "export",
@@ -375,12 +378,15 @@ def test_a_run_without_its_feature_space_keeps_its_result(finished: Cli, tmp_pat
         "module.run = run\n"
     )
     again = ("run", "--track", "tiny", "--device", "cpu", "--json", *ASK)
-    done = cli(*again, code=1, PYTHONPATH=str(tmp_path / "broken"))
+    path = os.pathsep.join(filter(None, (str(tmp_path / "broken"), os.environ.get("PYTHONPATH"))))
+    done = cli(*again, code=1, PYTHONPATH=path)
     assert "no points today" in done.stderr
+    refused = cli(*again, code=1)
+    assert "It failed before" in refused.stderr and "--retry-failed" in refused.stderr
     before, after = (json.loads(text)["runs"] for text in (finished.first.stdout, done.stdout))
     assert [run["metrics"] for run in after] == [run["metrics"] for run in before]
     assert all(run["status"] == "done" for run in after)
-    whole = json.loads(cli(*again).stdout)["runs"]
+    whole = json.loads(cli(*again, "--retry-failed").stdout)["runs"]
     assert [run["run"] for run in whole] == [run["run"] for run in before]
     shown = json.loads(cli("show", whole[0]["run"], "--json").stdout)
     assert shown["features"] is not None

@@ -266,9 +266,9 @@ def test_newer_schema_is_a_sentence_not_damage(tmp_path: Path) -> None:
     file = _publish(store) / FILE
     data = json.loads(file.read_text())
     del data["checksum"]
-    data["schema"], data["something_new"] = 2, True
+    data["schema"], data["something_new"] = 3, True
     file.write_text(json.dumps(data | {"checksum": digest(data)}))
-    with pytest.raises(UserError, match="schema 2"):
+    with pytest.raises(UserError, match="schema 3"):
         store.manifest("target", KEY)
     assert file.exists()
 

@@ -123,7 +123,18 @@ def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> 
         metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
         stages=[
             StageInfo(
-                role, m.key, m.plugin, m.version, m.params, m.seed, m.seconds, m.environment.get("peak_memory_mib")
+                role,
+                m.key,
+                m.plugin,
+                m.version,
+                m.params,
+                m.seed,
+                m.seconds,
+                m.environment.get("peak_memory_mib"),
+                m.inputs,
+                m.usage.get("attempts"),
+                m.usage.get("device_seconds"),
+                m.environment.get("device"),
             )
             for role, m in manifests.items()
         ],

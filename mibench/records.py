@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA = 1
+STAGE_FACTS = ("kind", "plugin", "seconds", "peak_memory_mib", "attempts", "device_seconds")  # in the public object
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class StageInfo:
     seed: int
     seconds: float
     peak_memory_mib: int | None = None  # of its process: on the device, or, on a CPU, in memory
+    # None in older records:
+    inputs: dict[str, str] | None = None  # role -> key of the parent
+    attempts: int | None = None  # how often it was begun
+    device_seconds: float | None = None  # of a GPU: for how long it was held; of a CPU: in which a core worked
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,7 @@ class RunRecord:
             "metrics": {name: metric.public() for name, metric in self.metrics.items()},
             "identities": len(self.identities),
             "queries": self.asked(),
-            "stages": [
-                {key: getattr(stage, key) for key in ("kind", "plugin", "seconds", "peak_memory_mib")}
-                for stage in self.stages
-            ],
+            "stages": [{key: getattr(stage, key) for key in STAGE_FACTS} for stage in self.stages],
         }
 
     @property

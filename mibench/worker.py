@@ -42,8 +42,14 @@ ALIVE = "alive.json"  # in a stage's state: what it is doing, for whoever asks
 BEAT = 2.0  # seconds between two of them
 
 
-def compute(request: dict[str, Any], emit: Emit) -> None:
-    """Claim the stage, run it, publish its artefact."""
+def emit_line(event: dict[str, Any]) -> None:
+    """An event as a line of JSON on standard output."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def compute(request: dict[str, Any], emit: Emit = emit_line) -> None:
+    """Claim the stage, run it, publish its artefact. ``emit`` hears of progress; see ``mibench/executors``."""
     from mibench.plan import Stage
     from mibench.store import attempts
     from mibench.store.artifacts import Store
@@ -220,11 +226,6 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _on_standard_output(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
-
-
 def _in_the_log(event: dict[str, Any]) -> None:
     """Where nobody listens: all but progress, which is in the pulse."""
     if event["event"] != "progress":
@@ -235,10 +236,10 @@ def main() -> int:
     from mibench import stopping
 
     request = json.loads(Path(sys.argv[1]).read_text())
-    emit = _in_the_log
+    emit: Emit = _in_the_log
     if request.get("tethered", True):
         _die_with_parent()
-        emit = _on_standard_output
+        emit = emit_line
     stopping.listen()
     try:
         compute(request, emit)

@@ -147,7 +147,8 @@ def test_seeds_are_aggregated(finished: Cli, tmp_path: Path) -> None:
 
 def test_plan(finished: Cli) -> None:
     text = finished("plan", "--track", "tiny", *ASK).stdout
-    assert "0 to do" in text and "to do " not in text.rpartition("\n2 runs")[0]
+    assert "0 to do" in text and not [line for line in text.splitlines() if line.startswith("to do")]
+    assert re.search(r"^evaluator +2 +1 +1 +0$", text, re.MULTILINE), text
     planned = json.loads(finished("plan", "--track", "tiny", "--defense", "mid", "--attack", "ppa", "--json").stdout)
     states = {(stage["kind"], stage["plugin"]): stage["state"] for stage in planned["stages"]}
     assert states["target", "none"] == states["prior", "dcgan"] == "done"

@@ -138,7 +138,7 @@ class Bench:
             for _, key in stage.inputs.values():
                 ensure(plan.stages[key])
             if self.store.manifest(stage.kind, stage.key) is None:
-                worker.compute({"home": str(self.home), "device": "cpu", "stage": asdict(stage)})
+                worker.compute({"home": str(self.home), "device": "cpu", "stage": asdict(stage)}, quiet)
 
         ensure(stages[last])
         return stages
@@ -163,7 +163,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Iterator
     edit_registry(root, lambda data: data["tracks"].update({RESIDUAL: with_shortcuts(data["tracks"]["tiny"])}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIBENCH_ROOT", str(root))
-        patch.setattr(worker, "emit", quiet)
         threads = torch.get_num_threads()
         yield Bench(tmp_path_factory.mktemp("contract") / "home", root)
         torch.set_num_threads(threads)

@@ -1,0 +1,239 @@
+"""Stages as jobs of a real SLURM on this machine (``.ci/services``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import Cli, make_root, numbers, until
+
+from mibench.errors import UserError
+from mibench.executors.slurm import Command, minutes, parse_options
+from mibench.store import attempts
+
+pytestmark = pytest.mark.slow
+ASK = ("run", "--track", "tiny", "--attack", "ppa", "--json", "--executor", "slurm")
+real = pytest.mark.skipif(
+    not os.environ.get("MIBENCH_TEST_SLURM"), reason="no SLURM here: .ci/services start DIR, source DIR/env"
+)
+
+
+@pytest.fixture(scope="module")
+def slow_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target that trains for about ten seconds."""
+    return make_root(tmp_path_factory.mktemp("slurm") / "root", {"target": {"epochs": 900}})
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, slow_root: Path) -> Any:
+    subprocess.run(["scancel", "--me"], check=True)
+    yield Cli(tmp_path / "home", slow_root, MIBENCH_SLURM_POLL_SECONDS="0.3", MIBENCH_CHECKPOINT_SECONDS="0.5")
+    subprocess.run(["scancel", "--me"], check=True)
+    until(lambda: not queue())
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, slow_root: Path) -> tuple[Any, dict[str, Any]]:
+    """What the same grid gives without a cluster."""
+    cli = Cli(tmp_path_factory.mktemp("local") / "home", slow_root)
+    answer = json.loads(cli("run", "--track", "tiny", "--attack", "ppa", "--json", "--device", "cpu").stdout)
+    return numbers(answer), outputs(cli)
+
+
+def outputs(cli: Cli) -> dict[str, Any]:
+    manifests = [json.loads(path.read_text()) for path in cli.home.glob("store/*/*/*/manifest.json")]
+    return {f"{m['kind']} {m['key']}": m["outputs"] for m in manifests if m["kind"] != "run"}
+
+
+def queue() -> dict[str, str]:
+    """Our jobs: name -> state."""
+    done = subprocess.run(["squeue", "--me", "-h", "-o", "%j|%T"], capture_output=True, text=True, check=True)
+    return dict(line.split("|") for line in done.stdout.split())
+
+
+def jobs(cli: Cli, kind: str) -> list[str]:
+    """The numbers of the jobs of a kind of stage."""
+    files = [file for file in cli.home.glob("jobs/*/job.json") if key_kind(file) == kind]
+    return [json.loads(file.read_text())["job"] for file in files]
+
+
+def key_kind(file: Path) -> str:
+    kind: str = json.loads((file.parent / "request.json").read_text())["stage"]["kind"]
+    return kind
+
+
+def tries(cli: Cli, kind: str) -> list[attempts.Attempt]:
+    [key] = {file.parent.name for file in cli.home.glob("jobs/*/job.json") if key_kind(file) == kind}
+    return attempts.read(cli.home, key)
+
+
+def training(cli: Cli) -> Any:
+    """The target has saved a state."""
+    return until(lambda: [p for p in cli.home.glob("work/*/state/state-train/state.json") if p.exists()])
+
+
+@real
+def test_same_numbers_as_on_this_machine(cluster: Cli, local: tuple[Any, Any]) -> None:
+    done = cluster(*ASK, "--slurm", "partition=gpu,time=0:10:00")
+    assert (numbers(json.loads(done.stdout)), outputs(cluster)) == local
+    assert "on job" in done.stderr
+    again = json.loads(cluster(*ASK).stdout)
+    assert all(run["cached"] for run in again["runs"])
+    assert not list(cluster.home.glob("grids/*.json")) and "agree" in cluster("db", "check").stdout
+    shown = json.loads(cluster("show", again["runs"][0]["run"], "--json").stdout)
+    assert {stage["attempts"] for stage in shown["stages"]} == {1}
+
+
+@real
+def test_jobs_go_on_without_their_coordinator(cluster: Cli, local: tuple[Any, Any]) -> None:
+    process = cluster.start(*ASK)
+    training(cluster)
+    process.kill()
+    process.communicate()
+    assert "mibench-target" in " ".join(queue())
+    standing = json.loads(cluster("status", "--json").stdout)["grids"][0]
+    assert not standing["coordinator"] and standing["stages"]["running"] >= 1
+    second = cluster.start(*ASK)  # adopts the job that still trains
+    error = second.communicate(timeout=120)[1]
+    assert second.returncode == 0 and "adopted job" in error
+    assert [a.outcome for a in tries(cluster, "target")] == ["done"] and outputs(cluster) == local[1]
+
+
+@real
+def test_collect_takes_in_what_jobs_have_finished(cluster: Cli) -> None:
+    process = cluster.start(*ASK)
+    until(lambda: list(cluster.home.glob("logs/evaluate-*")), 120)
+    process.kill()
+    process.communicate()
+    until(lambda: not queue())
+    said = cluster("collect").stdout
+    assert "of 1 runs" in said
+    answer = json.loads(cluster(*ASK).stdout)
+    assert answer["runs"][0]["status"] == "done"
+    assert "grid" not in cluster("collect").stdout
+
+
+@real
+def test_preempted_job_is_queued_again_and_resumes(cluster: Cli, local: tuple[Any, Any]) -> None:
+    process = cluster.start(*ASK, "--slurm", "partition=low,time=10")
+    training(cluster)
+    important = ["sbatch", "--parsable", "-p", "gpu", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"]
+    subprocess.run(important, check=True, capture_output=True)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0
+    assert (numbers(json.loads(output)), outputs(cluster)) == local
+    tried = tries(cluster, "target")
+    assert [a.outcome for a in tried] == ["stopped", "done"] and tried[0].job == tried[1].job
+
+
+@real
+def test_timed_out_job_is_queued_again_and_resumes(cluster: Cli, local: tuple[Any, Any]) -> None:
+    """The time is one minute, the least that SLURM knows, and the warning comes at once."""
+    process = cluster.start(*ASK, "--slurm", "time=1,signal-delay=56")
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0
+    assert (numbers(json.loads(output)), outputs(cluster)) == local
+    tried = tries(cluster, "target")
+    assert [a.outcome for a in tried][-1] == "done" and {a.outcome for a in tried[:-1]} == {"stopped"}
+
+
+@real
+def test_cancelled_job_takes_one_stage_down(cluster: Cli) -> None:
+    process = cluster.start(*ASK, "--defense", "re")
+    training(cluster)
+    until(lambda: len(jobs(cluster, "target")) == 2)
+    victim = min(jobs(cluster, "target"), key=int)
+    until(lambda: "RUNNING" in queue().values())
+    subprocess.run(["scancel", victim], check=True)
+    output, error = process.communicate(timeout=200)
+    assert process.returncode == 1
+    states = sorted(run["status"] for run in json.loads(output)["runs"])
+    assert states == ["done", "failed"]
+    assert f"Job {victim} ended as CANCELLED" in error and "blocked by" in error and "mibench logs" in error
+
+
+@real
+def test_interrupt_saves_and_the_next_run_goes_on(cluster: Cli, local: tuple[Any, Any]) -> None:
+    process = cluster.start(*ASK)
+    training(cluster)
+    until(lambda: "target none seed 0: train" in cluster("status").stdout)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Finished stages are kept" in error
+    until(lambda: not queue())
+    assert [a.outcome for a in tries(cluster, "target")] == ["stopped"]
+    answer = json.loads(cluster(*ASK).stdout)
+    assert (numbers(answer), outputs(cluster)) == local
+    assert [a.outcome for a in tries(cluster, "target")] == ["stopped", "done"]
+
+
+@real
+def test_refused_jobs_are_a_sentence(cluster: Cli) -> None:
+    said = cluster(*ASK, "--slurm", "partition=nowhere", code=3).stderr
+    assert "SLURM did not take the job" in said and "nowhere" in said
+    assert not queue()
+
+
+def test_without_slurm(finished: Cli, tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "home", finished.root, PATH=str(Path(shutil.which("env") or "").parent / "nothing"))
+    assert "sbatch" in cli(*ASK, code=3).stderr
+    assert "--slurm goes with" in finished("run", "--slurm", "time=3", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("240", 240),
+        ("1:30", 2),
+        ("4:00:00", 240),
+        ("1-0", 1440),
+        ("1-2:30", 1590),
+        ("2-00:00:01", 2881),
+    ],
+)
+def test_times_as_slurm_writes_them(text: str, expected: int) -> None:
+    assert minutes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "four", "1:2:3:4", "-5", "1-2-3"])
+def test_wrong_times(text: str) -> None:
+    with pytest.raises(UserError, match="Cannot read the time"):
+        minutes(text)
+
+
+def test_options() -> None:
+    found = parse_options("partition=gpu,time=240,gres=gpu:1,exclusive,cpus_per_task=4")
+    assert found == {"partition": "gpu", "time": "240", "gres": "gpu:1", "exclusive": True, "cpus-per-task": "4"}
+    assert parse_options(None) == {}
+    for wrong in ("=gpu", "partition=", "x y", "a;rm"):
+        with pytest.raises(UserError, match="Cannot read"):
+            parse_options(wrong)
+
+
+def test_command_ends_a_worker_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not listen, too."""
+    key = "a" * 64
+    attempts.begin(tmp_path, key, "cpu", "")
+    command = Command(
+        ["sh", "-c", "trap '' TERM; sleep 60 & wait; sleep 60"], str(tmp_path), key, str(tmp_path / "log"), "t", 0.5
+    )
+    import mibench.executors.slurm as module
+
+    module_grace, module.GRACE = module.GRACE, 0.5
+    before = signal.getsignal(signal.SIGTERM)
+    start = time.monotonic()
+    try:
+        with pytest.raises(RuntimeError, match="limit"):
+            command()
+    finally:
+        module.GRACE = module_grace
+        signal.signal(signal.SIGTERM, before)
+    assert time.monotonic() - start < 10
+    assert [a.outcome for a in attempts.read(tmp_path, key)] == ["limit"]

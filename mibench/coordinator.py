@@ -83,7 +83,10 @@ def coordinate(
                     outcome.blocked |= schedule.fail(key)
                 elif event["event"] in LAST:
                     event = event | {"event": "stopped"}
-                    outcome.stopped.add(key)
+                    if asked:
+                        outcome.stopped.add(key)
+                    else:
+                        schedule.put_back(key)  # it gave way to somebody else; now it is our turn again
                 listener(stage, event)
     return outcome
 

@@ -34,6 +34,8 @@ from mibench.worker import ALIVE, pulse_of
 DEFAULT_MINUTES = 24 * 60
 AT_ONCE = 200  # jobs in the queue
 REQUEUES = 1000  # a stage may need many short allocations
+LIVE = ("PENDING", "REQUEUED", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "RESIZING")
+ASK_AGAIN = 3.0  # seconds
 PATIENCE = 30.0  # seconds for which a shared disk may hide what a finished job wrote
 
 
@@ -95,6 +97,8 @@ class Command:
         threading.Thread(target=self._wait, daemon=True).start()
         message = self._until_done(limit)
         if message is None and self._code == EXIT_INTERRUPTED:
+            if not stop_file(Path(home), key).exists():
+                _queue_again()
             return EXIT_INTERRUPTED
         if self._code:
             outcome = "died" if message is None else "limit"
@@ -135,6 +139,20 @@ class Command:
         return DelayedSubmission(Command(*self._fields))
 
 
+def stop_file(home: Path, key: str) -> Path:
+    """Is there while a coordinator wants the stage's job to end for good."""
+    return home / "jobs" / key / "stop"
+
+
+def _queue_again() -> None:
+    """A job that was told to give way, and not by us, and that nobody cancelled, waits for its next turn."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if _final_state(job) == "RUNNING":
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60, check=True)
+            time.sleep(60)  # until we are ended
+
+
 def _hold_signals() -> None:
     """The scheduler's warning goes to every process of a job; until the worker listens, it must not kill it."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -169,7 +187,8 @@ class SlurmExecutor:
         self._most, self._limit, self._code = jobs or AT_ONCE, limit, code
         self._store = Store(home)
         self._running: dict[str, _Job] = {}
-        self._woken = self._stopping = False
+        self._woken = self._stopping = self._killed = False
+        self._asked = 0.0
         self._every = float(os.environ.get("MIBENCH_SLURM_POLL_SECONDS") or 5)
         self._silent = 0
 
@@ -181,6 +200,7 @@ class SlurmExecutor:
         with _locked(folder):
             job = self._live(folder)
             word = "job" if job is None else "adopted job"
+            stop_file(self._home, stage.key).unlink(missing_ok=True)
             if job is None:
                 job = self._submit(stage, folder)
                 atomic.write_json(folder / "job.json", {"job": job})
@@ -238,7 +258,9 @@ class SlurmExecutor:
             time.sleep(0.1)
 
     def _poll(self) -> Iterator[tuple[str, Event]]:
-        queue = _queue()
+        queue = {} if self._killed else _queue()
+        if self._stopping and time.monotonic() > self._asked + ASK_AGAIN:
+            self._ask_to_end()
         self._silent = self._silent + 1 if queue is None else 0
         if queue is None:
             if self._silent == 3:
@@ -272,14 +294,16 @@ class SlurmExecutor:
         if self._store.path(kind, key).exists():
             return {"event": "done"}
         ended = attempt is not None and attempt.outcome is not None and attempt.job == job.id
-        if ended and attempt is not None and attempt.outcome == "stopped":
-            return {"event": "stopped"}
         if ended and attempt is not None and attempt.outcome not in ("done", "stopped"):
             code = attempt.exit_code or EXIT_FAILED
             return {"event": "failed", "message": attempt.message or str(attempt.outcome), "exit_code": code}
         if self._stopping:
             return {"event": "stopped"}
         state = _final_state(job.id)
+        if state in LIVE:
+            return None  # between two turns
+        if ended and attempt is not None and attempt.outcome == "stopped" and state != "CANCELLED":
+            return {"event": "stopped"}  # it gave way and was not queued again by the cluster: we do that
         job.gone = job.gone or time.monotonic()
         if state in ("", "COMPLETED") and time.monotonic() < job.gone + PATIENCE:
             return None
@@ -293,6 +317,13 @@ class SlurmExecutor:
 
     def stop(self) -> None:
         self._stopping = True
+        for key in self._running:
+            stop_file(self._home, key).touch()
+        self._ask_to_end()
+
+    def _ask_to_end(self) -> None:
+        """Again and again, because a job whose first process is only being started does not hear it."""
+        self._asked = time.monotonic()
         for job in self._running.values():
             if job.state in ("", "PENDING"):
                 _scancel(job.id)
@@ -300,6 +331,7 @@ class SlurmExecutor:
                 _scancel("--signal=TERM", job.id)
 
     def kill(self) -> None:
+        self._killed = True
         for job in self._running.values():
             _scancel(job.id)
 

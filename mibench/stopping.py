@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
 
-_asked = threading.Event()
+_requests: list[int] = []  # signals; not a threading.Event, whose lock two signals in a row would wait for for ever
 
 
 class Stopped(BaseException):
@@ -16,14 +15,15 @@ class Stopped(BaseException):
 def listen() -> None:
     """From now on SIGTERM is a request, and so is SIGUSR2, a scheduler's warning that the time is nearly up."""
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda number, frame: _asked.set())
+        signal.signal(number, lambda number, frame: _requests.append(number))
 
 
 def asked() -> bool:
-    return _asked.is_set()
+    """Whether the stage should end as soon as nothing would be lost."""
+    return bool(_requests)
 
 
 def check() -> None:
     """Called where nothing would be lost. Raises Stopped once it was asked for."""
-    if _asked.is_set():
+    if asked():
         raise Stopped

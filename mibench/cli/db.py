@@ -58,3 +58,27 @@ def rebuild(ws: Workspace) -> None:
 
     database = Database.rebuild(ws.store)
     click.echo(f"{len(database.stages())} stages and {len(database.runs())} runs.")
+
+
+@db.command()
+@workspace
+def upgrade(ws: Workspace) -> None:
+    """Bring the database to this version's tables. What it holds is copied first; opening it does the same.
+
+    \b
+    Example:
+      mibench db upgrade
+    """
+    from mibench.store import engine
+
+    url = engine.address(None, ws.home)
+    before = engine.revision_of(engine.connect(url))
+    newest = engine.revisions()[-1]
+    if before == newest:
+        click.echo(f"The database is at revision {newest}, the newest. Nothing to do.")
+        return
+    _ = ws.database
+    if before is None:
+        click.echo(f"The database was made, at revision {newest}.")
+    else:
+        click.echo(f"From revision {before} to {newest}. As it was: {engine.backup_name(url, before)}")

@@ -21,6 +21,7 @@ from mibench.store import atomic
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 WAIT_SECONDS = 30
+WRITERS = 0x6D6962656E6368  # the number of PostgreSQL's advisory lock for writers: "mibench"
 NETWORK = ("nfs", "nfs4", "lustre", "cifs", "smb3", "smbfs", "beegfs", "gpfs", "fuse.sshfs")
 REBUILD = "Type 'mibench db rebuild' to make it again from the stored results."
 
@@ -93,12 +94,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that waits until no other one writes, on either kind of database: two coordinators that replace
+    the same run's metrics would otherwise meet in the middle."""
     with sentences(engine.url), engine.execution_options(writing=True).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS)))
         yield connection
 
 
 def prepare(engine: Engine) -> bool:
-    """Create or migrate the tables; returns whether they were created. An older SQLite file is copied first.
+    """Create or migrate the tables; returns whether they were created. What an older database holds is copied first: a
+    SQLite file beside it, PostgreSQL's tables to a schema (``backup_name``).
 
     Raises:
         UserError: the database is newer than this program, is not one of ours, or is damaged.
@@ -119,9 +125,35 @@ def prepare(engine: Engine) -> bool:
         if found == revisions()[-1]:
             return False
         if found is not None and file is not None:
-            _copy(file, file.with_name(f"{file.name}.backup-{found}"))
+            _copy(file, Path(backup_name(engine.url, found)))
+        elif found is not None:
+            _copy_tables(connection, backup_name(engine.url, found))
         _upgrade(connection)
     return found is None
+
+
+def backup_name(url: URL, revision: str) -> str:
+    """Where the copy of a database at ``revision`` is: a file, or a schema of the same PostgreSQL database."""
+    file = sqlite_file(url)
+    return f"mibench_backup_{revision}" if file is None else str(file.with_name(f"{file.name}.backup-{revision}"))
+
+
+def revision_of(engine: Engine) -> str | None:
+    """The migration the database is at; None when it is empty or not there."""
+    file = sqlite_file(engine.url)
+    if file is not None and not file.exists():
+        return None
+    with reading(engine) as connection:
+        return _revision(connection)
+
+
+def _copy_tables(connection: Connection, schema: str) -> None:
+    """Copy every table to a schema, in the transaction that migrates them; an older copy of that name is replaced."""
+    tables = sa.inspect(connection).get_table_names()
+    connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    for table in tables:
+        connection.exec_driver_sql(f'CREATE TABLE {schema}."{table}" AS TABLE "{table}"')
 
 
 def revisions() -> list[str]:

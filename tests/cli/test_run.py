@@ -48,7 +48,7 @@ COMMANDS += ["doctor", "completion"]
 GROUPS = {
     "site": ["build", "serve"],
     "study": ["build", "score"],
-    "db": ["path", "check", "rebuild"],
+    "db": ["path", "check", "rebuild", "upgrade"],
     "data": ["prepare", "check", "show", "weights"],
 }
 ASK = ("--defense", "re", "--attack", "ppa")
@@ -239,6 +239,7 @@ def test_database(finished: Cli, tmp_path: Path) -> None:
     path = Path(cli("db", "path").stdout.strip())
     assert path == cli.home / "mibench.db" and path.is_file()
     assert "agree" in cli("db", "check").stdout
+    assert "Nothing to do" in cli("db", "upgrade").stdout
     before = cli("export").stdout
     path.unlink()
     assert "2 runs" in cli("db", "rebuild").stdout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -41,6 +41,34 @@ def _no_database_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "home")
+
+
+def new_database() -> Iterator[str]:
+    server = os.environ.get("MIBENCH_TEST_POSTGRES")
+    if not server:
+        pytest.skip("no PostgreSQL here: .ci/services start DIR, source DIR/env")
+    name = f"test_{secrets.token_hex(6)}"
+    own = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with own.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield server.rpartition("/")[0] + f"/{name}"
+    with own.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    own.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The test runs on both kinds of databases: ``Database.open(home=...)`` opens this one."""
+    if request.param == "sqlite":
+        yield "sqlite"
+        return
+    for address in new_database():
+        monkeypatch.setenv("MIBENCH_DB", address)
+        yield "postgresql"
+
+
+both = pytest.mark.usefixtures("either")
 
 
 def _stage(name: str = "target", kind: str = "target", **overrides: Any) -> Manifest:
@@ -94,6 +122,7 @@ def _content(database: Database) -> tuple[list[Manifest], list[RunRecord]]:
 # --- what goes in comes out
 
 
+@both
 def test_run_comes_back_as_it_was(store: Store) -> None:
     database = Database.open(home=store.home)
     record = make_run()
@@ -106,6 +135,7 @@ def test_run_comes_back_as_it_was(store: Store) -> None:
     assert found.public() == record.public()
 
 
+@both
 def test_stage_comes_back_as_it_was(store: Store) -> None:
     database = Database.open(home=store.home)
     manifest = _store(store, _stage())
@@ -115,6 +145,7 @@ def test_stage_comes_back_as_it_was(store: Store) -> None:
     assert database.check() == []
 
 
+@both
 def test_ingesting_again_replaces(store: Store) -> None:
     database = Database.open(home=store.home)
     record = make_run(att1=0.5)
@@ -129,6 +160,7 @@ def test_ingesting_again_replaces(store: Store) -> None:
     assert database.stages()[0].inputs == {"only": digest("x")}
 
 
+@both
 def test_runs_are_filtered_and_sorted(store: Store) -> None:
     database = Database.open(home=store.home)
     records = [
@@ -151,6 +183,7 @@ def test_runs_are_filtered_and_sorted(store: Store) -> None:
     assert database.runs(run="%") == database.runs(track="nothing") == []
 
 
+@both
 def test_run_manifest_is_a_run(store: Store) -> None:
     database = Database.open(home=store.home)
     record = make_run()
@@ -161,6 +194,7 @@ def test_run_manifest_is_a_run(store: Store) -> None:
 # --- what cannot be stored
 
 
+@both
 @pytest.mark.parametrize(
     "metric",
     [
@@ -184,6 +218,7 @@ def test_impossible_metrics_are_refused_and_leave_no_trace(store: Store, metric:
     assert database.runs() == [good]
 
 
+@both
 def test_impossible_runs_and_stages_are_refused(store: Store) -> None:
     database = Database.open(home=store.home)
     for record in (make_run(run="short"), make_run(status="half"), make_run(chance=float("nan"))):
@@ -263,6 +298,7 @@ def test_older_database_is_copied_and_migrated(store: Store, next_version: Any) 
         assert backup.execute("SELECT count(*) FROM run").fetchone() == (6,)
 
 
+@both
 def test_failed_migration_changes_nothing(store: Store, next_version: Any) -> None:
     before = _content(_fill(store))
     next_version()
@@ -274,6 +310,7 @@ def test_failed_migration_changes_nothing(store: Store, next_version: Any) -> No
     assert _content(Database.open(home=store.home)) == before
 
 
+@both
 def test_newer_database_is_refused(store: Store, next_version: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = engine.MIGRATIONS
     next_version()
@@ -301,13 +338,14 @@ from tests.factories import make_run
 home, number = Path(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
 database = Database.open(home=home)
-for seed in range(25):
+for seed in range(30):
     database.ingest_run(make_run(defense=f"d{number}", seed=seed))
     database.ingest_run(make_run(defense="shared", seed=seed))
     assert len(database.runs(defense=f"d{number}")) == seed + 1
 """
 
 
+@both
 def test_eight_writers_lose_nothing(store: Store) -> None:
     """They also create the database at the same moment, and read between their writes."""
     writers = [
@@ -330,7 +368,7 @@ def test_eight_writers_lose_nothing(store: Store) -> None:
         assert writer.returncode == 0
     database = Database.open(home=store.home)
     runs = database.runs()
-    assert len(runs) == 9 * 25
+    assert len(runs) == 9 * 30
     assert all(run == make_run(defense=run.defense, seed=run.seed) for run in runs)
     assert len([line for line in database.check() if "store does not" not in line]) == 0
 
@@ -484,28 +522,10 @@ def test_missing_driver_says_what_to_type(tmp_path: Path, monkeypatch: pytest.Mo
 # --- PostgreSQL
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL server of our own; skips where there is none."""
-    pytest.importorskip("psycopg")
-    tools = shutil.which("pg_ctl") and Path(shutil.which("pg_ctl") or "").resolve().parent
-    if not tools:
-        pytest.skip("PostgreSQL is not installed")
-    folder = tmp_path_factory.mktemp("postgres")
-    user: dict[str, Any] = {"cwd": "/", "capture_output": True, "check": True}
-    if os.getuid() == 0:  # the server refuses to run as root
-        user["user"] = "postgres"
-        shutil.chown(folder, "postgres")
-        for parent in list(folder.parents)[:-2]:
-            parent.chmod(0o711)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data, options = folder / "data", f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
-    subprocess.run([tools / "initdb", "-D", data, "-U", "mibench", "-A", "trust"], **user)
-    subprocess.run([tools / "pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start"], **user)
-    yield f"postgresql://mibench@127.0.0.1:{port}/postgres"
-    subprocess.run([tools / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **user)
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """The address of a database of our own on the server of ``.ci/services``."""
+    yield from new_database()
 
 
 def test_postgresql_holds_the_same(postgres: str, store: Store) -> None:
@@ -527,12 +547,29 @@ def test_postgresql_holds_the_same(postgres: str, store: Store) -> None:
     assert _content(Database.rebuild(store, postgres)) == before
 
 
+def test_postgresql_is_copied_before_it_is_migrated(postgres: str, store: Store, next_version: Any) -> None:
+    _fill(store)
+    database = Database.open(postgres, store.home)
+    past = engine.revisions()[-1]
+    next_version()
+    for _ in range(2):  # a second time the copy is replaced
+        database = Database.open(postgres, store.home)
+        with engine.writing(database._engine) as connection:
+            columns = [column["name"] for column in sa.inspect(connection).get_columns("run")]
+            copied = sa.inspect(connection).get_columns("run", schema=f"mibench_backup_{past}")
+            count = connection.exec_driver_sql(f"SELECT count(*) FROM mibench_backup_{past}.run").scalar()
+            assert "extra" in columns and "extra" not in [column["name"] for column in copied] and count == 6
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{past}'")
+            connection.exec_driver_sql("ALTER TABLE run DROP COLUMN extra")
+
+
 def test_unreachable_server_is_a_sentence(store: Store) -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(MissingError, match="does not answer"):
         Database.open("postgresql://user:secret@127.0.0.1:1/mibench", store.home)
 
 
+@both
 def test_of_two_records_of_a_run_the_fuller_counts(store: Store) -> None:
     """A run that gained a stage leaves its first record in the store, whichever key sorts first."""
     old = make_run()

@@ -13,7 +13,7 @@ from mibench.publish.aggregate import TABLE_METRICS
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
-from mibench.records import RunRecord
+from mibench.records import RunRecord, StageInfo
 
 
 def run_view(
@@ -40,15 +40,25 @@ def run_view(
         "defense_params": text.flat(run.defense_params),
         "attack_params": text.flat(run.attack_params),
         "environment": text.flat(run.environment),
-        "stages": [
-            {"stage": stage, "version": _version(stage.version), "params": text.plain(stage.params)}
-            for stage in run.stages
-        ],
+        "stages": [_stage(stage) for stage in run.stages],
         "queries": _queries(run),
         "identities": _identities(run),
         "gallery": gallery,
         "framed": any(image["nearest"] for person in gallery for image in person["images"]),
         "attacked": len(run.identities),
+    }
+
+
+def _stage(stage: StageInfo) -> dict[str, Any]:
+    """A line of the table of stages; what an older record does not say is left blank."""
+    return {
+        "stage": stage,
+        "version": _version(stage.version),
+        "params": text.plain(stage.params),
+        "attempts": "" if stage.attempts is None else str(stage.attempts),
+        "device_time": "" if stage.device_seconds is None else text.duration(stage.device_seconds),
+        "memory": "" if stage.peak_memory_mib is None else f"{stage.peak_memory_mib} MiB",
+        "parents": ", ".join(stage.inputs or ()),
     }
 
 

@@ -29,7 +29,7 @@ def test_a_thousand_cells_within_a_tenth_of_the_bound(scaling: Any, devices: int
     assert len(plan.runs) == 1000
     seconds, expected = scaling.durations(plan, past, random.Random(devices))
     row = scaling.simulate(plan, seconds, expected, devices)
-    assert 1 <= row["over"] + 1e-4 and row["over"] <= 1.1
+    assert row["over"] >= 0.9999 and row["over"] <= 1.1 and row["over_known"] <= 1.1
     assert row["scheduler_seconds"] < 2
 
 
@@ -38,11 +38,11 @@ def test_the_documentation_has_the_numbers(scaling: Any) -> None:
     text = (ROOT / "docs" / "scaling.md").read_text()
     for rows in found.values():
         for row in rows:
-            assert row["over"] <= 1.1
+            assert row["over_known"] <= 1.1
             hours = row["makespan"] / 3600
             shown = f"{hours:.1f} h" if hours >= 2 else f"{60 * hours:.1f} min"
             line = next(line for line in text.splitlines() if line.startswith(f"| {row['devices']} |"))
-            assert f" {shown} | {100 * (row['over'] - 1):.1f} % |" in line
+            assert f" {shown} | {100 * (row['over'] - 1):.1f} % ({100 * (row['over_known'] - 1):.1f} %) |" in line
     assert scaling.PLOT.read_text() == scaling.draw(found)
     overhead = json.loads((ROOT / "benchmarks" / "results" / "overhead.json").read_text())
     coordinator = overhead["coordinator"]

@@ -17,6 +17,7 @@ from mibench.schedule import Schedule
 Listener = Callable[[Stage, Event], None]
 State = Literal["done", "busy", "free"]
 
+ASKED = "asked to save where it is and to end; Ctrl-C again ends it at once"
 POLL = 0.5  # seconds between looks at stages that another coordinator computes
 
 
@@ -70,6 +71,8 @@ def coordinate(
                 obeyed += 1
                 outcome.interrupted = True
                 (executor.stop if obeyed == 1 else executor.kill)()
+                for stage in running.values() if obeyed == 1 else ():
+                    listener(stage, {"event": "note", "message": ASKED})
             if not running and (asked or not elsewhere):
                 break
             for key, event in executor.wait(POLL if elsewhere and not asked else None):

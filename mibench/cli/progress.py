@@ -179,7 +179,8 @@ def _bars(total: int) -> Iterator[Listener]:
                     say("done", "green", f"{stage.title} in {time.monotonic() - begun[stage.key]:.1f} s")
                 if stage.key in tasks:
                     progress.remove_task(tasks.pop(stage.key))
-                progress.advance(whole)
+                if kind != "stopped":
+                    progress.advance(whole)
                 fit()
 
         yield listen

@@ -12,6 +12,8 @@ from mibench.cli import INTERRUPTED
 from mibench.cli.common import Asked, Workspace, make_plan, missing_data, selection_options, workspace
 from mibench.errors import EXIT_INTERRUPTED, MissingError, UserError
 
+SHOWN = 20  # incomplete runs that are named one by one
+
 
 @click.command()
 @selection_options
@@ -211,11 +213,13 @@ def _print(result: Any, failures: list[dict[str, Any]], index: str) -> None:
         }
         for line in sorted(nulls):
             out.print(f"not measured, {line}", markup=False)
-    for item in failures:
+    for item in failures[:SHOWN]:
         out.print(
             f"{item['status']}: {item['defense_label']} + {item['attack_label']} seed {item['seed']}: {item['reason']}",
             markup=False,
         )
+    if len(failures) > SHOWN:
+        out.print(f"and {len(failures) - SHOWN} more runs that are not complete; --json lists them")
     cached = sum(result.cached.values())
     if result.records and cached == len(result.records):
         out.print("Everything was computed before.")

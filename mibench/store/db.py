@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mibench.store import artifacts, atomic, engine
 from mibench.store.artifacts import Manifest, Store
 from mibench.store.models import Base, Environment, Metric, MetricSample, Run, Stage, StageInput
 
+MANY = 500  # keys in one statement
 _STAGE_COLUMNS = ("key", "kind", "plugin", "version", "track", "track_version", "seed", "seconds", "started")
 _RUN_COLUMNS = (
     *("run", "track", "track_version", "defense", "defense_label", "attack", "attack_label"),
@@ -87,7 +88,7 @@ class Database:
     def ingest_run(self, record: RunRecord) -> None:
         """Insert or replace a run with its metrics and samples."""
         with engine.writing(self._engine) as connection:
-            _put_run(connection, record)
+            _put_runs(connection, [record])
 
     def runs(
         self,
@@ -177,8 +178,7 @@ class Database:
         """Remove the rows of stages that the store does not hold any more."""
         gone = [key for kind, key in self.names() if not store.path(kind, key).exists()]
         with engine.writing(self._engine) as connection:
-            for start in range(0, len(gone), 500):
-                connection.execute(sa.delete(Stage).where(Stage.key.in_(gone[start : start + 500])))
+            _forget(connection, Stage.key, gone)
 
     def durations(self) -> list[tuple[str, str, str, str, float]]:
         """Kind, method, track, parameters that are not the default as canonical JSON, and seconds of every stage."""
@@ -226,10 +226,8 @@ class Database:
                 for table in reversed(Base.metadata.sorted_tables):
                     connection.execute(sa.delete(table))
             stages, runs = _sorted_out(manifests)
-            for manifest in stages:
-                _put_stage(connection, manifest)
-            for record in runs:
-                _put_run(connection, record)
+            _put_stages(connection, stages)
+            _put_runs(connection, runs)
 
 
 def _sorted_out(manifests: Iterable[Manifest]) -> tuple[list[Manifest], list[RunRecord]]:
@@ -251,54 +249,65 @@ def _recorded(manifest: Manifest) -> tuple[str, str]:
     return record["run"], record["created"]
 
 
-def _put(connection: Connection, table: type[Base], row: dict[str, Any]) -> None:
-    """Insert ``row`` or replace the one with its primary key."""
+def _put(connection: Connection, table: type[Base], rows: Collection[dict[str, Any]]) -> None:
+    """Insert ``rows``, which have the same columns, or replace those with their primary keys."""
+    if not rows:
+        return
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     keys = [column.name for column in table.__table__.primary_key]
-    statement = insert(table).values(row)
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=row))
+    statement = insert(table)
+    fresh = {name: statement.excluded[name] for row in rows for name in row if name not in keys}
+    if fresh:
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=fresh)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=keys)
+    connection.execute(statement, list(rows))
 
 
-def _put_many(connection: Connection, table: type[Base], rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(sa.insert(table), rows)
+def _forget(connection: Connection, column: Any, keys: Sequence[str]) -> None:
+    """Delete the rows whose ``column`` is one of ``keys``."""
+    for start in range(0, len(keys), MANY):
+        connection.execute(sa.delete(column.class_).where(column.in_(keys[start : start + MANY])))
 
 
-def _put_environment(connection: Connection, data: dict[str, Any]) -> str:
-    sha256 = digest(data)
-    _put(connection, Environment, {"sha256": sha256, "data": data})
-    return sha256
-
-
-def _put_stage(connection: Connection, manifest: Manifest) -> None:
-    row = {name: getattr(manifest, name) for name in _STAGE_COLUMNS}
+def _put_stages(connection: Connection, manifests: Sequence[Manifest]) -> None:
     elsewhere = {*_STAGE_COLUMNS, "environment", "inputs"}
-    row["details"] = {key: value for key, value in manifest.to_json().items() if key not in elsewhere}
-    row["environment"] = _put_environment(connection, manifest.environment)
-    _put(connection, Stage, row)
-    connection.execute(sa.delete(StageInput).where(StageInput.child == manifest.key))
-    inputs = [
-        {"child": manifest.key, "role": role, "position": position, "parent": parent}
-        for position, (role, parent) in enumerate(manifest.inputs.items())
-    ]
-    _put_many(connection, StageInput, inputs)
+    environments, rows, inputs = {}, [], []
+    for manifest in manifests:
+        sha256 = digest(manifest.environment)
+        environments[sha256] = {"sha256": sha256, "data": manifest.environment}
+        row = {name: getattr(manifest, name) for name in _STAGE_COLUMNS}
+        row["details"] = {key: value for key, value in manifest.to_json().items() if key not in elsewhere}
+        rows.append(row | {"environment": sha256})
+        inputs += [
+            {"child": manifest.key, "role": role, "position": position, "parent": parent}
+            for position, (role, parent) in enumerate(manifest.inputs.items())
+        ]
+    _put(connection, Environment, environments.values())
+    _put(connection, Stage, rows)
+    _forget(connection, StageInput.child, [manifest.key for manifest in manifests])
+    _put(connection, StageInput, inputs)
 
 
-def _put_run(connection: Connection, record: RunRecord) -> None:
-    row = {name: getattr(record, name) for name in _RUN_COLUMNS}
+def _put_runs(connection: Connection, records: Sequence[RunRecord]) -> None:
     elsewhere = {*_RUN_COLUMNS, "environment", "metrics"}
-    row["details"] = {key: value for key, value in record.to_json().items() if key not in elsewhere}
-    row["environment"] = _put_environment(connection, record.environment)
-    _put(connection, Run, row)
-    connection.execute(sa.delete(Metric).where(Metric.run == record.run))
-    metrics, samples = [], []
-    for position, (name, metric) in enumerate(record.metrics.items()):
-        key = {"run": record.run, "metric": name}
-        metrics.append({**key, "position": position, **metric.public()})
-        for place, (label, value) in enumerate(metric.per_identity.items()):
-            samples.append({**key, "label": label, "position": place, "value": float(value)})
-    _put_many(connection, Metric, metrics)
-    _put_many(connection, MetricSample, samples)
+    environments, rows, metrics, samples = {}, [], [], []
+    for record in records:
+        sha256 = digest(record.environment)
+        environments[sha256] = {"sha256": sha256, "data": record.environment}
+        row = {name: getattr(record, name) for name in _RUN_COLUMNS}
+        row["details"] = {key: value for key, value in record.to_json().items() if key not in elsewhere}
+        rows.append(row | {"environment": sha256})
+        for position, (name, metric) in enumerate(record.metrics.items()):
+            key = {"run": record.run, "metric": name}
+            metrics.append({**key, "position": position, **metric.public()})
+            for place, (label, value) in enumerate(metric.per_identity.items()):
+                samples.append({**key, "label": label, "position": place, "value": float(value)})
+    _put(connection, Environment, environments.values())
+    _put(connection, Run, rows)
+    _forget(connection, Metric.run, [record.run for record in records])
+    _put(connection, Metric, metrics)
+    _put(connection, MetricSample, samples)
 
 
 def _metrics(connection: Connection, runs: sa.Select[Any]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -59,6 +59,7 @@ class LocalExecutor:
         self._code, self._worker = code, list(worker)
         self._events: queue.SimpleQueue[tuple[str, Event] | None] = queue.SimpleQueue()
         self._running: dict[str, _Process] = {}
+        self._killed = False
         self._scratch = tempfile.TemporaryDirectory(prefix="mibench-")
 
     def free(self) -> int:
@@ -127,7 +128,7 @@ class LocalExecutor:
         if own.said is not None and own.said["event"] != "done":
             return own.said
         message = _died(code, own.log)
-        attempts.died(self._home, key, message)
+        attempts.died(self._home, key, message, "stopped" if self._killed else "died")
         return {"event": "failed", "message": message, "exit_code": EXIT_FAILED, "ended": code < 0}
 
     def _enforce_limit(self) -> None:
@@ -158,6 +159,7 @@ class LocalExecutor:
             own.process.terminate()
 
     def kill(self) -> None:
+        self._killed = True
         for own in self._running.values():
             _kill(own.process)
 

@@ -191,6 +191,31 @@ def test_a_crash_takes_one_stage_down(root: Path, tmp_path: Path, whole: tuple[A
     assert all(run["status"] == "done" for run in again["runs"]), "a crash is tried again"
 
 
+def test_second_interrupt_ends_what_does_not_listen(root: Path, tmp_path: Path) -> None:
+    own = tmp_path / "root"
+    shutil.copytree(root, own, symlinks=True)
+    (own / "defenses" / "bad.py").write_text(BAD.format(what="sleeps", code="time.sleep(1000)"))
+    edit_registry(own, lambda data: data["defenses"].update(bad={"title": "Bad", "kind": "baseline"}))
+    cli = fresh(tmp_path / "home", own)
+    process = cli.start("run", *GRID, "--defense", "bad", "--jobs", "2")
+    until(lambda: any('"title": "target bad' in json.dumps(g["running"]) for g in grids_of(cli)))
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    time.sleep(4)
+    assert process.poll() is None and len(workers_of(cli.home)) == 1, "it waits for the one that does not listen"
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=10)[1]
+    assert process.returncode == 130 and "Ctrl-C again ends it at once" in error
+    until(lambda: not workers_of(cli.home), 10)
+    [grid] = grids_of(cli)
+    assert grid["stages"]["failed"] == 0 and not grid["coordinator"]
+
+
+def grids_of(cli: Cli) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(cli("status", "--json").stdout)["grids"]
+    return found
+
+
 @pytest.mark.parametrize("damage", ["truncated", "page overwritten", "deleted"])
 def test_a_damaged_database_is_named_and_made_again(finished: Cli, tmp_path: Path, damage: str) -> None:
     shutil.copytree(finished.home, tmp_path / "home", symlinks=True)

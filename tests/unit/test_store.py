@@ -273,6 +273,25 @@ def test_newer_schema_is_a_sentence_not_damage(tmp_path: Path) -> None:
     assert file.exists()
 
 
+def test_manifest_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    """It had no field ``usage``; one that has it, or lacks another, is damaged."""
+    store = Store(tmp_path)
+    file = _publish(store) / FILE
+    data = json.loads(file.read_text())
+    whole = store.manifest("target", KEY)
+    assert whole is not None and data["schema"] == 2
+    del data["checksum"]
+    old = {name: value for name, value in data.items() if name != "usage"} | {"schema": 1}
+    file.write_text(json.dumps(old | {"checksum": digest(old)}))
+    found = store.manifest("target", KEY)
+    assert found is not None and found.usage == {} and found.outputs == whole.outputs
+    for wrong in (data | {"schema": 1}, {name: value for name, value in old.items() if name != "seconds"}):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(wrong | {"checksum": digest(wrong)}))
+        with pytest.raises(Damaged, match="fields differ"):
+            store.manifest("target", KEY)
+
+
 @pytest.mark.parametrize(
     ("kind", "key"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mibench.coordinator import Listener, Outcome, State, coordinate
@@ -45,7 +45,7 @@ def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Sel
     for text in texts:
         names = registry.entries(kind) if text == "all" else [text]
         for name in names:
-            selection = registry.select(kind, name)
+            selection = replace(registry.select(kind, name), optional=text == "all")
             if selection not in selections:
                 selections.append(selection)
     return selections
@@ -163,6 +163,7 @@ def execute(
         seconds = estimate(todo, past_seconds(database.durations()))
         with grids.open_grid(store.home, plan, seconds):
             result.outcome = _compute(store, plan, todo, recorder, place, listener, seconds, retry_failed)
+    store.sweep(recorder.found)
     records = recorder.finish()
     result.manifests = [*recorder.found.values(), *records]
     database.ingest(database.lacking(result.manifests))

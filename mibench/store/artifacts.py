@@ -15,7 +15,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,6 +128,13 @@ class Store:
             return True
         finally:
             os.close(descriptor)
+
+    def sweep(self, done: Container[str]) -> None:
+        """Remove locks of finished stages, left by processes that were killed right after publishing."""
+        for file in self.work.glob("*.lock"):
+            if file.stem in done:
+                with self._lock(file.stem, wait=False):
+                    pass  # whoever lets go of it removes it
 
     def discard(self, kind: str, key: str) -> bool:
         """Move an artefact out of the way, to ``discarded/``, so that it is computed again; whether there was one."""

@@ -616,3 +616,15 @@ def test_kill_while_saving_state_keeps_one_whole_state(tmp_path: Path) -> None:
     (tmp_path / ".tmpiNUJ5X").write_bytes(b"")  # what a kill inside safetensors leaves
     save_state(tmp_path, 0, None)
     assert len(list(tmp_path.iterdir())) == 2, "leftovers of killed processes are removed"
+
+
+def test_the_lock_of_a_process_killed_after_publishing_is_swept(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), digest("other")
+    _publish(store)
+    (store.work / f"{KEY}.lock").touch()
+    (store.work / f"{other}.lock").touch()
+    store.sweep({KEY})
+    assert [path.stem for path in store.work.glob("*")] == [other]
+    with store.claim("target", other):
+        store.sweep({other})
+        assert (store.work / f"{other}.lock").exists(), "somebody holds it"

@@ -25,6 +25,7 @@ class Selection:
     presets: tuple[str, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
     parts: tuple[Selection, ...] = ()
+    optional: bool = field(default=False, compare=False)  # asked for as one of all: left out if it cannot be used
 
     @property
     def label(self) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mibench.errors import UserError, unknown
 from mibench.identity import canonical
 
-_CALL = re.compile(r"^(?P<name>[a-z0-9][a-z0-9_-]*)(?:\[(?P<body>.*)\])?$")
+_CALL = re.compile(r"^(?P<name>[a-z0-9][a-z0-9_-]*(?:/[a-z0-9][a-z0-9_-]*)?)(?:\[(?P<body>.*)\])?$")
 
 
 class BaseParams(BaseModel):

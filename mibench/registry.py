@@ -7,10 +7,14 @@ import hashlib
 import importlib.util
 import json
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -22,6 +26,7 @@ from mibench.methods import Facts, Kind, Selection, combined, joined_by_plus
 from mibench.metrics import METRICS
 from mibench.params import BaseParams, non_default, parse_call, resolve
 from mibench.resources import resource_root
+from mibench.sources import Entry, Source, file_source, literal, named_files, package_sources, parsed
 from mibench.suites import suite_tracks
 from mibench.tracks import Track
 from mibench.yaml_files import Loader
@@ -29,36 +34,10 @@ from mibench.yaml_files import Loader
 SCHEMA = 1
 
 
-class Paper(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    title: str
-    venue: str
-    year: int
-    url: str = Field(pattern=r"^https?://")
-    authors: tuple[str, ...] = ()
-
-
-class Entry(BaseModel):
-    """One method: what a list shows of it. ``presets`` name parameter sets; a track's ``preset`` applies by itself.
-    ``costs`` says, for presets, what one run costs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    title: str
-    kind: str = ""  # of a defense: baseline, data, regulariser, architecture, training
-    family: str | None = None  # of an attack: what it searches, and how
-    adaptive: bool = False  # an attack made to get around one defense
-    paper: Paper | None = None
-    access: str | None = None
-    prior: str | None = None
-    scope: str | None = None
-    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    costs: dict[str, str] = Field(default_factory=dict)
-    reported: tuple[str, ...] = ()  # its names in results/reported.csv
-
-
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_: int = Field(alias="schema")
+    licence: str | None = None  # of every method that names none of its own
     tracks: dict[str, dict[str, Any]]
     defenses: dict[str, Entry]
     attacks: dict[str, Entry]
@@ -131,14 +110,42 @@ class Registry:
                 raise unknown(f"metric of track {track.id}", metric, METRICS)
         return track
 
+    @cached_property
+    def _sources(self) -> dict[Kind, dict[str, Source]]:
+        """All methods: those of registry.yaml, of files that the user named, and of installed packages."""
+        found: dict[Kind, dict[str, Source]] = {}
+        listings: dict[Kind, dict[str, Entry]] = {
+            "defense": self._file.defenses,
+            "attack": self._file.attacks,
+            "prior": self._file.priors,
+        }
+        for kind, listed in listings.items():
+            own = [Source(kind, name, self._file_of(kind, name), self._licensed(e)) for name, e in listed.items()]
+            found[kind] = {source.id: source for source in [*own, *package_sources(kind)]}
+        for path in named_files():
+            source = file_source(path)
+            known = found[source.kind].get(source.id)
+            if known is not None and known.path.resolve() != path.resolve():
+                raise UserError(f"{path} is called like the {source.kind} {source.id!r} in {known.path}. Rename it.")
+            found[source.kind].setdefault(source.id, source)
+        return found
+
+    def _licensed(self, entry: Entry) -> Entry:
+        licence = self._file.licence
+        return entry if entry.licence or not licence else entry.model_copy(update={"licence": licence})
+
+    def source(self, kind: Kind, name: str) -> Source:
+        """Where a method is. Raises UserError if there is none of this name."""
+        sources = self._sources[kind]
+        if name not in sources:
+            raise unknown(kind, name, sources)
+        return sources[name]
+
     def entries(self, kind: Kind) -> dict[str, Entry]:
-        return {"defense": self._file.defenses, "attack": self._file.attacks, "prior": self._file.priors}[kind]
+        return {name: source.entry for name, source in self._sources[kind].items()}
 
     def entry(self, kind: Kind, name: str) -> Entry:
-        entries = self.entries(kind)
-        if name not in entries:
-            raise unknown(kind, name, entries)
-        return entries[name]
+        return self.source(kind, name).entry
 
     def select(self, kind: Kind, text: str) -> Selection:
         """Read ``re[strong,p=0.5]``; the name and the presets must exist. Defenses joined by ``+`` are one."""
@@ -163,25 +170,23 @@ class Registry:
         return Selection("defense", "+".join(part.id for part in parts), parts=tuple(parts))
 
     def path(self, kind: Kind, name: str) -> Path:
-        self.entry(kind, name)
+        return self.source(kind, name).path
+
+    def _file_of(self, kind: Kind, name: str) -> Path:
         if kind == "prior":
             return Path(__file__).parent / "priors" / f"{name}.py"
         return self.root / f"{kind}s" / f"{name}.py"
 
     def _literal(self, kind: Kind, name: str, field: str) -> Any:
         """A class attribute of the plugin that is written down as a plain value, read without running the file."""
+        source = self.source(kind, name)
         try:
-            tree = ast.parse(self.path(kind, name).read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError):
+            tree = parsed(source.path)
+        except UserError:
             return None  # listed all the same; whoever imports it gets the error
-        classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
-        for statement in (statement for node in classes for statement in node.body):
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == field:
-                try:
-                    return ast.literal_eval(statement.value)
-                except ValueError:
-                    return None
-        return None
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        found = (literal(node, field) for node in classes if source.class_name in (None, node.name))
+        return next((value for value in found if value is not None), None)
 
     def version(self, kind: Kind, name: str) -> int:
         """The version that the plugin's file declares, 1 without one."""
@@ -194,27 +199,27 @@ class Registry:
         return tuple(text for text in found or () if isinstance(text, str))
 
     def plugin(self, kind: Kind, name: str) -> type[Any]:
-        """Import the plugin's file and return its class. Imports torch."""
+        """Import the plugin and return its class. Imports torch. What the file replaces of torch or the engine is put
+        back, with a warning. Raises UserError if it cannot be used."""
         from mibench import contracts
+        from mibench.guard import undisturbed
 
         base = {"defense": contracts.Defense, "attack": contracts.Attack, "prior": contracts.Prior}[kind]
-        path = self.path(kind, name)
-        module_name = f"mibench_plugins.{kind}s.{name}"
-        if module_name not in sys.modules or sys.modules[module_name].__file__ != str(path):
-            spec = importlib.util.spec_from_file_location(module_name, path)
-            if spec is None or spec.loader is None or not path.is_file():
-                raise UserError(f"{kind.capitalize()} {name!r} is in registry.yaml but {path} does not exist.")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[module_name]
-                raise
-        members = vars(sys.modules[module_name]).values()
-        found = [c for c in members if isinstance(c, type) and issubclass(c, base) and c.__module__ == module_name]
+        source = self.source(kind, name)
+        if source.problem:
+            raise Unusable(f"{kind.capitalize()} {name!r} cannot be used: {source.problem}.")
+        with undisturbed() as changed:
+            module = _imported(source)
+        if changed:
+            warnings.warn(f"{kind} {name} replaced {', '.join(sorted(changed))}; this was undone.", stacklevel=2)
+        members = vars(module).values()
+        found = [c for c in members if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__]
+        if source.class_name:
+            found = [c for c in found if c.__name__ == source.class_name]
         if len(found) != 1:
-            raise UserError(f"{path} must define exactly one subclass of {base.__name__}; it defines {len(found)}.")
+            raise UserError(
+                f"{source.path} must define exactly one subclass of {base.__name__}; it defines {len(found)}."
+            )
         return found[0]
 
     def values(self, selection: Selection, track: Track) -> dict[str, Any]:
@@ -234,7 +239,12 @@ class Registry:
         """
         if selection.parts:
             return combined([self.facts(part, track) for part in selection.parts])
-        facts = self._remembered(selection, track)
+        try:
+            facts = self._remembered(selection, track)
+        except Unusable as error:
+            if not selection.optional:
+                raise
+            return Facts(selection.kind, selection.id, selection.label, 0, {}, {}, "", skip=str(error).rstrip("."))
         lacking = self._lacking(selection.kind, selection.id)
         return replace(facts, skip=facts.skip or lacking) if lacking else facts
 
@@ -251,7 +261,8 @@ class Registry:
         values = self.values(selection, track)
         here = Path(__file__).parent
         contract = [
-            hashlib.sha256((here / f).read_bytes()).hexdigest() for f in ("contracts.py", "params.py", __file__)
+            hashlib.sha256((here / f).read_bytes()).hexdigest()
+            for f in ("contracts.py", "params.py", "sources.py", __file__)
         ]
         question: dict[str, Any] = {"source": source, "contract": contract, "kind": selection.kind, "id": selection.id}
         question |= {"values": values, "label": selection.label, "track": track.model_dump(mode="json")}
@@ -319,13 +330,49 @@ class Registry:
         """Plugin files that registry.yaml does not name, and names without a file, as sentences."""
         kinds: tuple[Kind, ...] = ("defense", "attack", "prior")
         for kind in kinds:
-            entries = self.entries(kind)
+            entries = {name for name in self._sources[kind] if self.path(kind, name) == self._file_of(kind, name)}
             folder = Path(__file__).parent if kind == "prior" else self.root
             files = {path.stem for path in (folder / f"{kind}s").glob("*.py")} - {"__init__"}
-            for name in sorted(files - entries.keys()):
+            for name in sorted(files - entries):
                 yield f"{kind}s/{name}.py is not in registry.yaml."
-            for name in sorted(entries.keys() - files):
+            for name in sorted(entries - files):
                 yield f"{kind} {name!r} is in registry.yaml but {kind}s/{name}.py does not exist."
+
+
+class Unusable(UserError):
+    """A method that exists and cannot be imported."""
+
+
+def _imported(source: Source) -> ModuleType:
+    """The module of a method. Raises Unusable with what went wrong, and where."""
+    name = source.module or f"mibench_plugins.{source.kind}s.{source.id}"
+    if name in sys.modules and (source.module or sys.modules[name].__file__ == str(source.path)):
+        return sys.modules[name]
+    if not source.path.is_file():
+        raise UserError(
+            f"{source.kind.capitalize()} {source.id!r} is in registry.yaml but {source.path} does not exist."
+        )
+    try:
+        if source.module:
+            return import_module(source.module)
+        spec = importlib.util.spec_from_file_location(name, source.path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    except (Exception, SystemExit) as error:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(source.path)
+        ]
+        where = f"{source.path}, line {lines[-1]}" if lines else str(source.path)
+        raise Unusable(
+            f"{source.kind.capitalize()} {source.id!r} cannot be imported: {type(error).__name__}: {error} ({where})."
+        ) from error
+    return module
 
 
 def track_info(track: Track) -> Any:

@@ -57,7 +57,8 @@ def _restore(owner: Any, before: dict[str, Any]) -> Iterator[str]:
             continue
         if attribute in before and now.get(attribute, _ABSENT) is not before[attribute]:
             setattr(owner, attribute, before[attribute])
-            yield attribute
+            if getattr(now.get(attribute), "_torchdynamo_orig_callable", None) is not before[attribute]:
+                yield attribute  # else torch itself wrapped it, when a part of torch was first imported
         elif attribute not in before and isinstance(owner, type) and hasattr(super(owner, owner), attribute):
             delattr(owner, attribute)  # it hid an inherited one
             yield attribute

@@ -22,6 +22,8 @@ _COMMANDS = {
     "collect": "mibench.cli.run:collect",
     "gc": "mibench.cli.status:gc",
     "why": "mibench.cli.inspect:why",
+    "new": "mibench.cli.new:new",
+    "check": "mibench.cli.new:check",
     "suite": "mibench.cli.suite:suite",
     "export": "mibench.cli.export:export",
     "site": "mibench.cli.site:site",

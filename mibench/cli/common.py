@@ -108,6 +108,27 @@ def complete(kind: str) -> Callable[..., list[str]]:
     return names
 
 
+def plugin_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--plugin FILE``: a method in a file of the user's own, for this command and the workers it starts."""
+
+    def use(ctx: click.Context, param: click.Parameter, files: tuple[Path, ...]) -> None:
+        from mibench.sources import use_file
+
+        for file in files:
+            use_file(file)
+
+    return click.option(
+        "--plugin",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        callback=use,
+        expose_value=False,
+        is_eager=True,
+        metavar="FILE",
+        help="A method of your own, mine.py, called mine here. Repeatable.",
+    )(function)
+
+
 def track_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--track",
@@ -150,7 +171,7 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--suite", help="The setups of a suite, such as midre, instead."),
         click.option("--cell", "cells", multiple=True, metavar="ID", help="Only this setup of the suite. Repeatable."),
     ]
-    for option in reversed(options):
+    for option in reversed([*options, plugin_option]):
         function = option(function)
     return function
 

@@ -87,7 +87,7 @@ def test_a_file_that_fails_is_not_remembered(root: Path) -> None:
     path = root / "defenses" / "none.py"
     text = path.read_text()
     path.write_text("raise RuntimeError('half written')\n")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError, match=r"RuntimeError: half written .*none\.py, line 1"):
         Registry(root).plugin("defense", "none")
     path.write_text(text)
     assert issubclass(Registry(root).plugin("defense", "none"), Defense)

@@ -1,0 +1,26 @@
+"""What a method costs on the smallest track: seconds and memory of its own stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mibench.checking import Check
+from mibench.checking.bench import Bench
+from mibench.plan import Stage
+
+MOST_SECONDS = 30.0
+MOST_MIB = 4096
+
+
+def cost_checks(bench: Bench, stage: Stage, baseline: Stage | None = None) -> Iterator[Check]:
+    """``baseline``: the stage to compare with, the same without the method."""
+    own = bench.result(stage)[1]
+    found = f"{own.seconds:.1f} s for {stage.kind}"
+    if baseline is not None:
+        found += f", undefended {bench.result(baseline)[1].seconds:.1f} s"
+    advice = f"At most {MOST_SECONDS:.0f} s here: a real track takes thousands of times as long."
+    yield Check("time", own.seconds <= MOST_SECONDS, found, advice)
+    peak = own.environment.get("peak_memory_mib")
+    found = "not known on this system" if peak is None else f"{peak} MiB, with torch and all"
+    advice = f"At most {MOST_MIB} MiB here: do not keep what grows with the number of images."
+    yield Check("memory", None if peak is None else peak <= MOST_MIB, found, advice)

@@ -1,0 +1,78 @@
+"""The class of a method: can it be imported, and are its parameters what they must be?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from mibench.checking import Check
+from mibench.checking.track import smallest
+from mibench.errors import UserError
+from mibench.params import resolve
+from mibench.registry import Kind, Registry, Selection
+
+
+def class_checks(registry: Registry, kind: Kind, name: str) -> Iterator[Check]:
+    """Import, parameters, presets, and that the registry entry says what the class says."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            cls = registry.plugin(kind, name)
+        except UserError as error:
+            yield Check("import", False, str(error), "Correct the file so that it can be imported.")
+            return
+    replaced = [str(warning.message) for warning in said if "replaced" in str(warning.message)]
+    advice = "Import and call what you need; never assign to a name in torch or mibench."
+    yield Check("import", not replaced, "; ".join(replaced) or f"class {cls.__name__}", advice)
+    yield _parameters(cls.Params, name)
+    yield _presets(registry, kind, name, cls)
+    if kind == "attack":
+        yield _declared(registry, name)
+
+
+def _parameters(model: Any, name: str) -> Check:
+    advice = "Give every field of `Params` a default, and let Params derive from BaseParams (defense: DefenseParams)."
+    try:
+        params = model()
+    except (ValidationError, TypeError) as error:
+        return Check("parameters", False, f"they have no defaults: {error}", advice)
+    for field in model.model_fields:
+        try:
+            setattr(params, field, getattr(params, field))
+        except (ValidationError, TypeError):
+            continue
+        return Check("parameters", False, f"{field} can be changed after it was read", advice)
+    try:
+        model(no_such_parameter=1)
+    except ValidationError:
+        return Check("parameters", True, ", ".join(model.model_fields) or "none")
+    return Check("parameters", False, "unknown ones are not refused", advice)
+
+
+def _presets(registry: Registry, kind: Kind, name: str, cls: Any) -> Check:
+    presets = registry.entry(kind, name).presets
+    for preset, values in presets.items():
+        try:
+            resolve(cls.Params, values, f"{name}[{preset}]")
+        except UserError as error:
+            return Check("presets", False, str(error), "Correct the preset in the registry entry.")
+    return Check("presets", True, ", ".join(presets) or "none")
+
+
+def _declared(registry: Registry, name: str) -> Check:
+    entry = registry.entry("attack", name)
+    try:
+        facts = registry.facts(Selection("attack", name), smallest())
+    except UserError as error:
+        return Check("entry and class", False, str(error), "Correct the defaults.")
+    prior = facts.prior["id"] if facts.prior else None
+    wrong = []
+    if entry.access != facts.access:
+        wrong.append(f"access is {facts.access} in the class and {entry.access} in the entry")
+    if entry.prior != prior:
+        wrong.append(f"prior is {prior} in the class and {entry.prior} in the entry")
+    found = "; ".join(wrong) or f"access {facts.access}, prior {prior or 'none'}"
+    return Check("entry and class", not wrong, found, "Make the entry say what the class says.")

@@ -1,0 +1,117 @@
+"""What can be said of a method without importing it: its text and its registry entry."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from mibench.checking import Check
+from mibench.errors import UserError
+from mibench.methods import Kind
+from mibench.publish.downloads import bibtex
+from mibench.registry import Registry
+from mibench.sources import Entry, Source, assigned, kind_of, parsed
+
+LONGEST = 120  # lines of a method's file
+DEFENSE_KINDS = ("baseline", "data", "regulariser", "architecture", "training")
+_INSIDE = ["cli", "executors", "plan", "publish", "registry", "runner", "stages", "store", "tracks", "worker", "priors"]
+_REFUSED = {"defenses", "attacks", "mibench_plugins", "os", "sys", "pathlib", "random", "subprocess", "io", "pickle"}
+_REFUSED |= {"socket", "urllib", "http", "shutil", "tempfile", "requests"}
+_CALLS = ("open", "exec", "eval", "__import__", "compile")
+_SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+
+def source_checks(source: Source) -> Iterator[Check]:
+    """The file: there, Python, short, documented, standing alone."""
+    where = "Write it with `mibench new`, or correct the entry."
+    if source.problem is not None:
+        yield Check("file", False, source.problem, where)
+        return
+    try:
+        tree = parsed(source.path)
+    except UserError as error:
+        yield Check("file", False, str(error), where)
+        return
+    lines = len(source.path.read_text(encoding="utf-8").splitlines())
+    short = "Move what is not the method's own into the engine, or drop what is not needed."
+    yield Check("file", lines <= LONGEST, f"{source.path.name}, {lines} lines (at most {LONGEST})", short)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and kind_of(node) == source.kind]
+    lacking = [] if ast.get_docstring(tree) else ["the file"]
+    lacking += [node.name for node in classes if not ast.get_docstring(node)]
+    found = f"missing: {', '.join(lacking)}" if lacking else "of the file and of the class"
+    yield Check("docstrings", not lacking, found, "Say what is computed, and name the source, in a docstring.")
+    wrong = wrong_imports(tree, source.kind)
+    found = f"imports or calls {', '.join(wrong)}" if wrong else "mibench, torch and what computes"
+    advice = "A method gets what it needs from its context: no files, no environment, no other method."
+    yield Check("stands alone", not wrong, found, advice)
+    yield _deviations(classes)
+
+
+def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
+    """What a method must not import or call: another method, the engine's inside, files and the environment."""
+    refused = {f"mibench.{part}" for part in [*_INSIDE, "metrics", *([] if kind == "prior" else ["data"])]} | _REFUSED
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{'.' * node.level}{node.module or ''}"]
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
+            found.append(f"{node.func.id}()")
+        for name in names:
+            parts = name.split(".")
+            prefixes = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+            if name.startswith(".") or prefixes & refused:
+                found.append(name)
+    return sorted(set(found))
+
+
+def _deviations(classes: list[ast.ClassDef]) -> Check:
+    values = [value for node in classes for value in assigned(node, "deviations")]
+    if not values:
+        return Check("deviations", True, "none declared: it does exactly what its paper says")
+    good = all(isinstance(value, ast.Tuple) and value.elts for value in values)
+    texts = [part for value in values if isinstance(value, ast.Tuple) for part in value.elts]
+    plain = [part.value for part in texts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    good = good and all(text.strip().endswith(".") for text in plain)
+    found = f"{len(texts)} declared" if good else "not a tuple of sentences"
+    return Check("deviations", good, found, 'Write `deviations = ("What differs from the paper, and why.",)`.')
+
+
+def entry_checks(registry: Registry, source: Source) -> Iterator[Check]:
+    """The registry entry: its fields, the paper's BibTeX, the licence."""
+    entry = source.entry
+    yield _fields(source.kind, entry)
+    text = bibtex(source.id, {"reference": entry.paper.model_dump()}) if entry.paper else None
+    baseline = entry.kind == DEFENSE_KINDS[0]
+    advice = "Add `paper: {title, authors, venue, year, url}`; for unpublished work `venue: unpublished`."
+    if text is None:
+        yield Check("BibTeX", None if baseline else False, "no paper in the entry", advice)
+    else:
+        whole = text.count("{") == text.count("}")
+        authors = bool(entry.paper and entry.paper.authors)
+        found = text.splitlines()[0].rstrip(",") + ("" if authors else " (without authors)")
+        yield Check("BibTeX", whole, found, "Write as many { as } in the paper's fields.")
+    licence = entry.licence
+    found = licence or "none given"
+    advice = "Add `licence: Apache-2.0` (an SPDX identifier, under which others may use the file)."
+    yield Check("licence", bool(licence and _SPDX.fullmatch(licence)), found, advice)
+
+
+def _fields(kind: Kind, entry: Entry) -> Check:
+    problems = []
+    if kind == "defense" and entry.kind not in DEFENSE_KINDS:
+        problems.append(f"kind: one of {', '.join(DEFENSE_KINDS)}")
+    if kind == "attack" and not entry.access:
+        problems.append("access: white_box, scores or labels")
+    if kind == "attack" and not entry.family:
+        problems.append("family: what it searches, and how")
+    if not 3 <= len(entry.title) <= 120:
+        problems.append("title: 3 to 120 characters")
+    if unknown := entry.costs.keys() - entry.presets.keys():
+        problems.append(f"costs: {', '.join(unknown)} is no preset")
+    found = "lacks " + "; ".join(problems) if problems else entry.title
+    return Check("registry entry", not problems, found, "Complete the entry in registry.yaml, or in the .yaml beside.")

@@ -57,8 +57,13 @@ def _restore(owner: Any, before: dict[str, Any]) -> Iterator[str]:
             continue
         if attribute in before and now.get(attribute, _ABSENT) is not before[attribute]:
             setattr(owner, attribute, before[attribute])
-            if getattr(now.get(attribute), "_torchdynamo_orig_callable", None) is not before[attribute]:
+            if getattr(now.get(attribute), "__wrapped__", None) is not before[attribute] or not _torchs(now[attribute]):
                 yield attribute  # else torch itself wrapped it, when a part of torch was first imported
         elif attribute not in before and isinstance(owner, type) and hasattr(super(owner, owner), attribute):
             delattr(owner, attribute)  # it hid an inherited one
             yield attribute
+
+
+def _torchs(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(sys.modules["torch"].__path__[0])

@@ -34,10 +34,19 @@ from mibench.yaml_files import Loader
 SCHEMA = 1
 
 
+class AuditSection(BaseModel):
+    """What ``mibench model audit`` runs unless it is told otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    attacks: tuple[str, ...]
+    defense: str
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_: int = Field(alias="schema")
     licence: str | None = None  # of every method that names none of its own
+    audit: AuditSection | None = None
     tracks: dict[str, dict[str, Any]]
     defenses: dict[str, Entry]
     attacks: dict[str, Entry]
@@ -62,6 +71,10 @@ class Registry:
             return _File.model_validate(data)
         except (yaml.YAMLError, ValidationError) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
+
+    @property
+    def audit(self) -> AuditSection | None:
+        return self._file.audit
 
     @cached_property
     def tracks(self) -> dict[str, Track]:

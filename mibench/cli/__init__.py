@@ -24,6 +24,7 @@ _COMMANDS = {
     "why": "mibench.cli.inspect:why",
     "new": "mibench.cli.new:new",
     "check": "mibench.cli.new:check",
+    "model": "mibench.cli.model:model",
     "suite": "mibench.cli.suite:suite",
     "export": "mibench.cli.export:export",
     "site": "mibench.cli.site:site",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mibench.contracts import ImageSet, Rng, TrackInfo
 from mibench.data import TrackData, View, load, no_public_images
 from mibench.errors import MissingError, StageFailed, UserError
+from mibench.guard import undisturbed
 from mibench.identity import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
@@ -138,9 +139,13 @@ class Job:
         """The trained target, as it is served."""
         folder, manifest = self.parent("target")
         defense = self.registry.build("defense", manifest.plugin, manifest.params, self.track)
-        net = defense.build(self.network(self.track.target.arch))
-        load_weights(net, folder / "model.safetensors")
-        served: Classifier = defense.deploy(net.to(self.device).eval())
+        with undisturbed() as changed:  # what comes next in this process is another method
+            net = defense.build(self.network(self.track.target.arch))
+            load_weights(net, folder / "model.safetensors")
+            served: Classifier = defense.deploy(net.to(self.device).eval())
+        if changed:
+            note = f"{manifest.plugin} replaced {', '.join(sorted(changed))}; this was undone."
+            self.emit({"event": "note", "message": note})
         return served
 
     def network(self, arch: str, num_classes: int | None = None) -> Classifier:

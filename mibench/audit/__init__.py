@@ -1,0 +1,1 @@
+"""How much a classifier that somebody trained elsewhere gives away: ``mibench model audit``."""

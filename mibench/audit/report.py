@@ -1,0 +1,134 @@
+"""What an audit found, as data and as one page that holds everything it shows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from mibench.records import MetricValue, RunRecord
+
+SCHEMA = 1
+SHOWN = 8  # classes in the gallery
+PICTURES = 4  # reconstructions of each
+Picture = Callable[[RunRecord, dict[str, Any]], Path | None]
+Private = Callable[[str, int, int], Path | None]
+
+
+def findings(
+    model: str,
+    names: Sequence[str],
+    runs: Sequence[RunRecord],
+    own: str,
+    baseline: str,
+    defense: str,
+    skipped: dict[str, str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """The whole report as plain data. ``own``, ``baseline`` and ``defense`` are ids of what was attacked: the model as
+    it is, and the two that were trained here for comparison; ``skipped`` are attacks that did not run, with reasons."""
+    by = {(run.attack_label, run.defense): run for run in runs}
+    attacks = [run.attack_label for run in runs if run.defense == own]
+    whose = {"own": own, "undefended": baseline, "defended": defense}
+    rows: list[dict[str, Any]] = []
+    for attack in attacks:
+        cells = {role: _cell(by.get((attack, name))) for role, name in whose.items()}
+        rows.append({"attack": attack, "run": by[attack, own].run, **cells})
+    rows.sort(key=lambda row: -((row["own"] or {}).get("value") or 0.0))
+    natural = {role: _natural(by, attacks, name) for role, name in whose.items()}
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "track": runs[0].track if runs else None,
+        "classes": len(names),
+        "chance": runs[0].chance if runs else None,
+        "defense": defense,
+        "natural_accuracy": natural,
+        "attacks": rows,
+        "worst": rows[0]["attack"] if rows else None,
+        "exposed": exposed(names, [by[attack, own] for attack in attacks]),
+        "skipped": [{"attack": name, "reason": reason} for name, reason in skipped.items()],
+        "notes": list(notes),
+    }
+
+
+def _cell(run: RunRecord | None) -> dict[str, Any] | None:
+    metric = run.metrics.get("att1") if run is not None else None
+    return None if metric is None else metric.public()
+
+
+def _natural(by: dict[tuple[str, str], RunRecord], attacks: Sequence[str], name: str) -> dict[str, Any] | None:
+    found = next((by[attack, name] for attack in attacks if (attack, name) in by), None)
+    metric = found.metrics.get("nat1") if found else None
+    return None if metric is None else metric.public()
+
+
+def exposed(names: Sequence[str], runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Every attacked class: the largest share of its reconstructions that the evaluator took for it, by which attack,
+    and how sure it was. The most exposed first."""
+    found = []
+    for label in sorted({label for run in runs for label in run.identities}):
+        rates = [(run.metrics.get("att1", MetricValue(None)).per_identity.get(str(label)), run) for run in runs]
+        known = [(rate, run) for rate, run in rates if rate is not None]
+        if not known:
+            continue
+        rate, run = max(known, key=lambda pair: (pair[0], pair[1].attack_label))
+        sure = [image["confidence"] for image in run.images if image["label"] == label and image.get("confidence")]
+        found.append(
+            {
+                "label": label,
+                "class": names[label] if label < len(names) else str(label),
+                "rate": rate,
+                "attack": run.attack_label,
+                "confidence": sum(sure) / len(sure) if sure else None,
+            }
+        )
+    return sorted(found, key=lambda item: (-item["rate"], -(item["confidence"] or 0.0), item["label"]))
+
+
+def gallery(
+    found: dict[str, Any], runs: Sequence[RunRecord], own: str, picture: Picture, private: Private
+) -> list[dict[str, Any]]:
+    """For the most exposed classes: the nearest private image and what the attack made, most convincing first."""
+    by = {run.attack_label: run for run in runs if run.defense == own}
+    shown = []
+    for item in found["exposed"][:SHOWN]:
+        run = by[item["attack"]]
+        images = [image for image in run.images if image["label"] == item["label"]]
+        images.sort(key=lambda image: -(image.get("confidence") or 0.0))
+        nearest = next((image["nearest"] for image in images if image.get("nearest") is not None), None)
+        real = private(run.track, item["label"], int(nearest)) if nearest is not None else None
+        made = [(image, picture(run, image)) for image in images[:PICTURES]]
+        shown.append(
+            item
+            | {
+                "private": _inline(real) if real is not None else None,
+                "made": [
+                    {"src": _inline(path), "correct": image["correct"]} for image, path in made if path is not None
+                ],
+            }
+        )
+    return shown
+
+
+def _inline(path: Path) -> Markup:
+    return Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
+
+
+def page(found: dict[str, Any], shown: list[dict[str, Any]], templates: Path) -> str:
+    """One HTML file; its policy allows its own style and the images inside it, and nothing else."""
+    environment = Environment(loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined)
+    environment.filters["percent"] = _percent
+    style = (templates / "audit.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    template = environment.get_template("audit.html")
+    return template.render(found=found, shown=shown, style=Markup(style), style_hash=f"sha256-{digest}")
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{100 * value:.1f} %"

@@ -29,8 +29,10 @@ from mibench.nets.generator import Generator, Plain
 from mibench.params import BaseParams
 from mibench.pixels import Pixels
 from mibench.random import Rng, RowStreams, Stream, Visit
+from mibench.records import MetricValue
 
 if TYPE_CHECKING:
+    from mibench.metrics.evidence import Evidence
     from mibench.oracle import Oracle
     from mibench.training import Loop, LoopHooks, Recipe
 
@@ -46,6 +48,8 @@ __all__ = [
     "DefenseParams",
     "Generator",
     "ImageSet",
+    "Metric",
+    "MetricValue",
     "Output",
     "Prior",
     "PriorContext",
@@ -312,6 +316,26 @@ class Prior:
 
     def train(self, ctx: PriorContext, model: PriorModel) -> None:
         """Train ``model`` in place."""
+        raise NotImplementedError
+
+
+# --- metrics -------------------------------------------------------------------------------------------------------
+
+
+class Metric:
+    """A figure of a run that an installed package offers (entry point ``mibench.metrics``); a track asks for it by
+    ``package/name``. The texts are written down plainly: they are read without importing the class."""
+
+    title: ClassVar[str]
+    direction: ClassVar[str]  # which values are more private: "low", "high" or "none"
+    unit: ClassVar[str]
+    help: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    @staticmethod
+    def compute(evidence: Evidence) -> MetricValue:
+        """The value with its interval and its parts (``mibench.metrics.evidence.macro`` makes all three of one number
+        for each image), or None with the reason."""
         raise NotImplementedError
 
 

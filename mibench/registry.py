@@ -121,6 +121,8 @@ class Registry:
         for metric in track.metrics:
             if metric not in METRICS:
                 raise unknown(f"metric of track {track.id}", metric, METRICS)
+            if not METRICS[metric].compute:
+                raise UserError(f"Track {track.id!r} asks for the metric {metric!r}, which is {METRICS[metric].title}.")
         return track
 
     @cached_property

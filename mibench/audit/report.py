@@ -29,9 +29,11 @@ def findings(
     defense: str,
     skipped: dict[str, str],
     notes: Sequence[str],
+    title: str = "",
 ) -> dict[str, Any]:
     """The whole report as plain data. ``own``, ``baseline`` and ``defense`` are ids of what was attacked: the model as
-    it is, and the two that were trained here for comparison; ``skipped`` are attacks that did not run, with reasons."""
+    it is, and the two that were trained here for comparison; ``skipped`` are attacks that did not run, with
+    reasons; ``title`` is the defense's."""
     by = {(run.attack_label, run.defense): run for run in runs}
     attacks = [run.attack_label for run in runs if run.defense == own]
     whose = {"own": own, "undefended": baseline, "defended": defense}
@@ -48,6 +50,7 @@ def findings(
         "classes": len(names),
         "chance": runs[0].chance if runs else None,
         "defense": defense,
+        "defense_title": title or defense,
         "natural_accuracy": natural,
         "attacks": rows,
         "worst": rows[0]["attack"] if rows else None,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from mibench.checking import Check
 from mibench.checking.track import smallest
 from mibench.errors import UserError
-from mibench.params import resolve
+from mibench.params import BaseParams, resolve
 from mibench.registry import Kind, Registry, Selection
 
 
@@ -29,12 +29,15 @@ def class_checks(registry: Registry, kind: Kind, name: str) -> Iterator[Check]:
     yield Check("import", not replaced, "; ".join(replaced) or f"class {cls.__name__}", advice)
     yield _parameters(cls.Params, name)
     yield _presets(registry, kind, name, cls)
+    yield _deviations(cls.deviations)
     if kind == "attack":
         yield _declared(registry, name)
 
 
 def _parameters(model: Any, name: str) -> Check:
     advice = "Give every field of `Params` a default, and let Params derive from BaseParams (defense: DefenseParams)."
+    if not (isinstance(model, type) and issubclass(model, BaseParams)):
+        return Check("parameters", False, "Params does not derive from BaseParams", advice)
     try:
         params = model()
     except (ValidationError, TypeError) as error:
@@ -46,7 +49,7 @@ def _parameters(model: Any, name: str) -> Check:
             continue
         return Check("parameters", False, f"{field} can be changed after it was read", advice)
     try:
-        model(no_such_parameter=1)
+        model.model_validate({"no_such_parameter": 1})
     except ValidationError:
         return Check("parameters", True, ", ".join(model.model_fields) or "none")
     return Check("parameters", False, "unknown ones are not refused", advice)
@@ -60,6 +63,13 @@ def _presets(registry: Registry, kind: Kind, name: str, cls: Any) -> Check:
         except UserError as error:
             return Check("presets", False, str(error), "Correct the preset in the registry entry.")
     return Check("presets", True, ", ".join(presets) or "none")
+
+
+def _deviations(texts: Any) -> Check:
+    advice = 'Write `deviations = ("What differs from the paper, and why.",)`, a tuple of sentences.'
+    good = isinstance(texts, tuple) and all(isinstance(t, str) and t.strip().endswith(".") for t in texts)
+    found = f"{len(texts)} declared" if good and texts else "none declared: it does exactly what its paper says"
+    return Check("deviations", good, found if good else f"{texts!r:.80} is not a tuple of sentences", advice)
 
 
 def _declared(registry: Registry, name: str) -> Check:

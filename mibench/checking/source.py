@@ -11,7 +11,7 @@ from mibench.errors import UserError
 from mibench.methods import Kind
 from mibench.publish.downloads import bibtex
 from mibench.registry import Registry
-from mibench.sources import Entry, Source, assigned, kind_of, parsed
+from mibench.sources import Entry, Source, kind_of, parsed
 
 LONGEST = 120  # lines of a method's file
 DEFENSE_KINDS = ("baseline", "data", "regulariser", "architecture", "training")
@@ -45,7 +45,6 @@ def source_checks(source: Source) -> Iterator[Check]:
     found = f"imports or calls {', '.join(wrong)}" if wrong else "mibench, torch and what computes"
     advice = "A method gets what it needs from its context: no files, no environment, no other method."
     yield Check("stands alone", not wrong, found, advice)
-    yield _deviations(classes)
 
 
 def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
@@ -67,18 +66,6 @@ def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
             if name.startswith(".") or prefixes & refused:
                 found.append(name)
     return sorted(set(found))
-
-
-def _deviations(classes: list[ast.ClassDef]) -> Check:
-    values = [value for node in classes for value in assigned(node, "deviations")]
-    if not values:
-        return Check("deviations", True, "none declared: it does exactly what its paper says")
-    good = all(isinstance(value, ast.Tuple) and value.elts for value in values)
-    texts = [part for value in values if isinstance(value, ast.Tuple) for part in value.elts]
-    plain = [part.value for part in texts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-    good = good and all(text.strip().endswith(".") for text in plain)
-    found = f"{len(texts)} declared" if good else "not a tuple of sentences"
-    return Check("deviations", good, found, 'Write `deviations = ("What differs from the paper, and why.",)`.')
 
 
 def entry_checks(registry: Registry, source: Source) -> Iterator[Check]:

@@ -61,8 +61,11 @@ def audit(
     """Attack a trained classifier, and beside it one trained here on the same images without and one with a defense.
 
     CHECKPOINT is a file of weights (.pth, .pt, .safetensors; nothing in it is run) for --arch, or module:function, a
-    Python function that returns the network. Classes are the folders of --data in alphabetical order. Writes
-    OUT/audit.html and OUT/audit.json, and OUT/own_model.py and OUT/track.yaml to run anything else against it. An audit that was broken off goes on where it was.
+    Python function that returns the network. Classes are the folders of --data in alphabetical order. An audit that
+    was broken off goes on where it was.
+
+    Writes OUT/audit.html and OUT/audit.json, and OUT/own_model.py and OUT/track.yaml, with which `mibench run` attacks
+    it in other ways.
 
     \b
     Examples:
@@ -122,7 +125,15 @@ def audit(
     notes = _notes(found, public, channels, resolution)
     notes += [f"A stage failed: {message}" for message in result.outcome.failed.values()]
     answer = report.findings(
-        found.name, found.classes, result.records, own.id, BASELINE, defenses[-1].id, skipped, notes
+        found.name,
+        found.classes,
+        result.records,
+        own.id,
+        BASELINE,
+        defenses[-1].id,
+        skipped,
+        notes,
+        ws.registry.entry("defense", defenses[-1].parts[0].id if defenses[-1].parts else defenses[-1].id).title,
     )
     shown = report.gallery(
         answer,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 
@@ -21,7 +23,7 @@ class MetricInfo:
 
 _A, _D, _P = "mibench.metrics.accuracy", "mibench.metrics.distance", "mibench.metrics.perceptual"
 
-METRICS: dict[str, MetricInfo] = {
+_OWN: dict[str, MetricInfo] = {
     "nat1": MetricInfo(
         "natural accuracy",
         "high",
@@ -114,3 +116,46 @@ METRICS: dict[str, MetricInfo] = {
         f"{_P}:face_rate",
     ),
 }
+
+
+class _Metrics(Mapping[str, MetricInfo]):
+    """Ours, and those of installed packages (``package/name``), whose classes are read and not imported. One that
+    cannot be read is listed with the reason, and computing it raises that."""
+
+    @cached_property
+    def _all(self) -> dict[str, MetricInfo]:
+        return _OWN | _offered()
+
+    def __getitem__(self, name: str) -> MetricInfo:
+        return _OWN[name] if "/" not in name else self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+def _offered() -> dict[str, MetricInfo]:
+    from mibench.errors import UserError
+    from mibench.sources import literal, offered_class, offered_name, offers
+
+    found = {}
+    for point in offers("mibench.metrics"):
+        name = offered_name(point)
+        try:
+            _, _, node = offered_class(point)
+            title, direction, unit, text, version = (
+                literal(node, field) for field in ("title", "direction", "unit", "help", "version")
+            )
+            if direction not in ("low", "high", "none") or not (title and unit and text):
+                raise UserError("its class needs title, direction (low, high or none), unit and help as plain texts")
+        except UserError as error:
+            found[name] = MetricInfo(f"unusable: {error}", "none", "", str(error), "")
+            continue
+        compute = f"{point.module}:{point.attr}.compute"
+        found[name] = MetricInfo(str(title), direction, str(unit), str(text), compute, version or 1)
+    return found
+
+
+METRICS: Mapping[str, MetricInfo] = _Metrics()

@@ -1,9 +1,10 @@
-"""Judge a run's reconstructions. This stage imports no plugin: it reads files and the evaluator."""
+"""Judge a run's reconstructions. This stage imports no defense, attack or prior: it reads files and the evaluator."""
 
 from __future__ import annotations
 
 import json
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from mibench.guard import undisturbed
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
 from mibench.pixels import Pixels
@@ -28,7 +30,9 @@ def run(job: Job) -> dict[str, Any]:
     metrics = {}
     for step, name in enumerate(job.track.metrics):
         module, function = METRICS[name].compute.split(":")
-        metrics[name] = getattr(import_module(module), function)(evidence)
+        with undisturbed():  # a package's metric changes no other
+            compute = attrgetter(function)(import_module(module))
+        metrics[name] = compute(evidence)
         job.progress(step + 1, len(job.track.metrics), None, name)
     probability, verdict = evidence.logits.softmax(1), evidence.logits.argmax(1)
     _, nearest = nearest_private(evidence.features, evidence.label, evidence.private_features, evidence.private_labels)

@@ -4,6 +4,7 @@ if (location.protocol === "file:") {
     constructor(url) {
       super();
       this.waiting = [];
+      const base = new URL(url, location.href);
       const frame = document.createElement("iframe");
       frame.hidden = true;
       document.body.append(frame);
@@ -15,12 +16,12 @@ if (location.protocol === "file:") {
       };
       inside.importScripts = (...urls) => urls.reduce((before, next) => before.then(() => new Promise((done, failed) => {
         const script = inside.document.createElement("script");
-        script.src = new URL(next, url).href;
+        script.src = new URL(next, base).href;
         script.onload = done;
         script.onerror = failed;
         inside.document.body.append(script);
       })), Promise.resolve());
-      inside.importScripts(url).then(() => {
+      inside.importScripts(base).then(() => {
         this.inside = inside;
         this.waiting.splice(0).forEach((data) => this.postMessage(data));
       });

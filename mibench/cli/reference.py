@@ -11,9 +11,9 @@ import click
 
 HEAD = """# Commands
 
-Written by `python -m mibench.cli.reference` from the commands themselves; a test compares the two. `mibench COMMAND
---help` prints the same. Exit codes: 0 all done, 1 some stages failed, 2 wrong usage, 3 something is missing on this
-machine, 130 interrupted.
+Written by `python -m mibench.cli.reference` from the commands themselves; a test compares the two. The option `--help`
+of each command prints the same. Exit codes: 0 all done, 1 some stages failed, 2 wrong usage, 3 something is missing on
+this machine, 130 interrupted.
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from typed import parse
 
 import mibench
 from mibench.cli import cli
@@ -43,20 +43,6 @@ def typed(page: Path) -> list[str]:
     """The lines of indented blocks: what a reader types into a shell."""
     lines = re.sub(r"^```.*?^```$", "", prose(page), flags=re.DOTALL | re.MULTILINE).splitlines()
     return [part.strip() for line in lines if line.startswith("    ") for part in line.split("&&")]
-
-
-def parse(text: str) -> None:
-    """Read a ``mibench`` command as the program would, without running it. Raises click.UsageError."""
-    words = shlex.split(text)[1:]
-    command: click.Command = cli
-    context = click.Context(cli, info_name="mibench")
-    while isinstance(command, click.Group) and words:
-        found = command.get_command(context, words[0])
-        if found is None:
-            raise click.UsageError(f"there is no command {words[0]!r}")
-        command, context = found, click.Context(found, parent=context, info_name=words.pop(0))
-    if words or not isinstance(command, click.Group):
-        command.make_context(context.info_name, words, parent=context.parent)
 
 
 def commands() -> list[str]:

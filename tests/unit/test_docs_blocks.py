@@ -261,10 +261,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_root(folder / "root")
 
     def shrink(data: dict[str, Any]) -> None:
-        data["tracks"] = {"synthfaces": {**SECTION, "preset": "small"}}
+        data["tracks"] = {"synthfaces": json.loads(json.dumps(SECTION | {"preset": "small"}))}
         for kind in ("defenses", "attacks", "priors"):
             for entry in data[kind].values():
-                entry["presets"]["small"] = entry["presets"]["tiny"]
+                entry["presets"]["small"] = json.loads(json.dumps(entry["presets"]["tiny"]))
 
     edit_registry(root, shrink)
     (folder / "bin").mkdir()

@@ -62,7 +62,7 @@ def _help(command: click.Command) -> list[str]:
 
 
 def _row(parameter: click.Parameter) -> str | None:
-    """A table row: how the option is typed, what it does. Written here and not asked of click, whose wording changes."""
+    """A table row: how the option is typed, what it does. Not asked of click, whose wording changes."""
     if isinstance(parameter, click.Option):
         if parameter.hidden:
             return None

@@ -39,10 +39,10 @@ def _commands(
 
 def _section(path: str, command: click.Command) -> str:
     level = "##" if path.count(" ") == 1 else "###"
-    lines = [f"{level} {path}", "", *_help(command), "```text", _usage(path, command), "```", ""]
+    lines = [f"{level} {path}", "", "```text", _usage(path, command), "```", "", *_help(command)]
     rows = [row for parameter in command.params if (row := _row(parameter))]
     if rows:
-        lines += ["| | |", "| --- | --- |", *rows, ""]
+        lines += ["| option | what it does |", "| --- | --- |", *rows, ""]
     return "\n".join(lines)
 
 

@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from typed import parse
@@ -178,6 +180,16 @@ def test_the_commands_of_the_workflow_exist() -> None:
     assert len(found) == 2
     for command in found:
         parse(command.replace("$what", "defense").replace("$name", "re"))
+
+
+def test_the_commands_of_the_templates_exist() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(GITHUB.rglob("*TEMPLATE*/*.yml"))]
+    texts.append((GITHUB / "PULL_REQUEST_TEMPLATE.md").read_text(encoding="utf-8"))
+    found = re.findall(r"(?:`|: )(mibench [^`\"]+)[`\"]", "\n".join(texts))
+    assert len(found) >= 5
+    for command in found:
+        with suppress(click.MissingParameter):
+            parse(command)
 
 
 def test_the_workflow_listens_to_what_a_submission_touches() -> None:

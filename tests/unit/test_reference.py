@@ -41,6 +41,10 @@ def test_a_command_is_written_down_whole() -> None:
         text
         == """
 
+```text
+program show [OPTIONS] RUN [MORE...]
+```
+
 Show a run.
 
 Example:
@@ -49,11 +53,7 @@ Example:
 program show a|b
 ```
 
-```text
-program show [OPTIONS] RUN [MORE...]
-```
-
-| | |
+| option | what it does |
 | --- | --- |
 | `--out, -o FILE` | Where to, \\<here\\>. |
 | `--seeds INTEGER` | How many. \\[default: 2\\] |

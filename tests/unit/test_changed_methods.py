@@ -185,7 +185,7 @@ def test_the_commands_of_the_workflow_exist() -> None:
 def test_the_commands_of_the_templates_exist() -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted(GITHUB.rglob("*TEMPLATE*/*.yml"))]
     texts.append((GITHUB / "PULL_REQUEST_TEMPLATE.md").read_text(encoding="utf-8"))
-    found = re.findall(r"(?:`|: )(mibench [^`\"]+)[`\"]", "\n".join(texts))
+    found = re.findall(r"\b(mibench [^`\"]+)[`\"]", "\n".join(texts))
     assert len(found) >= 5
     for command in found:
         with suppress(click.MissingParameter):

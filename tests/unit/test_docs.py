@@ -102,6 +102,21 @@ def test_the_protocol_explains_every_metric_and_track() -> None:
     assert [name for name in (*METRICS, *Registry().tracks) if f"`{name}`" not in text] == []
 
 
+def test_the_metrics_page_says_of_each_what_it_means_and_what_not() -> None:
+    parts = re.split(r"^## ", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    by_title = {part.partition("\n")[0]: part for part in parts}
+    assert [name for name in METRICS if name not in by_title] == []
+    same = {"att5_selected", "d_eval"}  # "the same over the selected images"
+    for name in METRICS.keys() - same:
+        assert "**Means:**" in by_title[name] and "**Does not mean**" in by_title[name], name
+
+
+def test_what_to_cite_is_one_thing() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    [entry] = fenced("citing.md", "bibtex")
+    assert f"{{{citation['title']}}}" in entry and f"{{{citation['version']}}}" in entry
+
+
 def test_the_protocol_states_the_numbers_of_the_default_track() -> None:
     text = " ".join((ROOT / "docs" / "protocol.md").read_text(encoding="utf-8").split())
     track, registry = Registry().track("orl32"), Registry()

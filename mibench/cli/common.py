@@ -52,7 +52,9 @@ class Workspace:
 
         return Database.open(home=self.home)
 
-    def build_site(self, out: Path | None = None, images: Images = "all", public: bool = False) -> Path:
+    def build_site(
+        self, out: Path | None = None, images: Images = "all", public: bool = False, docs: Path | None = None
+    ) -> Path:
         """Write the leaderboard of everything in the database and in ``results/``; the path of its index page."""
         from mibench.publish import SiteOptions, build_site
         from mibench.publish.reported import load_reported
@@ -70,6 +72,7 @@ class Workspace:
             feature_source=lambda record: feature_file(self.store, record),
             studies=load_studies(self.home),
             reported=tuple(load_reported(results / "reported.csv")),
+            docs=docs,
         )
         runs = merged(self.database.runs(), load_results(results))
         return build_site(

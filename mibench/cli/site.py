@@ -24,15 +24,21 @@ def site() -> None:
     help="Reconstructions of no identity, of a few of each run, or of all.",
 )
 @click.option("--public", is_flag=True, help="Leave out private images: what may be published.")
+@click.option(
+    "--docs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The built documentation, to be a part of the site.",
+)
 @workspace
-def build(ws: Workspace, out: Path | None, images: Images, public: bool) -> None:
+def build(ws: Workspace, out: Path | None, images: Images, public: bool, docs: Path | None) -> None:
     """Build the leaderboard from everything in the database and in results/.
 
     \b
-    Example:
+    Examples:
       mibench site build --public --out public_site
+      mibench site build --docs public_docs
     """
-    click.echo(str(ws.build_site(out, images, public)))
+    click.echo(str(ws.build_site(out, images, public, docs)))
 
 
 @site.command()

@@ -105,6 +105,8 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     for source in sorted((site / "static").rglob("*")):
         if source.is_file():
             folder.copy(source, source.relative_to(site).as_posix())
+    if options.docs is not None:
+        _docs(folder, options.docs)
     render = _renderer(site / "templates", options)
 
     def page(name: str, template: str, **view: Any) -> None:
@@ -133,6 +135,15 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     page("submit.html", "submit.html")
     folder.write("leaderboard.csv", as_csv(runs))
     folder.write(MARK, as_json(runs))
+
+
+def _docs(folder: Folder, docs: Path) -> None:
+    """Copy the built documentation to ``docs/``. Raises UserError when the folder does not hold it."""
+    if not (docs / "index.html").is_file():
+        raise UserError(f"{docs} holds no index.html. Build the documentation: mkdocs build --site-dir {docs}")
+    for source in sorted(docs.rglob("*")):
+        if source.is_file() and not source.is_symlink():
+            folder.copy(source, f"docs/{source.relative_to(docs).as_posix()}")
 
 
 def _run_pages(

@@ -49,7 +49,8 @@ class SiteOptions:
     finds the file of one entry of ``RunRecord.images``; ``private_source`` finds a private image by track, label and
     index. It is asked on tracks that allow it, and on all when ``private_images`` is set: such a site is for this
     machine only. ``feature_source`` finds a run's ``features.json``. studies: what
-    people said, by run (``mibench.study.load_studies``). reported: published figures, shown apart."""
+    people said, by run (``mibench.study.load_studies``). reported: published figures, shown apart. docs: the built
+    documentation, a folder with index.html, which becomes a part of the site."""
 
     images: Literal["none", "sample", "all"] = "none"
     private_images: bool = False
@@ -58,6 +59,7 @@ class SiteOptions:
     feature_source: Callable[[RunRecord], Path | None] | None = None
     studies: Mapping[str, Sequence[Facts]] = field(default_factory=dict)
     reported: tuple[Reported, ...] = ()
+    docs: Path | None = None
 
     @property
     def shows_private(self) -> bool:

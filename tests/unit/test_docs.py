@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from typed import parse
 
 import mibench
 from mibench.cli import cli
@@ -43,20 +43,6 @@ def typed(page: Path) -> list[str]:
     """The lines of indented blocks: what a reader types into a shell."""
     lines = re.sub(r"^```.*?^```$", "", prose(page), flags=re.DOTALL | re.MULTILINE).splitlines()
     return [part.strip() for line in lines if line.startswith("    ") for part in line.split("&&")]
-
-
-def parse(text: str) -> None:
-    """Read a ``mibench`` command as the program would, without running it. Raises click.UsageError."""
-    words = shlex.split(text)[1:]
-    command: click.Command = cli
-    context = click.Context(cli, info_name="mibench")
-    while isinstance(command, click.Group) and words:
-        found = command.get_command(context, words[0])
-        if found is None:
-            raise click.UsageError(f"there is no command {words[0]!r}")
-        command, context = found, click.Context(found, parent=context, info_name=words.pop(0))
-    if words or not isinstance(command, click.Group):
-        command.make_context(context.info_name, words, parent=context.parent)
 
 
 def commands() -> list[str]:
@@ -114,6 +100,21 @@ def test_the_readme_lists_what_the_registry_has() -> None:
 def test_the_protocol_explains_every_metric_and_track() -> None:
     text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
     assert [name for name in (*METRICS, *Registry().tracks) if f"`{name}`" not in text] == []
+
+
+def test_the_metrics_page_says_of_each_what_it_means_and_what_not() -> None:
+    parts = re.split(r"^## ", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    by_title = {part.partition("\n")[0]: part for part in parts}
+    assert [name for name in METRICS if name not in by_title] == []
+    same = {"att5_selected", "d_eval"}  # "the same over the selected images"
+    for name in METRICS.keys() - same:
+        assert "**Means:**" in by_title[name] and "**Does not mean**" in by_title[name], name
+
+
+def test_what_to_cite_is_one_thing() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    [entry] = fenced("citing.md", "bibtex")
+    assert f"{{{citation['title']}}}" in entry and f"{{{citation['version']}}}" in entry
 
 
 def test_the_protocol_states_the_numbers_of_the_default_track() -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from mibench.data.tracked import is_tracked, resolve
 from mibench.errors import UserError
 from mibench.identity import digest, stage_key
-from mibench.metrics import METRICS
 from mibench.methods import Kind
+from mibench.metrics import METRICS
 from mibench.plan import ENGINE_VERSIONS, TRACK_PARTS, is_shared, split_version
 from mibench.registry import Registry
 from mibench.store.artifacts import home

@@ -13,6 +13,8 @@ from mibench.submission.layout import Refused, shown
 from mibench.submission.strict import LINES, Source, read_source
 
 OF = {"target": "defense", "utility": "defense", "features": "defense", "prepare": "attack", "invert": "attack"}
+USUAL = {"mibench", "torch", "torchvision", "pydantic", "numpy", "math", "typing", "collections", "dataclasses"}
+USUAL |= {"functools", "itertools", "copy"}
 _BASE = {"defense": "Defense", "attack": "Attack"}
 
 
@@ -68,7 +70,7 @@ def check_plugins(found: Submission, registry: Registry) -> tuple[str, list[str]
 
 def _notes(plugin: model.Plugin, source: Source, registry: Registry) -> list[str]:
     found = [f"{plugin.file} has {source.lines} lines, more than {LINES}."] if source.lines > LINES else []
-    foreign = [name for name in source.imports if name not in ("mibench", "torch")]
+    foreign = [name for name in source.imports if name not in USUAL]
     if foreign:
         found.append(f"{plugin.file} imports {shown(', '.join(foreign))}.")
     kind: Kind = plugin.kind

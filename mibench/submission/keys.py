@@ -69,10 +69,17 @@ def check_keys(found: Submission, known: dict[str, Track]) -> str:
                 f"{name} has the key {stage.key[:12]}, but what it says of itself gives {key[:12]}: its parameters, "
                 "seed, track or parents are not those that were computed."
             )
-        wrong = [key for key, value in stage.non_default.items() if stage.params.get(key) != value]
+        wrong = [key for key, value in stage.non_default.items() if not _holds(stage.params.get(key), value)]
         if wrong or stage.track_version != track.version:
             raise Refused(f"{name} contradicts itself in {shown((wrong or ['track_version'])[0])}.")
     return f"{len(found.stages)} stage keys made again"
+
+
+def _holds(params: object, part: object) -> bool:
+    """Whether ``part`` is in ``params``; of a combination, whose parameters are by defense, at every level."""
+    if isinstance(params, dict) and isinstance(part, dict):
+        return all(_holds(params.get(key), value) for key, value in part.items())
+    return params == part
 
 
 def check_runs(found: Submission, known: dict[str, Track], registry: Registry) -> str:

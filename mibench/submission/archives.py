@@ -70,10 +70,21 @@ def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield chunk
 
 
+def _plain(name: str) -> str:
+    """A member's name without what tar and zip add: ``./`` before it, ``/`` after a folder's."""
+    if name == ".":
+        return "here"
+    return name.removeprefix("./").removesuffix("/") or "here"
+
+
 def _unzip(archive: Path, into: Path, limits: Limits) -> None:
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
-        check_names((member.filename.removesuffix("/") for member in members), limits)
+        if len(members) > 2 * limits.files:
+            raise Refused(f"There are more than {limits.files:,} files.")
+        for member in members:
+            check_names([_plain(member.filename)], limits)
+        check_names((_plain(member.filename) for member in members if not member.is_dir()), limits)
         for member in members:
             mode = stat.S_IFMT(member.external_attr >> 16)
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -87,7 +98,7 @@ def _unzip(archive: Path, into: Path, limits: Limits) -> None:
         for member in members:
             if not member.is_dir():
                 with opened.open(member) as file:
-                    budget.write(member.filename, _chunks(file.read))
+                    budget.write(_plain(member.filename), _chunks(file.read))
 
 
 class _Granted:
@@ -113,14 +124,15 @@ def _untar(stream: IO[bytes], into: Path, limits: Limits) -> None:
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
                 what = "a link" if member.issym() or member.islnk() else "no plain file"
                 raise Refused(f"{shown(member.name)} is {what}. A submission holds plain files only.")
-            check_names([member.name], limits)
+            name = _plain(member.name)
+            check_names([name], limits)
             if member.isfile():
-                files.append(member.name)
-                if (into / member.name).exists() or len(files) > limits.files:
+                files.append(name)
+                if (into / name).exists() or len(files) > limits.files:
                     check_names(files, limits)
                 granted.left = min(member.size, limits.file) + _HEADERS
                 file = opened.extractfile(member)
                 assert file is not None
-                budget.write(member.name, _chunks(file.read))
+                budget.write(name, _chunks(file.read))
             granted.left = _HEADERS
     check_names(files, limits)

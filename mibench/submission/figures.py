@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mibench.metrics import METRICS
-from mibench.metrics.accuracy import nat1
 from mibench.metrics.evidence import macro, top_k
 from mibench.records import MetricValue
 from mibench.stats import bootstrap_interval
@@ -24,9 +23,8 @@ from mibench.tracks import Track
 
 CLOSE = 1e-6
 JUDGED = ("verdict", "confidence", "correct", "nearest")  # what the evaluator adds to the attack's own table
+OF_ALL = {"fid"}  # one number of all images, with no parts
 RECOMPUTED = ("nat1", "att1", "att1_selected", "conf")
-
-__all__ = ["RECOMPUTED", "check_figures", "check_outputs", "check_records", "nat1"]
 
 
 def check_outputs(found: Submission) -> str:
@@ -151,7 +149,7 @@ def check_figures(found: Submission, known: dict[str, Track]) -> str:
         if set(metrics) != set(track.metrics):
             raise Refused(f"Run {record.run} must have the metrics of its track: {', '.join(track.metrics)}.")
         for name, metric in metrics.items():
-            _check_consistent(f"Run {record.run}: {name}", metric, METRICS[name].unit == "fraction", track)
+            _check_consistent(record.run, name, metric, track)
         entries = _table(found, roles, track)
         label = torch.tensor([entry.label for entry in entries])
         correct = torch.tensor([float(entry.correct) for entry in entries])
@@ -175,7 +173,8 @@ def check_figures(found: Submission, known: dict[str, Track]) -> str:
     return f"{', '.join(RECOMPUTED)} computed again from single answers{rest}"
 
 
-def _check_consistent(where: str, metric: model.Metric, fraction: bool, track: Track) -> None:
+def _check_consistent(run: str, name: str, metric: model.Metric, track: Track) -> None:
+    where, fraction = f"Run {run}: {name}", METRICS[name].unit == "fraction"
     values = list(metric.per_identity.values())
     if metric.value is None:
         if not metric.reason or values or metric.ci_low is not None or metric.ci_high is not None:
@@ -186,10 +185,10 @@ def _check_consistent(where: str, metric: model.Metric, fraction: bool, track: T
     numbers = [metric.value, *values, *(end for end in (metric.ci_low, metric.ci_high) if end is not None)]
     if fraction and not all(0 <= number <= 1 + CLOSE for number in numbers):
         raise Refused(f"{where} is a fraction and must lie in 0 to 1.")
-    if not values:
+    if not values and name in OF_ALL:
         return
-    if {int(name) for name in metric.per_identity} - set(range(track.private.identities)):
-        raise Refused(f"{where} has values of identities that the track does not have.")
+    if not values or {int(label) for label in metric.per_identity} - set(range(track.private.identities)):
+        raise Refused(f"{where} must have its values by identity, of identities that the track has.")
     low, high = bootstrap_interval(values)
     made = MetricValue(math.fsum(values) / len(values), metric.n, low, high, None, metric.per_identity)
     if not _agree(metric, made):

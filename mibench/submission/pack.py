@@ -17,7 +17,7 @@ from mibench.records import RunRecord
 from mibench.registry import Registry
 from mibench.store.artifacts import Damaged, Store
 from mibench.store.atomic import write_folder
-from mibench.store.manifest import FILE, Manifest
+from mibench.store.manifest import FILE, Manifest, file_sha256
 from mibench.submission import model
 from mibench.submission.layout import INDEX, Refused, place_of
 from mibench.submission.leaks import check_leaks, secrets_here
@@ -162,8 +162,8 @@ def write(parcel: Parcel, out: Path, home: Path, registry: Registry) -> None:
             assert place_of(name) is not None, name
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, scratch / name)
-            data = (scratch / name).read_bytes()
-            listed.append({"path": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
+            size = (scratch / name).stat().st_size
+            listed.append({"path": name, "sha256": file_sha256(scratch / name), "bytes": size})
         text = json.dumps(parcel.index | {"files": listed}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         (scratch / INDEX).write_text(text, encoding="utf-8")
         try:

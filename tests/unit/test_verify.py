@@ -26,13 +26,17 @@ import torch
 from submissions import LOGITS, edit_index, edit_stage, made_pack, one, reseal
 from tiny import edit_registry
 
+from mibench.data.tracked import is_tracked
 from mibench.errors import UserError
 from mibench.identity import digest, stage_key
 from mibench.plan import TRACK_PARTS
 from mibench.registry import Registry
 from mibench.submission.archives import unpack
+from mibench.submission.contents import Submission
+from mibench.submission.keys import tracks
 from mibench.submission.layout import Limits, Refused
 from mibench.submission.leaks import check_leaks, secrets_here
+from mibench.submission.model import Index, TrackPin
 from mibench.submission.strict import read_header, read_json, read_source
 from mibench.submission.verify import verify, verify_path
 
@@ -442,6 +446,23 @@ def test_a_metric_without_a_table_must_be_the_mean_of_its_identities(pack: Path,
     assert refusal()[0] == "figures" and "att5 is not the mean of its identities" in refusal()[1]
 
 
+def test_a_metric_without_a_table_must_have_its_identities(pack: Path, refusal: Ask) -> None:
+    def without(metrics: dict[str, Any]) -> None:
+        metrics["att5"].update(value=0.0, ci_low=None, ci_high=None, per_identity={})
+
+    for path in pack.glob("stages/evaluate-*.json"):
+        edit_stage(path, lambda data: without(data["result"]["metrics"]))
+
+    def change(index: dict[str, Any]) -> None:
+        for run in index["runs"]:
+            without(run["record"]["metrics"])
+            run["metrics"]["att5"].update(value=0.0, ci_low=None, ci_high=None)
+
+    edit_index(pack, change)
+    reseal(pack)
+    assert refusal()[0] == "figures" and "att5 must have its values by identity" in refusal()[1]
+
+
 def test_another_selection_than_the_attacks(pack: Path, refusal: Ask) -> None:
     """Verdicts may be the evaluator's; which images count as selected is the attack's own table."""
     path = one(pack, "evaluations/*/images.json")
@@ -554,6 +575,20 @@ def test_tracks_that_are_not_known_here(pack: Path, refusal: Ask, tmp_path: Path
     edit_registry(tmp_path / "root", lambda data: data["tracks"].pop("tiny"))
     last = verify(pack, Registry(tmp_path / "root")).checks[-1]
     assert last.name == "stages" and last.message.startswith("Track 'tiny' is not known here")
+
+
+def test_the_split_of_a_data_set_that_is_not_here_is_the_submissions(tmp_path: Path) -> None:
+    """Without the data its keys can still be made again, from the split that the submission names."""
+    registry = Registry(home=tmp_path)
+    name = next(name for name, track in registry.tracks.items() if is_tracked(track) and track.split is None)
+    version = registry.tracks[name].version
+    pins = {name: TrackPin(version=version, split="ab" * 32), "orl32": TrackPin(version=1, split="ab" * 32)}
+    index = Index.model_construct(tracks={name: pins[name]})
+    known = tracks(Submission(tmp_path, index), registry)
+    assert known[name].split == "ab" * 32
+    index = Index.model_construct(tracks={"orl32": pins["orl32"]})
+    with pytest.raises(Refused, match="The data of track orl32 is another split here"):
+        tracks(Submission(tmp_path, index), registry)
 
 
 # --- methods -------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ NEEDED = {"evaluator", "target", "invert", "utility", "evaluate"}
 
 def tracks(found: Submission, registry: Registry) -> dict[str, Track]:
     """The submission's tracks as this machine knows them. A track on a data set that is not prepared here takes the
-    split that the submission names."""
+    splits that the submission names."""
     known = {}
     for name, pin in found.index.tracks.items():
         if name not in {**registry.suite_tracks, **registry.tracks}:
@@ -42,9 +42,10 @@ def tracks(found: Submission, registry: Registry) -> dict[str, Track]:
             track = resolve(track, registry.home or home())
         if track.version != pin.version:
             raise Refused(f"Track {name} has version {track.version} here, {pin.version} in the submission.")
-        if track.split is None and is_tracked(track):
-            track = track.model_copy(update={"split": pin.split})
-        if track.split != pin.split:
+        if is_tracked(track):
+            public = track.public.model_copy(update={"split": track.public.split or pin.public_split})
+            track = track.model_copy(update={"split": track.split or pin.split, "public": public})
+        if (track.split, track.public.split) != (pin.split, pin.public_split):
             raise Refused(f"The data of track {name} is another split here: the runs are not of this protocol.")
         known[name] = track
     return known

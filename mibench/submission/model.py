@@ -55,8 +55,11 @@ class Weights(_Strict):
 
 
 class TrackPin(_Strict):
+    """Which data a track's runs saw: the splits of its private images and of public images of another set."""
+
     version: Positive
     split: Key | None = None
+    public_split: Key | None = None
 
 
 class Index(_Strict):

@@ -80,7 +80,10 @@ def gather(
     index = {
         "schema": model.SCHEMA,
         "mibench": mibench.__version__,
-        "tracks": {name: {"version": track.version, "split": track.split} for name, track in sorted(tracks.items())},
+        "tracks": {
+            name: {"version": track.version, "split": track.split, "public_split": track.public.split}
+            for name, track in sorted(tracks.items())
+        },
         "plugins": plugins,
         "weights": weights,
         "environments": _environments(manifests),

@@ -580,13 +580,16 @@ def test_tracks_that_are_not_known_here(pack: Path, refusal: Ask, tmp_path: Path
 def test_the_split_of_a_data_set_that_is_not_here_is_the_submissions(tmp_path: Path) -> None:
     """Without the data its keys can still be made again, from the split that the submission names."""
     registry = Registry(home=tmp_path)
-    name = next(name for name, track in registry.tracks.items() if is_tracked(track) and track.split is None)
-    version = registry.tracks[name].version
-    pins = {name: TrackPin(version=version, split="ab" * 32), "orl32": TrackPin(version=1, split="ab" * 32)}
-    index = Index.model_construct(tracks={name: pins[name]})
-    known = tracks(Submission(tmp_path, index), registry)
-    assert known[name].split == "ab" * 32
-    index = Index.model_construct(tracks={"orl32": pins["orl32"]})
+    name = next(
+        name
+        for name, track in registry.suite_tracks.items()
+        if is_tracked(track) and track.split is None and track.public.source
+    )
+    version, one, other = registry.suite_tracks[name].version, "ab" * 32, "cd" * 32
+    index = Index.model_construct(tracks={name: TrackPin(version=version, split=one, public_split=other)})
+    track = tracks(Submission(tmp_path, index), registry)[name]
+    assert (track.split, track.public.split) == (one, other)
+    index = Index.model_construct(tracks={"orl32": TrackPin(version=1, split=one)})
     with pytest.raises(Refused, match="The data of track orl32 is another split here"):
         tracks(Submission(tmp_path, index), registry)
 

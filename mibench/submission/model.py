@@ -89,7 +89,7 @@ class Environment(_Strict):
     machine: Line
     packages: dict[Line, Line]
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]+)?|mps)$")]
-    peak_memory_mib: Count
+    peak_memory_mib: Count | None = None
     gpu: Line | None = None
     cuda: Line | None = None
     cpu_capability: Line | None = None

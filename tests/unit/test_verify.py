@@ -422,6 +422,17 @@ def test_a_changed_record(pack: Path, refusal: Ask) -> None:
     assert refusal()[0] == "records" and "conf" in refusal()[1]
 
 
+def test_an_older_record_says_less_of_its_stages(pack: Path, tiny_root: Path, refusal: Ask) -> None:
+    def older(index: dict[str, Any]) -> None:
+        for stage in index["runs"][0]["record"]["stages"]:
+            stage.update(inputs=None, device=None)
+
+    edit_index(pack, older)
+    assert verify(pack, Registry(tiny_root)).ok
+    edit_index(pack, lambda index: index["runs"][0]["record"]["stages"][1].update(device="cuda"))
+    assert refusal()[0] == "records" and "stages" in refusal()[1]
+
+
 @pytest.mark.parametrize("name", ["nat1", "conf", "att1"])
 def test_manifest_and_record_changed_alike(pack: Path, refusal: Ask, name: str) -> None:
     for path in pack.glob("stages/evaluate-*.json"):

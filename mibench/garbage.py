@@ -80,17 +80,18 @@ def delete(item: Item) -> None:
 
 
 def _replaced(store: Store) -> Iterator[str]:
-    """Keys of run records that do not count, because another of the same run does."""
+    """Keys of run records that do not count, because another of the same run does. What a reproduced record was made
+    of is kept: without it the next `mibench run` would record the run anew."""
+    found = [(RunRecord.from_json(manifest.result["record"]), manifest.key) for manifest in store.manifests("run")]
     best: dict[str, tuple[RunRecord, str]] = {}
-    for manifest in store.manifests("run"):
-        record = RunRecord.from_json(manifest.result["record"])
-        before = best.get(record.run)
-        if before is None or record.replaces(before[0]):
-            best[record.run] = record, manifest.key
-            if before is not None:
-                yield before[1]
-        else:
-            yield manifest.key
+    for record, key in found:
+        if record.run not in best or record.replaces(best[record.run][0]):
+            best[record.run] = record, key
+    for record, key in found:
+        counts, its_key = best[record.run]
+        origin = counts.reproduced and not record.reproduced and record.created == counts.created
+        if key != its_key and not origin:
+            yield key
 
 
 def _age(path: Path) -> float:

@@ -71,6 +71,7 @@ class RunRecord:
     deviations: list[str] = field(default_factory=list)
     origin: str = "measured"  # measured, submitted, reproduced, differs
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
+    reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property
     def name(self) -> str:
@@ -126,9 +127,14 @@ class RunRecord:
         return asdict(self)
 
     def replaces(self, other: RunRecord | None) -> bool:
-        """Whether this is the one to keep of two records of the same run: the one with more stages, else the later.
-        A run that is completed by a newer version of the program leaves its first record in the store."""
-        return other is None or (len(self.stages), self.created) >= (len(other.stages), other.created)
+        """Whether this is the one to keep of two records of the same run: the one with more stages, else the later,
+        else the one that was reproduced later. A run that is completed by a newer version of the program leaves its
+        first record in the store, and so does one that is reproduced."""
+
+        def rank(record: RunRecord) -> tuple[int, str, str]:
+            return len(record.stages), record.created, (record.reproduced or {}).get("created", "")
+
+        return other is None or rank(self) >= rank(other)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRecord:

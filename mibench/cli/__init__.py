@@ -29,6 +29,8 @@ _COMMANDS = {
     "export": "mibench.cli.export:export",
     "site": "mibench.cli.site:site",
     "study": "mibench.cli.study:study",
+    "submit": "mibench.cli.submit:submit",
+    "reproduce": "mibench.cli.submit:reproduce",
     "db": "mibench.cli.db:db",
     "data": "mibench.cli.data:data",
     "import-checkpoint": "mibench.cli.import_checkpoint:import_checkpoint",

@@ -1,21 +1,51 @@
-"""Published results: the files under ``results/`` that ``mibench export --format results`` wrote."""
+"""Published results: the files under ``results/`` that ``mibench export --format results`` wrote, those of accepted
+submissions in ``results/submitted/``, and in ``results/reproduced/`` what running them again gave."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from mibench.errors import UserError
 from mibench.records import SCHEMA, RunRecord
 
+SUBMITTED, REPRODUCED = "submitted", "reproduced"
 
-def load_results(folder: Path) -> list[RunRecord]:
-    """The runs in all ``*.json`` of a folder, file by file in order of their names; none if there is no folder.
+
+def load_results(folder: Path, reproduced: bool = True) -> list[RunRecord]:
+    """The runs in all ``*.json`` of a folder and of its ``submitted``, file by file in order of their names; none if
+    there is no folder. A run that is in both is the folder's own. With ``reproduced``, each with the outcome of its
+    reproduction, if there is one of the same figures.
 
     Raises UserError for a file that is not such an export.
     """
-    return [run for path in sorted(folder.glob("*.json")) for run in _load(path)]
+    own = [run for path in sorted(folder.glob("*.json")) for run in _load(path)]
+    known = {run.run for run in own}
+    sent = [_submitted(run) for path in sorted((folder / SUBMITTED).glob("*.json")) for run in _load(path)]
+    runs = own + [run for run in sent if run.run not in known]
+    return [_reproduced(run, folder / REPRODUCED) for run in runs] if reproduced else runs
+
+
+def _submitted(run: RunRecord) -> RunRecord:
+    """Whatever a submitted file says of itself."""
+    return replace(run, origin="submitted", reproduced=None)
+
+
+def _reproduced(run: RunRecord, folder: Path) -> RunRecord:
+    from mibench.submission.compare import applied
+
+    path = folder / f"{run.run}.json"
+    if not path.is_file():
+        return run
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if (found["schema"], found["run"]) != (SCHEMA, run.run):
+            raise ValueError(f"it is of schema {found['schema']!r} and run {found['run']!r}")
+        return replace(run, **applied(run, found))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not what `mibench reproduce` writes: {error}.") from None
 
 
 def _load(path: Path) -> list[RunRecord]:

@@ -37,6 +37,7 @@ def run_view(
         "siblings": [{"seed": r.seed, "href": run_page(r), "here": r.run == run.run} for r in siblings],
         "sensitive": catalogue.sensitive(run.track),
         "metrics": [_metric(run, name, catalogue) for name in names],
+        "reproduced": _reproduced(run, catalogue),
         "defense_params": text.flat(run.defense_params),
         "attack_params": text.flat(run.attack_params),
         "environment": text.flat(run.environment),
@@ -75,6 +76,21 @@ def _metric(run: RunRecord, name: str, catalogue: Catalogue) -> dict[str, Any]:
         "n": metric.n,
         "reason": metric.reason if metric.value is None else None,
     }
+
+
+def _reproduced(run: RunRecord, catalogue: Catalogue) -> dict[str, Any] | None:
+    """What running it again gave, metric by metric; None if nobody did."""
+    found = run.reproduced
+    if not found:
+        return None
+    lines = []
+    for item in found["metrics"]:
+        facts = metric_facts(catalogue, item["metric"])
+        numbers = {
+            name: text.number(item[name], facts["raw_unit"]) for name in ("stored", "again", "difference", "tolerance")
+        }
+        lines.append({"title": facts["title"], "unit": facts["unit"], "within": item["within"]} | numbers)
+    return {"lines": lines, "verdict": found["verdict"], "created": found["created"], "exact": found["exact"]}
 
 
 def _queries(run: RunRecord) -> list[dict[str, Any]]:

@@ -40,6 +40,8 @@ COMMANDS = [
     "export",
     "site",
     "study",
+    "submit",
+    "reproduce",
     "db",
     "data",
     "import-checkpoint",
@@ -48,6 +50,7 @@ COMMANDS += ["doctor", "completion"]
 GROUPS = {
     "site": ["build", "serve"],
     "study": ["build", "score"],
+    "submit": ["pack", "verify", "accept"],
     "db": ["path", "check", "rebuild", "upgrade"],
     "data": ["prepare", "check", "show", "weights"],
 }

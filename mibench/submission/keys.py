@@ -1,0 +1,164 @@
+"""Is a submission's every stage key what its question gives, on the tracks of this machine, and do the stages of a run
+hang together? Nothing is imported; what a key says follows from manifests and tracks alone."""
+
+from __future__ import annotations
+
+from mibench.data.tracked import is_tracked, resolve
+from mibench.errors import UserError
+from mibench.identity import digest, stage_key
+from mibench.methods import Kind
+from mibench.metrics import METRICS
+from mibench.plan import ENGINE_VERSIONS, TRACK_PARTS, is_shared, split_version
+from mibench.registry import Registry
+from mibench.store.artifacts import home
+from mibench.submission import model
+from mibench.submission.contents import Submission
+from mibench.submission.layout import Refused, shown
+from mibench.tracks import Track
+
+# Whose results a stage reads: those it needs, and those it may have besides.
+PARENTS: dict[str, tuple[set[str], set[str]]] = {
+    "evaluator": (set(), set()),
+    "target": (set(), set()),
+    "prior": (set(), {"target"}),
+    "prepare": ({"target"}, {"prior"}),
+    "invert": ({"target"}, {"prior", "prepare"}),
+    "utility": ({"target"}, set()),
+    "evaluate": ({"evaluator", "invert", "utility"}, set()),
+    "features": ({"target", "invert"}, set()),
+}
+NEEDED = {"evaluator", "target", "invert", "utility", "evaluate"}
+
+
+def tracks(found: Submission, registry: Registry) -> dict[str, Track]:
+    """The submission's tracks as this machine knows them. A track on a data set that is not prepared here takes the
+    splits that the submission names."""
+    known = {}
+    for name, pin in found.index.tracks.items():
+        if name not in {**registry.suite_tracks, **registry.tracks}:
+            raise Refused(f"Track {shown(name)} is not known here: a submission is for a track in registry.yaml.")
+        track = registry.track(name)
+        if is_tracked(track):
+            track = resolve(track, registry.home or home())
+        if track.version != pin.version:
+            raise Refused(f"Track {name} has version {track.version} here, {pin.version} in the submission.")
+        if is_tracked(track):
+            public = track.public.model_copy(update={"split": track.public.split or pin.public_split})
+            track = track.model_copy(update={"split": track.split or pin.split, "public": public})
+        if (track.split, track.public.split) != (pin.split, pin.public_split):
+            raise Refused(f"The data of track {name} is another split here: the runs are not of this protocol.")
+        known[name] = track
+    return known
+
+
+def check_keys(found: Submission, known: dict[str, Track]) -> str:
+    """Every manifest's key, made again."""
+    for stage in found.stages.values():
+        name = f"stages/{stage.kind}-{stage.key[:12]}"
+        if stage.track not in known:
+            raise Refused(f"{name} is of track {shown(stage.track)}, which the submission does not declare.")
+        engine, _ = split_version(stage.version)
+        if engine > ENGINE_VERSIONS[stage.kind]:
+            raise Refused(f"{name} was computed by a newer mibench (engine {engine}). Update this one.")
+        track = known[stage.track]
+        part = track.part(*TRACK_PARTS[stage.kind], shared=is_shared(stage.kind, stage.inputs))
+        key = stage_key(
+            stage.kind, stage.plugin, stage.version, stage.non_default, stage.seed, part, dict(stage.inputs)
+        )
+        if key != stage.key:
+            raise Refused(
+                f"{name} has the key {stage.key[:12]}, but what it says of itself gives {key[:12]}: its parameters, "
+                "seed, track or parents are not those that were computed."
+            )
+        wrong = [key for key, value in stage.non_default.items() if not _holds(stage.params.get(key), value)]
+        if wrong or stage.track_version != track.version:
+            raise Refused(f"{name} contradicts itself in {shown((wrong or ['track_version'])[0])}.")
+    return f"{len(found.stages)} stage keys made again"
+
+
+def _holds(params: object, part: object) -> bool:
+    """Whether ``part`` is in ``params``; of a combination, whose parameters are by defense, at every level."""
+    if isinstance(params, dict) and isinstance(part, dict):
+        return all(_holds(params.get(key), value) for key, value in part.items())
+    return params == part
+
+
+def check_runs(found: Submission, known: dict[str, Track], registry: Registry) -> str:
+    """Run ids, and which stages a run consists of: each of one run, with its parents and seeds."""
+    used: set[str] = set()
+    for record in found.records:
+        roles = _roles(found, record)
+        used |= {stage.key for stage in roles.values()}
+        for kind, stage in roles.items():
+            needs, may = PARENTS[kind]
+            if not needs <= stage.inputs.keys() <= needs | may:
+                raise Refused(f"Run {record.run}: its {kind} has the parents {shown(', '.join(stage.inputs))}.")
+            if any(role not in roles or roles[role].key != key for role, key in stage.inputs.items()):
+                raise Refused(f"Run {record.run}: its {kind} was computed from stages of another run.")
+            own = kind not in ("evaluator", "evaluate") and not is_shared(kind, stage.inputs)
+            if stage.seed != (record.seed if own else 0) or stage.track != record.track:
+                raise Refused(f"Run {record.run}: its {kind} is of another seed or track.")
+        run = digest({"evaluate": roles["evaluate"].key, "target": roles["target"].key})[:12]
+        if run != record.run:
+            raise Refused(f"Run {record.run} should be called {run} after its stages.")
+        _check_labels(record, known[record.track], found, registry)
+    if extra := found.stages.keys() - used:
+        raise Refused(f"The stage {min(extra)[:12]} belongs to no run. Remove it, or pack again.")
+    return f"{len(found.records)} runs are whole and have the ids that follow from their stages"
+
+
+def _roles(found: Submission, record: model.Record) -> dict[str, model.Stage]:
+    kinds = [line.kind for line in record.stages]
+    if len(set(kinds)) != len(kinds) or NEEDED - set(kinds):
+        raise Refused(f"Run {record.run} lacks stages: it needs {', '.join(sorted(NEEDED))}, each once.")
+    for line in record.stages:
+        if line.key not in found.stages or found.stages[line.key].kind != line.kind:
+            raise Refused(f"Run {record.run}: there is no manifest of its {shown(line.kind)} {line.key[:12]}.")
+    return found.roles(record)
+
+
+def _check_labels(record: model.Record, track: Track, found: Submission, registry: Registry) -> None:
+    """The label under which a run is ranked asks for the method and the parameters that were computed."""
+    asked: tuple[tuple[Kind, str, str, dict[str, object]], ...] = (
+        ("defense", record.defense, record.defense_label, record.defense_params),
+        ("attack", record.attack, record.attack_label, record.attack_params),
+    )
+    for kind, name, label, params in asked:
+        try:
+            selection = registry.select(kind, label)
+            parts = selection.parts or (selection,)
+            values = {part.id: registry.values(part, track) for part in parts}
+        except UserError as error:
+            if any(part not in registry.entries(kind) for part in name.split("+")):
+                continue  # a new method, whose presets are not known here
+            raise Refused(f"Run {record.run}: the label {shown(label)} cannot be read: {str(error)[:300]}") from None
+        if selection.id != name:
+            raise Refused(f"Run {record.run} is labelled {shown(label)} but is of {shown(name)}.")
+        for part, wanted in values.items():
+            own = params[part] if selection.parts else params
+            wrong = [k for k, v in wanted.items() if not isinstance(own, dict) or k not in own or not _same(own[k], v)]
+            if wrong:
+                raise Refused(
+                    f"Run {record.run} is labelled {shown(label)}, which asks for another {shown(wrong[0])} than was "
+                    "computed."
+                )
+
+
+def _same(found: object, asked: object) -> bool:
+    if isinstance(found, (list, tuple)) and isinstance(asked, (list, tuple)):
+        return len(found) == len(asked) and all(_same(a, b) for a, b in zip(found, asked, strict=True))
+    return found == asked or str(found) == str(asked)
+
+
+def check_versions(found: Submission) -> str:
+    """The metrics are computed as they are here."""
+    for stage in found.stages.values():
+        if stage.kind != "evaluate":
+            continue
+        result = model.read(model.Evaluation, stage.result, f"evaluate {stage.key[:12]}")
+        for name, version in result.versions.items():
+            if name not in METRICS or METRICS[name].version != version:
+                raise Refused(f"Metric {shown(name)} has another version here. Evaluate again with this mibench.")
+        if result.versions.keys() != result.metrics.keys():
+            raise Refused(f"evaluate {stage.key[:12]} has metrics without versions.")
+    return "metrics have the versions they have here"

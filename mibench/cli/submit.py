@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mibench.cli import INTERRUPTED
-from mibench.cli.common import Workspace, missing_data, open_track, workspace
+from mibench.cli.common import Workspace, missing_data, open_track, plugin_option, workspace
 from mibench.errors import EXIT_FAILED, EXIT_INTERRUPTED, MissingError, StageFailed, UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def submit() -> None:
 @click.option("--weights-url", metavar="URL", help="Where the weights will be; {key} becomes a target's key.")
 @click.option("--images", is_flag=True, help="Publish the reconstructions too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@plugin_option
 @workspace
 def pack(ws: Workspace, runs: tuple[str, ...], out: Path, weights_url: str | None, images: bool, yes: bool) -> None:
     """Make a folder to publish of finished RUNs: figures, manifests, sources of the methods, weights, environment.
@@ -142,6 +143,7 @@ def accept(ws: Workspace, submission: Path, name: str | None) -> None:
 
 @click.command()
 @click.argument("run")
+@plugin_option
 @click.option("--track", metavar="FILE", help="The file of a track of your own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--jobs", type=click.IntRange(1), help="Stages at a time [cpu: one per core; GPU: 1].")

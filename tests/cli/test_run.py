@@ -36,6 +36,9 @@ COMMANDS = [
     "collect",
     "gc",
     "why",
+    "new",
+    "check",
+    "model",
     "suite",
     "export",
     "site",
@@ -48,6 +51,7 @@ COMMANDS = [
 ]
 COMMANDS += ["doctor", "completion"]
 GROUPS = {
+    "model": ["audit"],
     "site": ["build", "serve"],
     "study": ["build", "score"],
     "submit": ["pack", "verify", "accept"],

@@ -1,11 +1,16 @@
-"""A method that is imported changes nothing of torch or of the engine: whatever it replaced there is put back."""
+"""What a method cannot do by accident or by an easy cheat: change torch or the engine for others in its process, and
+open files that it must not see. Neither is a sandbox: a method is code that you run."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from mibench.errors import StageFailed
 
 _MODULES = (
     "torch",
@@ -67,3 +72,37 @@ def _restore(owner: Any, before: dict[str, Any]) -> Iterator[str]:
 def _torchs(function: Any) -> bool:
     code = getattr(function, "__code__", None)
     return code is not None and code.co_filename.startswith(sys.modules["torch"].__path__[0])
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+_PROCESSES = {"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.spawn", "os.fork", "os.forkpty"}
+_FILES = {"open", "os.listdir", "os.scandir", "os.link", "os.symlink", "os.rename"}
+_closed: tuple[str, ...] = ()
+_hooked = False
+
+
+@contextmanager
+def closed(folders: Iterable[Path]) -> Iterator[None]:
+    """While a method computes: what Python opens below ``folders``, and every new process, raises StageFailed. Files
+    that are open already stay readable."""
+    global _closed, _hooked
+    if not _hooked:
+        sys.addaudithook(_watch)
+        _hooked = True
+    before, _closed = _closed, (*_closed, *(os.path.realpath(folder) for folder in folders))
+    try:
+        yield
+    finally:
+        _closed = before
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _closed:
+        return
+    if event in _PROCESSES:
+        raise StageFailed(f"The method started another process ({event}). It must compute in this one.")
+    if event in _FILES and arguments and isinstance(arguments[0], (str, bytes, os.PathLike)):
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if any(path == folder or path.startswith(folder + os.sep) for folder in _closed):
+            raise StageFailed(f"The method opened {path}. What it may see is in its context.")

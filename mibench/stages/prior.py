@@ -34,7 +34,9 @@ def run(job: Job) -> dict[str, Any]:
         oracle = Oracle(job.target(), job.stage.access, job.track.private.identities, job.stage.seed)
     job.seed_weights()
     model = prior.build().to(job.device)
-    prior.train(_Context(job, oracle), model)
+    ctx = _Context(job, oracle)
+    with job.closed():
+        prior.train(ctx, model)
     save_weights(model, job.workdir / "model.safetensors")
     return {"queries": oracle.counts() if oracle else {}}
 

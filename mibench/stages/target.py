@@ -65,7 +65,8 @@ def run(job: Job) -> dict[str, Any]:
     defense noted something, ``notes``."""
     defense = job.registry.build("defense", job.stage.plugin, job.stage.params, job.track)
     ctx = _Context(job, defense)
-    net = defense.train(ctx).eval()
+    with job.closed():
+        net = defense.train(ctx).eval()
     save_weights(net, job.workdir / "model.safetensors")
     logits, _ = predict(net, ctx.data.images, job.stream("train accuracy"))
     notes = {"notes": ctx.notes} if ctx.notes else {}

@@ -36,6 +36,12 @@ def here(tmp_path: Path, tiny_root: Path) -> Cli:
     return Cli(tmp_path / "home", tiny_root)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Cli:
+    """One home for many methods."""
+    return Cli(tmp_path_factory.mktemp("shared") / "home", tiny_root)
+
+
 def test_a_new_defense_runs_from_an_empty_folder(here: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "here"
     said = here("new", "defense", "mine", "--dir", str(folder)).stdout
@@ -152,3 +158,39 @@ def test_listing_runs_nothing(here: Cli, tmp_path: Path) -> None:
     assert not sentinel.exists()
     here("check", "defense", "mine", code=None, MIBENCH_PLUGINS=str(plugin))
     assert sentinel.exists(), "the test would have seen it"
+
+
+THIEF = '''"""Thief: whatever is found from the context is opened (nobody, 2026)."""
+import glob, pathlib
+from mibench.contracts import Access, Attack, Reconstruction
+
+class Thief(Attack):
+    """Private images, as they are."""
+    access = Access.LABELS
+
+    def invert(self, oracle, prior, labels, ctx):
+        home = next(p for p in pathlib.Path(ctx._tools.scratch).parents if (p / "store").exists())
+        {steal}
+'''
+
+
+@pytest.mark.parametrize(
+    "steal",
+    [
+        "next((home / 'data').rglob('*.npy')).read_bytes()",
+        "import numpy; numpy.load(glob.glob(str(home / 'data' / '**' / '*.npy'), recursive=True)[0])",
+        "list((home / 'data').iterdir())",
+        "import os; os.link(home / 'data', home / 'work' / 'mine')",
+        "import os; os.symlink(home / 'data', home / 'work' / 'mine'); list((home / 'work' / 'mine').iterdir())",
+        "next((home / 'store' / 'evaluator').rglob('manifest.json')).read_text()",
+        "import subprocess; subprocess.check_output(['ls', home / 'data'])",
+        "import os; os.system('true')",
+    ],
+)
+def test_a_method_cannot_open_private_files_through_its_context(shared: Cli, tmp_path: Path, steal: str) -> None:
+    plugin = tmp_path / "thief.py"
+    plugin.write_text(THIEF.format(steal=steal))
+    ran = shared(
+        "run", "--track", "tiny", "--device", "cpu", "--quiet", "--plugin", str(plugin), "--attack", "thief", code=1
+    )
+    assert "The method opened" in ran.stderr or "started another process" in ran.stderr, ran.stderr

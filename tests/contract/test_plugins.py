@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import types
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 import mibench
 from mibench import training, worker
 from mibench.augment import erase_rectangles
+from mibench.checking.source import wrong_imports
 from mibench.contracts import (
     AttackContext,
     Batch,
@@ -276,28 +278,9 @@ def test_file_is_short_documented_and_stands_alone(kind: Kind, name: str) -> Non
     assert not wrong_imports(tree, kind), f"{path} imports {wrong_imports(tree, kind)}"
 
 
-def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
-    """What a plugin must not import: another plugin, the engine's inside, files and the environment."""
-    inside = ["cli", "executors", "plan", "publish", "registry", "runner", "stages", "store", "tracks", "worker"]
-    inside += ["metrics"] if kind == "prior" else ["data", "metrics", "priors"]
-    refused = {f"mibench.{part}" for part in [*inside, "priors"]}
-    refused |= {"defenses", "attacks", "mibench_plugins", "os", "sys", "pathlib", "random", "subprocess", "io"}
-    found = []
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{'.' * node.level}{node.module or ''}"]
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("open", "exec"):
-            found.append(node.func.id)
-        for name in names:
-            parts = name.split(".")
-            prefixes = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-            if name.startswith(".") or prefixes & refused:
-                found.append(name)
-    return found
+def test_half_of_the_methods_are_shorter_than_70_lines() -> None:
+    files = [LISTED.path(kind, name) for kind, name in PLUGINS if kind != "prior"]
+    assert statistics.median(len(path.read_text().splitlines()) for path in files) < 70
 
 
 def test_wrong_imports_are_seen() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
+
+
+Direction = Literal["low", "high", "none"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class MetricInfo:
     function, as ``module:name``, that takes an ``Evidence`` and returns a ``MetricValue``."""
 
     title: str
-    direction: Literal["low", "high", "none"]
+    direction: Direction
     unit: str
     help: str
     compute: str
@@ -148,7 +151,7 @@ def _offered() -> dict[str, MetricInfo]:
             title, direction, unit, text, version = (
                 literal(node, field) for field in ("title", "direction", "unit", "help", "version")
             )
-            if direction not in ("low", "high", "none") or not (title and unit and text):
+            if direction not in get_args(Direction) or not (title and unit and text):
                 raise UserError("its class needs title, direction (low, high or none), unit and help as plain texts")
         except UserError as error:
             found[name] = MetricInfo(f"unusable: {error}", "none", "", str(error), "")

@@ -1,0 +1,188 @@
+"""`mibench model audit`: a network of torchvision's that was trained elsewhere, from a file and from a factory."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from tiny import Cli
+
+from mibench.audit.foreign import Foreign, fingerprint, last_linear
+from mibench.audit.prepare import subject
+from mibench.audit.report import exposed
+from mibench.data.synthfaces import faces
+from mibench.errors import UserError
+
+CLASSES = ["<b>ann", "bob", "cyd"]
+SIDE = 32
+SHORT = ("--attack", "miface[iterations=20,patience=5]", "--epochs", "1", "--resolution", "32", "--normalise", "half")
+SHORT += ("--device", "cpu")
+FACTORY = """
+import torch, torchvision
+
+def load():
+    net = torchvision.models.resnet18(num_classes=3)
+    net.load_state_dict(torch.load({path!r}))
+    return net
+"""
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engineer's folder: images by class, and a ResNet-18 that knows them."""
+    folder = tmp_path_factory.mktemp("owner")
+    images, labels = [], []
+    for label, name in enumerate(CLASSES):
+        pixels = faces(np.full(8, label), np.arange(8), SIDE, 3)[:, 0]
+        (folder / "photos" / name).mkdir(parents=True)
+        for index, image in enumerate(pixels):
+            picture = Image.fromarray(image).convert("RGB")
+            picture.save(folder / "photos" / name / f"{index}.png")
+            images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255)
+            labels.append(label)
+    x, y = (torch.stack(images) - 0.5) / 0.5, torch.tensor(labels)
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18(num_classes=3)
+    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(40):
+        for part in torch.randperm(len(x)).split(12):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(net(x[part]), y[part]).backward()
+            optimiser.step()
+    net.eval()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, folder / "model.pth")
+    torch.save(net.state_dict(), folder / "plain.pth")
+    assert (net(x).argmax(1) == y).float().mean() > 0.9
+    (folder / "mynets.py").write_text(FACTORY.format(path=str(folder / "plain.pth")))
+    return folder
+
+
+@pytest.mark.slow
+def test_audit_of_a_weights_file_and_of_a_factory(owner: Path, tmp_path: Path, tiny_root: Path) -> None:
+    cli, out = Cli(tmp_path / "home", tiny_root), tmp_path / "out"
+    data = ("--data", str(owner / "photos"), "--out", str(out))
+    done = cli("model", "audit", str(owner / "model.pth"), "--arch", "resnet18", *data, *SHORT)
+    found = json.loads((out / "audit.json").read_text())
+    [row] = found["attacks"]
+    assert row["attack"].startswith("miface") and all(
+        0 <= row[r]["value"] <= 1 for r in ("own", "undefended", "defended")
+    )
+    assert found["natural_accuracy"]["own"]["value"] > 0.6, "the model is served as it was trained"
+    assert {item["class"] for item in found["exposed"]} == set(CLASSES) and found["chance"] == pytest.approx(1 / 3)
+    page = (out / "audit.html").read_text()
+    assert "<b>ann" not in page and "&lt;b&gt;ann" in page
+    assert page.count("data:image/png;base64,") >= 6 and not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "most exposed:" in done.stdout and "No public images were given" in page
+    again = (
+        "run",
+        "--track",
+        str(out / "track.yaml"),
+        "--plugin",
+        str(out / "own_model.py"),
+        "--device",
+        "cpu",
+        "--json",
+    )
+    runs = json.loads(cli(*again, "--defense", "own_model", "--attack", SHORT[1]).stdout)["runs"]
+    assert [run["cached"] for run in runs] == [True, True], "the same keys as the audit's"
+
+    other = tmp_path / "other"
+    factory = (
+        "model",
+        "audit",
+        "mynets:load",
+        "--data",
+        str(owner / "photos"),
+        "--out",
+        str(other),
+        "--json",
+        "--quiet",
+    )
+    same = json.loads(cli(*factory, *SHORT, PYTHONPATH=str(owner)).stdout)
+    assert same["attacks"][0]["own"]["value"] == row["own"]["value"], "the same weights by another way"
+    assert same["natural_accuracy"]["own"] == found["natural_accuracy"]["own"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"arch": "resnet19"}, "resnet19"),
+        ({"arch": "resnet34"}, "not one of resnet34"),
+        ({"arch": None}, "Add --arch"),
+        ({"data": "two"}, r"wrong shape: fc"),
+        ({"data": "nowhere"}, "There is no folder"),
+        ({"data": "photos/bob"}, "class folder"),
+        ({"public": "nowhere"}, "There is no folder"),
+        ({"checkpoint": "page.pth"}, "web page"),
+        ({"checkpoint": "gone.pth"}, "Cannot read"),
+        ({"normalise": "1:2:3"}, "--normalise"),
+        ({"normalise": "0.5:0"}, "positive"),
+        ({"channels": 1}, "in 1 channel"),
+        ({"identities": 4}, "--identities 4"),
+        ({"checkpoint": "mynets:nothing", "arch": None}, "mynets:nothing failed"),
+        ({"checkpoint": "mynets:load"}, "leave --arch out"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_said_before_anything_is_computed(
+    owner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str
+) -> None:
+    monkeypatch.chdir(owner)
+    monkeypatch.syspath_prepend(str(owner))
+    monkeypatch.setenv("MIBENCH_PLUGINS", "")
+    monkeypatch.setenv("PYTHONPATH", "")
+    (owner / "page.pth").write_text("<!DOCTYPE html><p>Quota exceeded")
+    for name in ("bob", "cyd"):
+        shutil.copytree(owner / "photos" / name, owner / "two" / name, dirs_exist_ok=True)
+    given: dict[str, Any] = {"checkpoint": "model.pth", "arch": "resnet18", "data": "photos", "public": None}
+    given |= {"side": SIDE, "channels": 3, "normalise": "half", "network_side": None, "epochs": 1, "identities": None}
+    given |= changes
+    for name in ("data", "public"):
+        given[name] = Path(given[name]) if given[name] else None
+    with pytest.raises(UserError, match=reason):
+        subject(**given, images=1, out=tmp_path / "out", home=tmp_path / "home")
+    assert not (tmp_path / "out").exists()
+
+
+def test_attacks_that_need_public_images_are_not_begun_without(owner: Path, tmp_path: Path, tiny_root: Path) -> None:
+    cli = Cli(tmp_path / "home", tiny_root)
+    words = ("model", "audit", str(owner / "model.pth"), "--arch", "resnet18", "--data", str(owner / "photos"))
+    assert "needs public images" in cli(*words, *SHORT[2:], "--attack", "gmi", code=2).stderr
+
+
+def test_a_foreign_network_is_a_classifier() -> None:
+    """Logits are the network's, features what its last layer is given; nothing is registered twice."""
+    torch.manual_seed(0)
+    network = torchvision.models.mobilenet_v3_small(num_classes=4).eval()
+    net = Foreign(network, 4, (0.5, 0.4, 0.3), (0.2,), 64).eval()
+    images = torch.rand(3, 3, 32, 32)
+    mean = torch.tensor([0.5, 0.4, 0.3]).reshape(1, 3, 1, 1)
+    x = torch.nn.functional.interpolate((images - mean) / 0.2, (64, 64), mode="bilinear", antialias=True)
+    output = net(images)
+    torch.testing.assert_close(output.logits, network(x))
+    torch.testing.assert_close(net.head(output.features), output.logits)
+    assert output.features.shape == (3, net.feature_dim) and len(net.state_dict()) == len(network.state_dict())
+    assert last_linear(network, 4) == "classifier.3"
+    with pytest.raises(UserError, match="no linear layer with 5 outputs"):
+        Foreign(network, 5, (0.0,), (1.0,))
+
+
+def test_fingerprints_tell_weights_apart() -> None:
+    one, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    assert fingerprint(one) == fingerprint(one) != fingerprint(other)
+    other.load_state_dict(one.state_dict())
+    assert fingerprint(one) == fingerprint(other)
+    other.bias.data[0] += 1e-7
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_nobody_is_exposed_without_runs() -> None:
+    assert exposed(["a"], []) == []

@@ -12,14 +12,11 @@ MOST_SECONDS = 30.0
 MOST_MIB = 4096
 
 
-def cost_checks(bench: Bench, stage: Stage, baseline: Stage | None = None) -> Iterator[Check]:
-    """``baseline``: the stage to compare with, the same without the method."""
+def cost_checks(bench: Bench, stage: Stage) -> Iterator[Check]:
+    """Of the method's own stage."""
     own = bench.result(stage)[1]
-    found = f"{own.seconds:.1f} s for {stage.kind}"
-    if baseline is not None:
-        found += f", undefended {bench.result(baseline)[1].seconds:.1f} s"
     advice = f"At most {MOST_SECONDS:.0f} s here: a real track takes thousands of times as long."
-    yield Check("time", own.seconds <= MOST_SECONDS, found, advice)
+    yield Check("time", own.seconds <= MOST_SECONDS, f"{own.seconds:.1f} s for {stage.kind}", advice)
     peak = own.environment.get("peak_memory_mib")
     found = "not known on this system" if peak is None else f"{peak} MiB, with torch and all"
     advice = f"At most {MOST_MIB} MiB here: do not keep what grows with the number of images."

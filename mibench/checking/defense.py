@@ -16,7 +16,6 @@ from mibench.checking.bench import Bench
 from mibench.checking.cost import cost_checks
 from mibench.contracts import Batch, Classifier, Progress, RowStreams, Stream, Visit
 from mibench.errors import StageFailed, UserError
-from mibench.runner import BASELINE
 
 FINITE = "Return finite numbers."
 
@@ -36,7 +35,6 @@ def defense_checks(bench: Bench, name: str) -> Iterator[Check]:
     try:
         yield _loss(bench, defense, stage, track)
         yield _sampler(defense, track)
-        undefended = bench.compute(bench.plan(BASELINE), "target")  # first, for a fair comparison of times
         utility = bench.compute(plan, "utility")
         stage = bench.compute(plan, "target")
     except (UserError, StageFailed) as error:
@@ -52,7 +50,7 @@ def defense_checks(bench: Bench, name: str) -> Iterator[Check]:
     advice = "Draw every random number from the `rng` or stream that the hook gets."
     yield Check("determinism", same, f"trained twice: {'the same' if same else 'other'} weights, bit for bit", advice)
     yield Check("access", None, "a defense gives access, it asks for none")
-    yield from cost_checks(bench, stage, undefended)
+    yield from cost_checks(bench, stage)
 
 
 def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[Check]:

@@ -234,7 +234,10 @@ def _print(name: str, found: dict[str, Any]) -> None:
     table.add_column("verdict")
     for item in found["metrics"]:
         numbers = ["-" if item[k] is None else f"{item[k]:.6g}" for k in ("stored", "again", "difference", "tolerance")]
-        table.add_row(item["metric"], *numbers, "agrees" if item["within"] else "differs")
+        verdict = "agrees" if item["within"] else "differs"
+        if item["stored"] is None and item["again"] is None:
+            verdict = "not measured"
+        table.add_row(item["metric"], *numbers, verdict)
     out = tables.console()
     out.print(table)
     same = "the same packages and kind of processor: figures must be the same"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
-
 Direction = Literal["low", "high", "none"]
 
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from factories import make_catalogue, make_run
 from studies import TEMPLATES, make_key, make_study
 
+from mibench.audit.report import findings, gallery, page
 from mibench.publish import SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.reported import load_reported
@@ -524,3 +525,34 @@ def test_a_rater_answers_goes_back_reloads_and_saves(
     assert set(sheet.answers) == set(key.raters["rater-0"])
     assert heard == []
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_audit_report_reads_well(visit: Callable[..., Any], tmp_path: Path, scheme: str) -> None:
+    """With names that are markup, a missing run, and an attack that did not run; 375 pixels wide."""
+    picture = write_png(tmp_path / "picture.png")
+    runs = [
+        make_run(defense=defense, attack=attack, att1=value)
+        for attack in ("gmi", "ppa")
+        for defense, value in (("own_model", 0.9), ("none", 0.8), ("re", 0.4))
+        if (attack, defense) != ("ppa", "re")
+    ]
+    labels = runs[0].identities
+    names = [HOSTILE, "a" * 300, *(f"class {n}" for n in range(max(labels)))]
+    found = findings(HOSTILE, names, runs, "own_model", "none", "re", {"vmi": "it needs public images"}, ["A note."])
+    assert [row["attack"] for row in found["attacks"]] == ["gmi", "ppa"] and found["attacks"][1]["defended"] is None
+    own = [run for run in runs if run.defense == "own_model"]
+    shown = gallery(found, own, "own_model", lambda *_: picture, lambda *_: picture)
+    path = tmp_path / "audit.html"
+    path.write_text(page(found, shown, TEMPLATES.parent / "audit"))
+    opened = visit(path, viewport={"width": 375, "height": 800}, color_scheme=scheme, bypass_csp=True)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 375
+    assert opened.evaluate("window.pwned") is None and opened.locator("figure img").count() > 2
+    assert axe_problems(opened) == []
+
+
+def axe_problems(opened: Any) -> list[str]:
+    """What axe calls serious or critical."""
+    opened.evaluate((Path(__file__).parent / "vendor" / "axe.min.js").read_text())
+    found = opened.evaluate("axe.run()")["violations"]
+    return [problem["id"] for problem in found if problem["impact"] in ("serious", "critical")]

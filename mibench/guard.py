@@ -78,31 +78,39 @@ def _torchs(function: Any) -> bool:
 
 _PROCESSES = {"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.spawn", "os.fork", "os.forkpty"}
 _FILES = {"open", "os.listdir", "os.scandir", "os.link", "os.symlink", "os.rename"}
-_closed: tuple[str, ...] = ()
-_hooked = False
+
+
+class _Wall:
+    """What is closed now. (Not two names of this module: they would change, which ``undisturbed`` undoes.)"""
+
+    def __init__(self) -> None:
+        self.folders: tuple[str, ...] = ()
+        self.watched = False
+
+
+_wall = _Wall()
 
 
 @contextmanager
 def closed(folders: Iterable[Path]) -> Iterator[None]:
     """While a method computes: what Python opens below ``folders``, and every new process, raises StageFailed. Files
     that are open already stay readable."""
-    global _closed, _hooked
-    if not _hooked:
+    if not _wall.watched:
         sys.addaudithook(_watch)
-        _hooked = True
-    before, _closed = _closed, (*_closed, *(os.path.realpath(folder) for folder in folders))
+        _wall.watched = True
+    before, _wall.folders = _wall.folders, (*_wall.folders, *(os.path.realpath(folder) for folder in folders))
     try:
         yield
     finally:
-        _closed = before
+        _wall.folders = before
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _closed:
+    if not _wall.folders:
         return
     if event in _PROCESSES:
         raise StageFailed(f"The method started another process ({event}). It must compute in this one.")
     if event in _FILES and arguments and isinstance(arguments[0], (str, bytes, os.PathLike)):
         path = os.path.realpath(os.fsdecode(arguments[0]))
-        if any(path == folder or path.startswith(folder + os.sep) for folder in _closed):
+        if any(path == folder or path.startswith(folder + os.sep) for folder in _wall.folders):
             raise StageFailed(f"The method opened {path}. What it may see is in its context.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from PIL import Image
 from tiny import Cli, edit_registry, make_root
 
 from mibench import sources
-from mibench.errors import UserError
-from mibench.guard import undisturbed
+from mibench.errors import StageFailed, UserError
+from mibench.guard import closed, undisturbed
 from mibench.registry import Registry, Selection
 from mibench.sources import VARIABLE, entry_of, file_source, kind_of, module_file, use_file
 
@@ -234,3 +235,24 @@ def test_a_package_metric_is_computed_on_a_run(package: Path, tmp_path_factory: 
     assert run["metrics"]["acme-privacy/light"]["value"] == pytest.approx(mean / len(pictures) / 255, abs=1e-6)
     edit_registry(root, lambda data: data["tracks"]["tiny"].update(metrics=["acme-privacy/bright"]))
     assert "needs title" in cli("plan", "--track", "tiny", "--attack", "miface", code=2).stderr
+
+
+def test_closed_folders_cannot_be_opened_and_open_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "inside").write_text("beside")
+    secret = tmp_path / "in" / "deep" / "secret"
+    secret.write_text("private")
+    (tmp_path / "way").symlink_to(secret)
+    with secret.open() as before, undisturbed() as changed, closed([tmp_path / "in"]):
+        for path in (secret, tmp_path / "way", tmp_path / "in" / ".." / "in" / "deep" / "secret"):
+            with pytest.raises(StageFailed, match=r"opened .*secret"):
+                path.read_text()
+        with pytest.raises(StageFailed, match="opened"):
+            list((tmp_path / "in").iterdir())
+        with pytest.raises(StageFailed, match="another process"):
+            subprocess.run(["true"])
+        assert (tmp_path / "inside").read_text() == "beside" and before.read() == "private"
+        with closed([tmp_path / "inside"]), pytest.raises(StageFailed):
+            (tmp_path / "inside").read_text()
+        assert (tmp_path / "inside").read_text() == "beside"
+    assert secret.read_text() == "private" and changed == []

@@ -9,8 +9,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction, Rng
-from mibench.oracle import Oracle
+from mibench.contracts import (
+    Access,
+    Attack,
+    AttackContext,
+    BaseParams,
+    Oracle,
+    PriorModel,
+    PriorRef,
+    Reconstruction,
+    Rng,
+)
 
 
 class BrepMi(Attack):

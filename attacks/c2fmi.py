@@ -7,13 +7,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
-from mibench.embedding import InverseMap, fit_inverse_map, fit_people, full_confidence, people_embedding, visible
-from mibench.evolution import confidence, differential_evolution
-from mibench.latents import descend_adam
-from mibench.oracle import Oracle
-from mibench.pool import CHUNK, render_single, style_pool
-from mibench.training import pack, unpack
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.embedding import (
+    InverseMap,
+    fit_inverse_map,
+    fit_people,
+    full_confidence,
+    people_embedding,
+    visible,
+)
+from mibench.primitives.evolution import confidence, differential_evolution
+from mibench.primitives.latents import descend_adam
+from mibench.primitives.pool import CHUNK, render_single, style_pool
+from mibench.primitives.training import pack, unpack
 
 
 class C2fmi(Attack):

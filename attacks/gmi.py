@@ -7,11 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
-from mibench.latents import descend_nesterov
-from mibench.losses import critic_prior, cross_entropy
-from mibench.oracle import Oracle
-from mibench.selection import best_restart
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.latents import descend_nesterov
+from mibench.primitives.losses import critic_prior, cross_entropy
+from mibench.primitives.selection import best_restart
 
 
 class Gmi(Attack):

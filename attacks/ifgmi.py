@@ -8,13 +8,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.augment import resized_crop
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.errors import StageFailed
-from mibench.latents import descend_adam, l1_ball
-from mibench.losses import poincare
-from mibench.oracle import Oracle
-from mibench.pool import score_pool, top_of_pool
+from mibench.images.augment import resized_crop
+from mibench.primitives.latents import descend_adam, l1_ball
+from mibench.primitives.losses import poincare
+from mibench.primitives.pool import score_pool, top_of_pool
 
 RADII = (1000.0, 2000.0, 3000.0, 4000.0, 5000.0, 6000.0, 8000.0, 8000.0)
 

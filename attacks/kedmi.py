@@ -8,10 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
-from mibench.latents import fit_gaussians
-from mibench.losses import cross_entropy, k_plus_one_prior
-from mibench.oracle import Oracle
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.latents import fit_gaussians
+from mibench.primitives.losses import cross_entropy, k_plus_one_prior
 
 
 class Kedmi(Attack):

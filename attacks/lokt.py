@@ -7,16 +7,25 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mibench.augment import random_view
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction, Stream
-from mibench.distillation import student_network
-from mibench.latents import descend_adam
-from mibench.losses import cross_entropy, ensemble_mean, max_margin
+from mibench.contracts import (
+    Access,
+    Attack,
+    AttackContext,
+    BaseParams,
+    Oracle,
+    PriorModel,
+    PriorRef,
+    Reconstruction,
+    Stream,
+)
+from mibench.images.augment import random_view
 from mibench.nets import classifier_type
 from mibench.nets.imagenet import ImageNetClassifier
-from mibench.oracle import Oracle
-from mibench.selection import every_restart
-from mibench.training import fit_student, pack, unpack
+from mibench.primitives.distillation import student_network
+from mibench.primitives.latents import descend_adam
+from mibench.primitives.losses import cross_entropy, ensemble_mean, max_margin
+from mibench.primitives.selection import every_restart
+from mibench.primitives.training import fit_student, pack, unpack
 
 CHUNK = 250
 

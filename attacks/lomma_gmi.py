@@ -7,11 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, PriorModel, PriorRef, Reconstruction
-from mibench.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
-from mibench.latents import descend_nesterov
-from mibench.losses import critic_prior
-from mibench.oracle import Oracle
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
+from mibench.primitives.latents import descend_nesterov
+from mibench.primitives.losses import critic_prior
 
 
 class LommaGmi(Attack):

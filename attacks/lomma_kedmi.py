@@ -8,11 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, PriorModel, PriorRef, Reconstruction
-from mibench.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
-from mibench.latents import fit_gaussians
-from mibench.losses import k_plus_one_prior
-from mibench.oracle import Oracle
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
+from mibench.primitives.latents import fit_gaussians
+from mibench.primitives.losses import k_plus_one_prior
 
 
 class LommaKedmi(Attack):

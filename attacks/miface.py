@@ -8,11 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.augment import nl_means, sharpen
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, Reconstruction
-from mibench.latents import descend_pixels
-from mibench.losses import cross_entropy, improbability, mean_square, total_variation
-from mibench.oracle import Oracle
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, Reconstruction
+from mibench.images.augment import nl_means, sharpen
+from mibench.primitives.latents import descend_pixels
+from mibench.primitives.losses import cross_entropy, improbability, mean_square, total_variation
 
 
 class MiFace(Attack):

@@ -8,11 +8,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
-from mibench.evolution import crossover, evolve, log, log_scores, mutate
-from mibench.latents import PBox
-from mibench.oracle import Oracle
-from mibench.pool import render_single, score_pool, style_pool, top_of_pool
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.evolution import crossover, evolve, log, log_scores, mutate
+from mibench.primitives.latents import PBox
+from mibench.primitives.pool import render_single, score_pool, style_pool, top_of_pool
 
 
 class MirrorBlack(Attack):

@@ -7,12 +7,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
-from mibench.latents import BestStep, PBox, descend_adam, ramps
-from mibench.losses import cross_entropy
-from mibench.oracle import Oracle
-from mibench.pool import render_single, score_pool, style_pool, top_of_pool
-from mibench.selection import top5_consistent
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.latents import BestStep, PBox, descend_adam, ramps
+from mibench.primitives.losses import cross_entropy
+from mibench.primitives.pool import render_single, score_pool, style_pool, top_of_pool
+from mibench.primitives.selection import top5_consistent
 
 
 class MirrorWhite(Attack):

@@ -7,12 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.augment import random_view
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
-from mibench.latents import descend_adam
-from mibench.losses import max_margin
-from mibench.oracle import Oracle
-from mibench.selection import every_restart
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.images.augment import random_view
+from mibench.primitives.latents import descend_adam
+from mibench.primitives.losses import max_margin
+from mibench.primitives.selection import every_restart
 
 
 class PlgMi(Attack):

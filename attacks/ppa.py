@@ -7,22 +7,22 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.augment import mirror, resized_crop
 from mibench.contracts import (
     Access,
     Attack,
     AttackContext,
     BaseParams,
+    Oracle,
     PriorModel,
     PriorRef,
     Reconstruction,
     Rows,
 )
-from mibench.latents import descend_adam
-from mibench.losses import poincare
-from mibench.oracle import Oracle
-from mibench.pool import score_pool, top_of_pool
-from mibench.selection import top_restarts
+from mibench.images.augment import mirror, resized_crop
+from mibench.primitives.latents import descend_adam
+from mibench.primitives.losses import poincare
+from mibench.primitives.pool import score_pool, top_of_pool
+from mibench.primitives.selection import top_restarts
 
 
 class Ppa(Attack):

@@ -7,11 +7,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.bandit import Agents, Replay
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction
-from mibench.latents import checked
-from mibench.oracle import Oracle
-from mibench.selection import best_restart
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.bandit import Agents, Replay
+from mibench.primitives.latents import checked
+from mibench.primitives.selection import best_restart
 
 LOG_FLOOR = -50.0  # of log p
 

@@ -7,11 +7,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, PriorModel, PriorRef, Reconstruction, Rows
-from mibench.flows import Density, Gaussians, Glow, layered_noise
-from mibench.latents import checked
-from mibench.losses import cross_entropy, reduce_rows
-from mibench.oracle import Oracle
+from mibench.contracts import (
+    Access,
+    Attack,
+    AttackContext,
+    BaseParams,
+    Oracle,
+    PriorModel,
+    PriorRef,
+    Reconstruction,
+    Rows,
+)
+from mibench.primitives.flows import Density, Gaussians, Glow, layered_noise
+from mibench.primitives.latents import checked
+from mibench.primitives.losses import cross_entropy, reduce_rows
 from mibench.random import Rng
 
 CHUNK = 2000  # images rendered at once when sampling

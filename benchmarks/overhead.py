@@ -19,14 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mibench.environment import code_version, describe
-from mibench.executors.local import LocalExecutor
-from mibench.identity import digest
-from mibench.methods import Facts
-from mibench.plan import Cell, Plan, Stage, make_plan
+from mibench.keys import digest
+from mibench.planning.plan import Cell, Plan, Stage, make_plan
+from mibench.protocol.methods import Facts
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.registry import Registry
-from mibench.runner import execute
+from mibench.running.environment import code_version, describe
+from mibench.running.executors.local import LocalExecutor
+from mibench.running.runner import execute
 from mibench.store.artifacts import Manifest, Store
 from mibench.store.db import Database
 

@@ -39,11 +39,11 @@ from trees import celeba, celeba_counts  # noqa: E402
 from mibench.data.cache import open_array  # noqa: E402
 from mibench.data.sets import data_set  # noqa: E402
 from mibench.data.sets.build import build  # noqa: E402
+from mibench.images.pixels import Pixels  # noqa: E402
 from mibench.nets import build_classifier  # noqa: E402
-from mibench.pixels import Pixels  # noqa: E402
+from mibench.primitives.training import make_optimiser, shuffled, standard_augmentation  # noqa: E402
 from mibench.random import Stream  # noqa: E402
 from mibench.registry import Registry  # noqa: E402
-from mibench.training import make_optimiser, shuffled, standard_augmentation  # noqa: E402
 
 WARM_UP = 5
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mibench.coordinator import coordinate
-from mibench.executors.simulated import SimulatedExecutor, bound
-from mibench.methods import Facts
-from mibench.plan import Cell, Plan, make_plan
+from mibench.planning.plan import Cell, Plan, make_plan
+from mibench.planning.schedule import Schedule
+from mibench.protocol.methods import Facts
 from mibench.registry import Registry
-from mibench.schedule import Schedule
+from mibench.running.coordinator import coordinate
+from mibench.running.executors.simulated import SimulatedExecutor
+from mibench.running.forecast import bound
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "scaling.json"

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import RandomErasing
 
-from mibench.augment import erase_rectangles
 from mibench.contracts import Rows
-from mibench.environment import describe
-from mibench.latents import descend_nesterov
-from mibench.losses import cross_entropy
+from mibench.images.augment import erase_rectangles
 from mibench.nets.gan import GmiGenerator
 from mibench.nets.small import ConvNet
+from mibench.primitives.latents import descend_nesterov
+from mibench.primitives.losses import cross_entropy
 from mibench.random import Stream
+from mibench.running.environment import describe
 
 
 def seconds(function: Callable[[], object], device: torch.device, repeats: int = 3) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mibench.contracts import Batch, Defense, DefenseParams, Output, Progress, Stream
-from mibench.samplers import identity_balanced
+from mibench.primitives.samplers import identity_balanced
 
 
 def gaussian_kernel(a: Tensor, sigma: float) -> Tensor:

@@ -5,10 +5,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.augment import mirror
 from mibench.contracts import Classifier, Defense, DefenseParams, Stream, TrainContext
-from mibench.distillation import soft_kl
-from mibench.training import fit_student
+from mibench.images.augment import mirror
+from mibench.primitives.distillation import soft_kl
+from mibench.primitives.training import fit_student
 
 
 class Distillation(Defense):

@@ -6,10 +6,10 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn, optim
 
-from mibench.contracts import Batch, Classifier, Defense, DefenseParams, Progress, Stream, TrainContext
-from mibench.private import batch_norm_gradients, not_in_place, without_batch_norm
-from mibench.samplers import poisson
-from mibench.training import LoopHooks, steps_per_epoch
+from mibench.contracts import Batch, Classifier, Defense, DefenseParams, LoopHooks, Progress, Stream, TrainContext
+from mibench.primitives.differential_privacy import batch_norm_gradients, not_in_place, without_batch_norm
+from mibench.primitives.samplers import poisson
+from mibench.primitives.training import steps_per_epoch
 
 
 class DpSgd(Defense):

@@ -3,9 +3,9 @@
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from mibench.augment import erase_rectangles
 from mibench.contracts import Defense, Rng
-from mibench.erasing import AreaParams, ordered
+from mibench.images.augment import erase_rectangles
+from mibench.primitives.erasing import AreaParams, ordered
 
 
 class RandomErasing(Defense):

@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from mibench.augment import blank
 from mibench.contracts import Defense, Rng, Stream
-from mibench.erasing import FillParams
-from mibench.samplers import thinned
-from mibench.training import shuffled
+from mibench.images.augment import blank
+from mibench.primitives.erasing import FillParams
+from mibench.primitives.samplers import thinned
+from mibench.primitives.training import shuffled
 
 
 class EntireErasing(Defense):

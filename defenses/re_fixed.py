@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.augment import erase_rectangles
 from mibench.contracts import Defense, Rng, Visit
-from mibench.erasing import AreaParams, concealed
+from mibench.images.augment import erase_rectangles
+from mibench.primitives.erasing import AreaParams, concealed
 
 
 class Middle:

@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from mibench.augment import mirror, resized_crop, rotate
-from mibench.contracts import Batch, Classifier, Defense, DefenseParams, Progress, Rng, Stream, TrainContext
-from mibench.training import LoopHooks, make_optimiser, steps_per_epoch
+from mibench.contracts import Batch, Classifier, Defense, DefenseParams, LoopHooks, Progress, Rng, Stream, TrainContext
+from mibench.images.augment import mirror, resized_crop, rotate
+from mibench.primitives.training import make_optimiser, steps_per_epoch
 
 
 class Triggers(nn.Module):

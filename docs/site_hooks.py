@@ -1,7 +1,7 @@
 """Hooks of the documentation site (mkdocs.yml): files of the repository that pages link to become pages of the site.
 
-On a code host ``../mibench/plan.py`` in a page leads to the file. A site holds only ``docs/``, so each such file gets a
-page ``source/mibench/plan.py.html``: a Markdown file as itself, any other as a listing. Folders that are linked to are
+On a code host ``../mibench/keys.py`` in a page leads to the file. A site holds only ``docs/``, so each such file gets a
+page ``source/mibench/keys.py.html``: a Markdown file as itself, any other as a listing. Folders that are linked to are
 a list of their files. Nothing has to be maintained: what is linked is found.
 """
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mibench.data.digiface import WEIGHTS
 from mibench.nets.gan import DcganGenerator
-from mibench.nets.published import load_published
+from mibench.weights.fit import load_published
 
 MEMBER = "gan_face_generate/weights.tar"
 

@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import macro, top_k
-from mibench.plan import Plan, Stage
-from mibench.recording import Recorder
+from mibench.planning.plan import Plan, Stage
+from mibench.protocol.tracks import Track
 from mibench.records import MetricValue, RunRecord
 from mibench.registry import Registry
-from mibench.runner import build_plan
+from mibench.running.recording import Recorder
+from mibench.running.request import build_plan
 from mibench.store.artifacts import Manifest, Store
 from mibench.store.manifest import dumps
 from mibench.submission.pack import gather, write
-from mibench.tracks import Track
 
 PER_IDENTITY = 2
 ENVIRONMENT = {

@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from mibench.checking.track import SECTION, reduced
-from mibench.registry import Kind, Registry
+from mibench.protocol.methods import Kind
+from mibench.registry import Registry
 from mibench.resources import resource_root
 
 KINDS: tuple[Kind, ...] = ("defense", "attack", "prior")
@@ -137,7 +138,7 @@ def workers_of(home: Path) -> list[int]:
             environment = (folder / "environ").read_bytes()
         except OSError:
             continue
-        if b"mibench.worker" in command and f"MIBENCH_HOME={home}\0".encode() in environment:
+        if b"mibench.running.worker" in command and f"MIBENCH_HOME={home}\0".encode() in environment:
             found.append(int(folder.name))
     return found
 

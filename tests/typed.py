@@ -23,10 +23,10 @@ def _no_files() -> Iterator[None]:
         return self.coerce_path_result(value)
 
     with mock.patch.object(click.Path, "convert", convert):
-        if importlib.util.find_spec("mibench.sources") is None:
+        if importlib.util.find_spec("mibench.protocol.method_files") is None:
             yield
             return
-        with mock.patch.object(importlib.import_module("mibench.sources"), "use_file", lambda path: None):
+        with mock.patch.object(importlib.import_module("mibench.protocol.method_files"), "use_file", lambda path: None):
             yield
 
 

@@ -118,7 +118,7 @@ def fingerprint(network: nn.Module) -> str:
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], arch: str) -> None:
     """Load a file's tensors. Raises UserError that names what is missing or does not fit."""
-    from mibench.nets.published import load_published
+    from mibench.weights.fit import load_published
 
     try:
         load_published(network, tensors)

@@ -17,8 +17,8 @@ from mibench.audit.foreign import Foreign, call_factory, fingerprint, load_into,
 from mibench.data.sets.folder import classes
 from mibench.errors import MissingError, UserError
 from mibench.nets import build_classifier
-from mibench.sources import use_file
-from mibench.store.weights import save_imported, weights_folder
+from mibench.protocol.method_files import use_file
+from mibench.weights.imported import save_imported, weights_folder
 
 OWN = Path(__file__).with_name("own_model.py")
 PRESET = "audited"  # holds the model's parameters, and applies on its track by itself
@@ -114,8 +114,8 @@ def _network(checkpoint: str, arch: str | None, count: int, home: Path) -> tuple
         return network, {"factory": checkpoint, "fingerprint": fingerprint(network)}
     if arch is None:
         raise UserError("Which network do the weights belong to? Add --arch, such as --arch resnet18.")
-    from mibench.nets.published import tensors_in
-    from mibench.store.checkpoints import read_checkpoint, read_file
+    from mibench.weights.files import read_checkpoint, read_file
+    from mibench.weights.fit import tensors_in
 
     bytes_read = read_file(Path(checkpoint))
     name = Path(checkpoint).name

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mibench.registry import Kind, Registry
+    from mibench.protocol.methods import Kind
+    from mibench.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from torch import nn
 from mibench.checking import Check
 from mibench.checking.bench import Bench
 from mibench.checking.cost import cost_checks
-from mibench.contracts import Reconstruction
+from mibench.contracts import Oracle, Reconstruction
+from mibench.contracts.oracle import AccessDenied
 from mibench.errors import StageFailed, UserError
-from mibench.oracle import AccessDenied, Oracle
-from mibench.plan import Plan, Stage
+from mibench.planning.plan import Plan, Stage
 from mibench.stages.invert import _Context
 from mibench.stages.prior import load_prior
 from mibench.store.artifacts import STATE

@@ -12,14 +12,14 @@ import torch
 
 from mibench.checking.track import reduced, smallest
 from mibench.errors import UserError
-from mibench.methods import Facts
-from mibench.plan import Cell, Plan, Stage, make_plan
-from mibench.registry import Registry, Selection
-from mibench.runner import BASELINE
+from mibench.planning.plan import Cell, Plan, Stage, make_plan
+from mibench.protocol.methods import Facts, Selection
+from mibench.protocol.tracks import Track
+from mibench.registry import Registry
+from mibench.running.request import BASELINE
+from mibench.running.worker import compute
 from mibench.stages.job import Job
 from mibench.store.artifacts import Manifest, Store
-from mibench.tracks import Track
-from mibench.worker import compute
 
 CPU = torch.device("cpu")
 RESIDUAL = "small_resnet"  # for defenses that change shortcuts

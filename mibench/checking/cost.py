@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mibench.checking import Check
 from mibench.checking.bench import Bench
-from mibench.plan import Stage
+from mibench.planning.plan import Stage
 
 MOST_SECONDS = 30.0
 MOST_MIB = 4096

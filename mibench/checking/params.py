@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from mibench.checking import Check
 from mibench.checking.track import smallest
 from mibench.errors import UserError
-from mibench.params import BaseParams, resolve
-from mibench.registry import Kind, Registry, Selection
+from mibench.protocol.methods import Kind, Selection
+from mibench.protocol.params import BaseParams, resolve
+from mibench.registry import Registry
 
 
 def class_checks(registry: Registry, kind: Kind, name: str) -> Iterator[Check]:

@@ -8,27 +8,15 @@ from collections.abc import Iterator
 
 from mibench.checking import Check
 from mibench.errors import UserError
-from mibench.methods import Kind
+from mibench.protocol.method_files import Entry, Source, kind_of, parsed
+from mibench.protocol.methods import Kind
 from mibench.publish.downloads import bibtex
 from mibench.registry import Registry
-from mibench.sources import Entry, Source, kind_of, parsed
 
 LONGEST = 120  # lines of a method's file
 DEFENSE_KINDS = ("baseline", "data", "regulariser", "architecture", "training")
-_INSIDE = [
-    "cli",
-    "executors",
-    "guard",
-    "plan",
-    "publish",
-    "registry",
-    "runner",
-    "stages",
-    "store",
-    "tracks",
-    "worker",
-    "priors",
-]
+# The parts of mibench that a method is made of; a prior also of "data". "audit" is for the file that an audit writes.
+_OPEN = {"contracts", "primitives", "images", "nets", "random", "errors", "audit"}
 _REFUSED = {"defenses", "attacks", "mibench_plugins", "os", "sys", "pathlib", "random", "subprocess", "io", "pickle"}
 _REFUSED |= {"socket", "urllib", "http", "shutil", "tempfile", "requests"}
 _CALLS = ("open", "exec", "eval", "__import__", "compile")
@@ -62,7 +50,7 @@ def source_checks(source: Source) -> Iterator[Check]:
 
 def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
     """What a method must not import or call: another method, the engine's inside, files and the environment."""
-    refused = {f"mibench.{part}" for part in [*_INSIDE, "metrics", *([] if kind == "prior" else ["data"])]} | _REFUSED
+    open_parts = _OPEN | ({"data"} if kind == "prior" else set())
     found = []
     for node in ast.walk(tree):
         names = []
@@ -74,9 +62,9 @@ def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
             found.append(f"{node.func.id}()")
         for name in names:
-            parts = name.split(".")
-            prefixes = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-            if name.startswith(".") or prefixes & refused:
+            top, _, rest = name.partition(".")
+            inside = top == "mibench" and rest and rest.partition(".")[0] not in open_parts
+            if name.startswith(".") or top in _REFUSED or inside:
                 found.append(name)
     return sorted(set(found))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mibench.registry import Kind, Registry
-from mibench.tracks import Track
+from mibench.protocol.methods import Kind
+from mibench.protocol.tracks import Track
+from mibench.registry import Registry
 
 CAP = 4
 SECTION: dict[str, Any] = {

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,9 +15,9 @@ from mibench.errors import UserError
 if TYPE_CHECKING:
     from mibench.records import RunRecord
     from mibench.registry import Registry
+    from mibench.running.request import Asked, Planner
     from mibench.store.artifacts import Store
     from mibench.store.db import Database
-    from mibench.tracks import Track
 
 DEFAULT_TRACK = "orl32"
 Images = Literal["none", "sample", "all"]  # whose reconstructions the site carries
@@ -56,11 +55,11 @@ class Workspace:
         self, out: Path | None = None, images: Images = "all", public: bool = False, docs: Path | None = None
     ) -> Path:
         """Write the leaderboard of everything in the database and in ``results/``; the path of its index page."""
+        from mibench.cli.site_data import catalogue, private_image
         from mibench.publish import SiteOptions, build_site
-        from mibench.publish.reported import load_reported
+        from mibench.publish.figures_file import load_reported
         from mibench.publish.results import load_results, merged
-        from mibench.recording import feature_file, image_file
-        from mibench.site_data import catalogue, private_image
+        from mibench.running.recording import feature_file, image_file
         from mibench.study import load_studies
 
         results = self.registry.root / "results"
@@ -115,7 +114,7 @@ def plugin_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--plugin FILE``: a method in a file of the user's own, for this command and the workers it starts."""
 
     def use(ctx: click.Context, param: click.Parameter, files: tuple[Path, ...]) -> None:
-        from mibench.sources import use_file
+        from mibench.protocol.method_files import use_file
 
         for file in files:
             use_file(file)
@@ -179,44 +178,6 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def open_track(ws: Workspace, name: str, decode: bool = False, quiet: bool = False) -> Track:
-    """A track by name or file, with the split of its data as it is prepared here; without data, without split."""
-    from mibench.data import tracked
-
-    track = ws.registry.track(name)
-    if not tracked.is_tracked(track):
-        return track
-    if decode:
-        from mibench.cli.progress import decoding
-        from mibench.devices import cores
-
-        with decoding(track.id, quiet) as tell:
-            tracked.prepare(track, ws.home, cores(), tell)
-    track = tracked.resolve(track, ws.home)
-    ws.registry.add(track)
-    return track
-
-
-def missing_data(ws: Workspace, plan: Any, skipped: bool = False) -> list[str]:
-    """Sentences about data sets and weights to start from that the plan needs and that are not here; those of runs
-    that are skipped for another reason only if asked."""
-    from mibench.data.tracked import missing
-    from mibench.starting_weights import missing as no_weights
-    from mibench.store.weights import weights_folder
-
-    cells = [run.cell for run in plan.runs] + [cell for cell, _ in plan.skipped if skipped]
-    tracks = {cell.track.id: cell.track for cell in cells}
-    starts = {(cell.track.target.arch, initial) for cell in cells for initial in cell.initials}
-    starts |= {(track.evaluator.arch, track.evaluator.initial) for track in tracks.values()}
-    needs: dict[str, str] = {}  # the first track's sentence speaks for all that need the same
-    for track in tracks.values():
-        for what, sentence in missing(track, ws.home).items():
-            needs.setdefault(what, sentence)
-    found = list(needs.values())
-    found += [s for arch, kind in sorted(starts) if (s := no_weights(arch, kind, weights_folder(ws.home)))]
-    return list(dict.fromkeys(found))
-
-
 def describe_time(seconds: float) -> str:
     """``40 s``, ``12 min``, ``3 h 20 min``, ``4 days 2 h``."""
     if seconds < 100:
@@ -229,113 +190,23 @@ def describe_time(seconds: float) -> str:
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
 
 
-def suite_plan(
-    ws: Workspace, suite: str, cells: tuple[str, ...], seeds: int, decode: bool = False, quiet: bool = False
-) -> Any:
-    """The plan for some cells of a suite, all without names."""
-    from mibench.plan import Plan
-    from mibench.runner import build_plan, select_all
-    from mibench.suites import load_suite
+def planner(ws: Workspace, decode: bool = False, quiet: bool = False) -> Planner:
+    """What makes plans on this machine. ``decode``: folders of images are decoded first, ``quiet`` or with progress."""
+    from mibench.cli.progress import decoding
+    from mibench.running.request import Planner
 
-    found = load_suite(ws.registry.root, suite)
-    whole = Plan()
-    for cell in found.chosen(cells).values():
-        track = open_track(ws, cell.track, decode, quiet)
-        defenses = select_all(ws.registry, "defense", found.groups[cell.defenses])
-        attacks = select_all(ws.registry, "attack", [cell.attack])
-        whole.add(build_plan(ws.registry, track, defenses, attacks, seeds))
-    return whole
+    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What ``selection_options`` read."""
+def read_asked(options: dict[str, Any]) -> Asked:
+    """What ``selection_options`` read. Raises UsageError for options that do not go together."""
+    from mibench.running.request import Asked
 
-    defenses: tuple[str, ...] = ()
-    attacks: tuple[str, ...] = ()
-    track: str = DEFAULT_TRACK
-    seeds: int = 1
-    settings: tuple[str, ...] = ()
-    grid: str | None = None
-    suite: str | None = None
-    cells: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> bool:
-        """Whether methods or a track were named."""
-        return bool(self.defenses or self.attacks or self.settings or self.track != DEFAULT_TRACK)
-
-
-def make_plan(ws: Workspace, asked: Asked, decode: bool = False, quiet: bool = False) -> Any:
-    """The plan for what ``run`` and ``plan`` were asked. ``decode``: folders of images are decoded first."""
-    if asked.suite is not None:
-        if asked.names or asked.grid is not None:
-            raise click.UsageError("--suite says what runs: leave --defense, --attack, --track, --set and --grid out.")
-        return suite_plan(ws, asked.suite, asked.cells, asked.seeds, decode, quiet)
-    if asked.cells:
+    asked = Asked(**options)
+    if asked.suite is not None and (asked.names or asked.grid is not None):
+        raise click.UsageError("--suite says what runs: leave --defense, --attack, --track, --set and --grid out.")
+    if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
-    if asked.grid is not None:
-        if asked.names or asked.seeds != 1:
-            raise click.UsageError("--grid says what runs: leave --defense, --attack, --track, --seeds and --set out.")
-        return grid_plan(ws, Path(asked.grid), decode, quiet)
-    settings: dict[str, Any] = {}
-    for item in asked.settings:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
-        settings[key.strip()] = value
-    return crossed(
-        ws,
-        open_track(ws, asked.track, decode, quiet),
-        asked.defenses or ("none",),
-        asked.attacks or ("all",),
-        asked.seeds,
-        settings,
-    )
-
-
-def grid_plan(ws: Workspace, path: Path, decode: bool = False, quiet: bool = False) -> Any:
-    """The plan for a grid file."""
-    from mibench.grid_files import read_grid
-    from mibench.plan import Plan
-
-    whole = Plan()
-    for block in read_grid(path).grid:
-        for name in block.tracks:
-            track = open_track(ws, name, decode, quiet)
-            settings = {key: _text(value) for key, value in block.settings.items()}
-            whole.add(crossed(ws, track, block.defenses, block.attacks, block.seeds, settings))
-    return whole
-
-
-def _text(value: Any) -> str:
-    """A value of a YAML file as it is written on the command line."""
-    if isinstance(value, list):
-        return ":".join(map(_text, value))
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def crossed(
-    ws: Workspace, track: Track, defenses: Sequence[str], attacks: Sequence[str], seeds: int, settings: dict[str, str]
-) -> Any:
-    """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` -> value."""
-    from mibench.errors import unknown
-    from mibench.params import parse_value
-    from mibench.runner import apply_settings, build_plan, select_all
-
-    chosen = {
-        "defense": select_all(ws.registry, "defense", defenses),
-        "attack": select_all(ws.registry, "attack", attacks),
-    }
-    by_kind: dict[str, dict[str, Any]] = {"defense": {}, "attack": {}}
-    for item, value in settings.items():
-        kind, dot, name = item.partition(".")
-        if not (dot and name):
-            raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
-        if kind not in by_kind:
-            raise unknown("kind in --set", kind, by_kind)
-        by_kind[kind][name] = parse_value(value)
-    for kind, values in by_kind.items():
-        if values:
-            chosen[kind] = apply_settings(ws.registry, chosen[kind], kind, values, track)
-    return build_plan(ws.registry, track, chosen["defense"], chosen["attack"], seeds)
+    if asked.grid is not None and (asked.names or asked.seeds != 1):
+        raise click.UsageError("--grid says what runs: leave --defense, --attack, --track, --seeds and --set out.")
+    return asked

@@ -22,7 +22,7 @@ def doctor(ws: Workspace) -> None:
     Example:
       mibench doctor
     """
-    from mibench.environment import describe
+    from mibench.running.environment import describe
 
     facts = describe()
     click.echo(f"mibench {facts['mibench']}, Python {facts['python']}, {facts['system']} {facts['machine']}")

@@ -14,11 +14,11 @@ from mibench.cli.common import DEFAULT_TRACK, Workspace, workspace
 from mibench.errors import EXIT_ENVIRONMENT, MissingError, UserError
 
 if TYPE_CHECKING:
-    from mibench.nets.checkpoints import Fitted, Use
+    from mibench.weights.kinds import Fitted, Use
 
 
 def _kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from mibench.nets.checkpoints import KINDS
+    from mibench.weights.kinds import KINDS
 
     return [name for name in KINDS if name.startswith(incomplete)]
 
@@ -49,8 +49,8 @@ def import_checkpoint(
     if file is None:
         raise click.UsageError("Expected a FILE, or --list.")
     from mibench.errors import unknown
-    from mibench.nets.checkpoints import KINDS
-    from mibench.store.checkpoints import read_file
+    from mibench.weights.files import read_file
+    from mibench.weights.kinds import KINDS
 
     if kind is None:
         raise click.UsageError(f"Expected --as KIND, one of: {', '.join(KINDS)}.")
@@ -78,9 +78,9 @@ def import_checkpoint(
 
 def _import(home: Path, file: str, data: bytes, kind: str, name: str | None) -> tuple[dict[str, Any], list[str], bool]:
     """Facts, notes and whether it is new. Raises UserError if the file does not fit."""
-    from mibench.nets.checkpoints import fit
-    from mibench.store.checkpoints import read_checkpoint
-    from mibench.store.weights import imported_facts, save_imported, weights_folder
+    from mibench.weights.files import read_checkpoint
+    from mibench.weights.imported import imported_facts, save_imported, weights_folder
+    from mibench.weights.kinds import fit
 
     sha256, folder = hashlib.sha256(data).hexdigest(), weights_folder(home)
     try:
@@ -106,8 +106,8 @@ def _command(ws: Workspace, name: str, settings: dict[str, Any], use: Use) -> tu
     """A run that uses the weights ``name``, ready for a shell, and what is still missing for it."""
     import yaml
 
-    from mibench.nets.checkpoints import KINDS
-    from mibench.store.weights import all_imported, weights_folder
+    from mibench.weights.imported import all_imported, weights_folder
+    from mibench.weights.kinds import KINDS
 
     missing = []
     params = use.params(name, settings)
@@ -150,8 +150,8 @@ def _tracks(ws: Workspace, settings: dict[str, Any]) -> list[str]:
 
 
 def _list(ws: Workspace, as_json: bool) -> None:
-    from mibench.nets.checkpoints import KINDS
-    from mibench.store.weights import all_imported, weights_folder
+    from mibench.weights.imported import all_imported, weights_folder
+    from mibench.weights.kinds import KINDS
 
     found = all_imported(weights_folder(ws.home))
     if as_json:

@@ -8,15 +8,7 @@ from typing import Any
 
 import click
 
-from mibench.cli.common import (
-    Asked,
-    Workspace,
-    describe_time,
-    make_plan,
-    missing_data,
-    selection_options,
-    workspace,
-)
+from mibench.cli.common import Workspace, describe_time, planner, read_asked, selection_options, workspace
 
 _KINDS = ("defenses", "attacks", "priors", "tracks", "metrics")
 
@@ -73,13 +65,14 @@ def plan(ws: Workspace, slots: int | None, dry_run: bool, as_json: bool, **asked
       mibench plan --defense all --attack all --seeds 3
       mibench plan --suite midre --dry-run
     """
-    from mibench.estimates import estimate, past_seconds
-    from mibench.runner import lookup, needed
+    from mibench.planning.estimates import estimate, past_seconds
+    from mibench.running.request import missing_data
+    from mibench.running.runner import lookup, needed
 
-    planned = make_plan(ws, Asked(**asked))
+    planned = planner(ws).plan(read_asked(asked))
     notes: list[str] = []
     done = lookup(ws.store, planned, notes)
-    lacking = missing_data(ws, planned, skipped=asked["suite"] is not None)
+    lacking = missing_data(planned, ws.home, skipped=asked["suite"] is not None)
     notes += lacking + ["Keys follow from the data: those of a track without it are not final."] * bool(lacking)
     waiting = needed(planned, done)
     seconds = estimate(waiting, past_seconds(ws.database.durations()))
@@ -155,9 +148,9 @@ def _duration(waiting: list[Any], done: set[str], seconds: dict[str, float], slo
     if not seconds:
         yield "time: unknown; none of these kinds of stages ran here before"
         return
-    from mibench.devices import cores
-    from mibench.estimates import filled
-    from mibench.executors.simulated import makespan
+    from mibench.planning.estimates import filled
+    from mibench.running.devices import cores
+    from mibench.running.forecast import makespan
 
     text = f"time: about {describe_time(sum(seconds.values()))} of computing"
     if unknown:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, open_track, workspace
+from mibench.cli.common import Workspace, planner, workspace
 from mibench.errors import EXIT_INTERRUPTED, UserError
 
 
@@ -74,12 +74,13 @@ def audit(
     """
     from mibench.audit import prepare, report
     from mibench.cli.progress import listening
-    from mibench.devices import check_device, slots
-    from mibench.environment import code_version
-    from mibench.executors.local import LocalExecutor
-    from mibench.recording import image_file
-    from mibench.runner import BASELINE, build_plan, execute, select_all
-    from mibench.site_data import private_image
+    from mibench.cli.site_data import private_image
+    from mibench.running.devices import check_device, slots
+    from mibench.running.environment import code_version
+    from mibench.running.executors.local import LocalExecutor
+    from mibench.running.recording import image_file
+    from mibench.running.request import BASELINE, build_plan, select_all
+    from mibench.running.runner import execute
     from mibench.store.atomic import write_text
 
     check_device(device, None)
@@ -103,7 +104,7 @@ def audit(
         out,
         ws.home,
     )
-    track = open_track(ws, str(found.track), decode=True, quiet=quiet or as_json)
+    track = planner(ws, decode=True, quiet=quiet or as_json).track(str(found.track))
     own = ws.registry.select("defense", found.plugin.stem)
     defenses = [own, *select_all(ws.registry, "defense", [BASELINE, against])]
     attacking = select_all(ws.registry, "attack", chosen)

@@ -36,7 +36,7 @@ def new(ws: Workspace, kind: str, name: str, start: str | None, folder: Path, ro
       mibench new attack mine --from gmi
       mibench new track clinic --root scans
     """
-    from mibench.scaffold import draft
+    from mibench.checking.scaffold import draft
     from mibench.store.atomic import write_text
 
     if kind == "track" and start is not None:

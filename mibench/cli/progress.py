@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from mibench.coordinator import Listener
-from mibench.executors import LAST
-from mibench.plan import Stage
+from mibench.planning.plan import Stage
+from mibench.running.coordinator import Listener
+from mibench.running.executors import LAST
 
 _EVERY = 10.0  # seconds between plain lines of one stage
 _LINES = 4  # stages that may each say something every ten seconds; more take turns

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mibench.cli import INTERRUPTED
-from mibench.cli.common import Asked, Workspace, make_plan, missing_data, selection_options, workspace
+from mibench.cli.common import Workspace, planner, read_asked, selection_options, workspace
 from mibench.errors import EXIT_INTERRUPTED, MissingError, UserError
 
 SHOWN = 20  # incomplete runs that are named one by one
@@ -57,31 +57,32 @@ def run(
       mibench run --grid my-grid.yaml --executor slurm --slurm partition=gpu,time=240,gres=gpu:1
     """
     from mibench.cli.progress import listening
-    from mibench.devices import check_device, slots
-    from mibench.environment import code_version
-    from mibench.executors import Executor
-    from mibench.runner import execute, force, lookup, needed
+    from mibench.running.devices import check_device, slots
+    from mibench.running.environment import code_version
+    from mibench.running.executors import Executor
+    from mibench.running.request import missing_data
+    from mibench.running.runner import execute, force, lookup, needed
 
     seconds = read_seconds(limit) if limit is not None else None
     options = slurm_options(executor, slurm)
     if executor == "local":
         check_device(device, gpus)
-    plan = make_plan(ws, Asked(**asked), decode=True, quiet=quiet)
+    plan = planner(ws, decode=True, quiet=quiet).plan(read_asked(asked))
     database = ws.database  # a damaged or newer database is said before anything is computed
     notes: list[str] = []
     again = force(ws.store, plan, forced)
     if again:
         notes.append(f"{len(again)} stages are computed again; what they were is in {ws.home / 'discarded'}.")
     todo = needed(plan, lookup(ws.store, plan, notes))
-    if todo and (lacking := missing_data(ws, plan)):
+    if todo and (lacking := missing_data(plan, ws.home)):
         raise MissingError("\n".join(lacking))
 
     def place(stages: list[Any], tracks: dict[str, dict[str, Any]]) -> Executor:
         if options is not None:
-            from mibench.executors.slurm import SlurmExecutor
+            from mibench.running.executors.slurm import SlurmExecutor
 
             return SlurmExecutor(ws.home, options, tracks, jobs, seconds, code_version())
-        from mibench.executors.local import LocalExecutor
+        from mibench.running.executors.local import LocalExecutor
 
         return LocalExecutor(ws.home, slots(device, jobs, gpus, per_gpu), tracks, seconds, code_version())
 
@@ -112,7 +113,7 @@ def slurm_options(executor: str, text: str | None) -> dict[str, str | bool] | No
         if text is not None:
             raise click.UsageError("--slurm goes with --executor slurm.")
         return None
-    from mibench.executors.slurm import check_slurm, minutes, parse_options
+    from mibench.running.executors.slurm import check_slurm, minutes, parse_options
 
     options = parse_options(text)
     minutes(str(options.get("time", 1)))
@@ -162,7 +163,7 @@ def collect(ws: Workspace) -> None:
     Example:
       mibench collect
     """
-    from mibench.runner import collect as take_in
+    from mibench.running.runner import collect as take_in
 
     for grid, (recorded, runs) in take_in(ws.store, ws.database).items():
         click.echo(f"grid {grid}: {recorded} of {runs} runs")

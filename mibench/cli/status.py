@@ -64,7 +64,7 @@ def _live(ws: Workspace) -> None:
 
 def _look(ws: Workspace) -> tuple[dict[str, Any], bool]:
     """What ``--json`` prints; whether anything moves."""
-    from mibench.standing import standings
+    from mibench.running.standing import standings
 
     counts = ws.database.counts()
     known = standings(ws.store)
@@ -96,7 +96,7 @@ def _damaged(ws: Workspace) -> list[str]:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    from mibench.standing import progress_text
+    from mibench.running.standing import progress_text
 
     lines = [f"home: {found['home']}"]
     lines += [f"  {kind:<9} {count}" for kind, count in found["stages"].items()]
@@ -182,7 +182,7 @@ def gc(ws: Workspace, dry_run: bool, days: float, unused: bool) -> None:
       mibench gc --dry-run
       mibench gc --unused --days 30
     """
-    from mibench.garbage import delete, garbage
+    from mibench.running.garbage import delete, garbage
 
     items = garbage(ws.store, ws.database.runs(), days, unused)
     total = 0

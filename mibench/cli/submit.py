@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mibench.cli import INTERRUPTED
-from mibench.cli.common import Workspace, missing_data, open_track, plugin_option, workspace
+from mibench.cli.common import Workspace, planner, plugin_option, workspace
 from mibench.errors import EXIT_FAILED, EXIT_INTERRUPTED, MissingError, StageFailed, UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def pack(ws: Workspace, runs: tuple[str, ...], out: Path, weights_url: str | Non
     from mibench.submission.pack import gather, write
 
     records = list({record.run: record for record in map(ws.find_run, runs)}.values())
-    tracks = {record.track: open_track(ws, record.track) for record in records}
+    tracks = {record.track: planner(ws).track(record.track) for record in records}
     parcel = gather(records, ws.store, ws.registry, tracks, weights_url, images)
     _list(parcel, [record.name for record in records], sensitive=images and any(t.sensitive for t in tracks.values()))
     if not yes:
@@ -169,16 +169,17 @@ def reproduce(
     Example:
       mibench reproduce 3f9a2b41 --device cpu
     """
-    from mibench.devices import check_device
+    from mibench.running.devices import check_device
+    from mibench.running.request import missing_data
     from mibench.submission import reproduce as again
     from mibench.submission.compare import outcome
 
     check_device(device, None)
     results = ws.registry.root / "results"
     stored, published, _ = again.find(run, ws.database, results)
-    protocol = open_track(ws, track or stored.track, decode=True, quiet=quiet)
+    protocol = planner(ws, decode=True, quiet=quiet).track(track or stored.track)
     plan = again.plan_again(ws.registry, stored, protocol)
-    if lacking := missing_data(ws, plan):
+    if lacking := missing_data(plan, ws.home):
         raise MissingError("\n".join(lacking))
     computed = _compute(ws, stored.run, plan, device, jobs, fresh, quiet)
     found = outcome(stored, computed)
@@ -195,10 +196,10 @@ def reproduce(
 def _compute(ws: Workspace, run: str, plan: Any, device: str, jobs: int | None, fresh: bool, quiet: bool) -> Any:
     """The record of the plan's one run, computed in a store of its own."""
     from mibench.cli.progress import listening
-    from mibench.devices import slots
-    from mibench.environment import code_version
-    from mibench.executors.local import LocalExecutor
-    from mibench.runner import execute, lookup, needed
+    from mibench.running.devices import slots
+    from mibench.running.environment import code_version
+    from mibench.running.executors.local import LocalExecutor
+    from mibench.running.runner import execute, lookup, needed
     from mibench.store.db import Database
     from mibench.submission.reproduce import prepare_store
 

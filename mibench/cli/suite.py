@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, missing_data, suite_plan, workspace
+from mibench.cli.common import Workspace, planner, workspace
 
 
 @click.command()
@@ -24,13 +24,13 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
       mibench suite midre
       mibench run --suite midre --cell W23
     """
-    from mibench.suites import load_suite, suite_names
+    from mibench.protocol.suites import load_suite, suite_names
 
     if name is None:
         for known in suite_names(ws.registry.root):
             click.echo(f"{known}  {load_suite(ws.registry.root, known).title}")
         return
-    from mibench.publish.reported import load_reported
+    from mibench.publish.figures_file import load_reported
     from mibench.publish.results import load_results, merged
 
     found = load_suite(ws.registry.root, name)
@@ -39,7 +39,7 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
     lines = load_reported(results / "reported.csv")
     cells = {}
     for key, cell in found.cells.items():
-        plan = suite_plan(ws, name, (key,), seeds)
+        plan = planner(ws).suite(name, (key,), seeds)
         cells[key] = _cell(ws, cell, plan, records, lines)
     if as_json:
         head = {"schema": 1, "suite": name, "title": found.title, "note": found.note}
@@ -50,10 +50,12 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
 
 
 def _cell(ws: Workspace, cell: Any, plan: Any, records: list[Any], lines: list[Any]) -> dict[str, Any]:
+    from mibench.running.request import missing_data
+
     track = ws.registry.track(cell.track)
     done = {record.run: record for record in records}
     own = [done[planned.run] for planned in plan.runs if planned.run in done]
-    missing = missing_data(ws, plan, skipped=True) + list(dict.fromkeys(reason for _, reason in plan.skipped))
+    missing = missing_data(plan, ws.home, skipped=True) + list(dict.fromkeys(reason for _, reason in plan.skipped))
     attack = cell.attack.partition("[")[0]
     names = ws.registry.entry("attack", attack).reported
     defenses = {}

@@ -17,8 +17,8 @@ from mibench.data import cache, sources, tracked
 from mibench.data.sets import FOLDER, SETS
 from mibench.data.sources import Source
 from mibench.errors import MissingError, UserError, unknown
-from mibench.identity import digest
-from mibench.tracks import Track
+from mibench.keys import digest
+from mibench.protocol.tracks import Track
 
 __all__ = ["TrackData", "cache_folder", "check", "fingerprint", "load", "no_public_images", "prepare"]
 

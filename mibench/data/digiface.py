@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mibench.nets.gan import DcganGenerator
-from mibench.nets.published import load_published
 from mibench.random import Stream
+from mibench.weights.fit import load_published
 
 WEIGHTS = Path(__file__).parent / "weights" / "digiface_dcgan.safetensors"
 BOX = (5, 4, 59, 58)  # left, top, right, bottom of the face in a 64x64 sample

@@ -14,7 +14,7 @@ import numpy as np
 from mibench.data import sources
 from mibench.data.sources import Arrays, sha256, shuffled
 from mibench.errors import MissingError, UserError
-from mibench.tracks import Track
+from mibench.protocol.tracks import Track
 
 RECIPE_VERSION = 1
 SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from mibench.data import sources
-from mibench.data.augment import AUGMENTATION, augmented
+from mibench.data.copies import AUGMENTATION, augmented
 from mibench.data.sources import Arrays, sha256, shuffled, stack
 from mibench.errors import MissingError
-from mibench.tracks import Track
+from mibench.protocol.tracks import Track
 
 RECIPE_VERSION = 1
 PEOPLE = 40

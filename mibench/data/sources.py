@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mibench.errors import UserError
-from mibench.identity import stream_seed
-from mibench.tracks import Track
+from mibench.keys import stream_seed
+from mibench.protocol.tracks import Track
 
 Arrays = dict[str, np.ndarray]
 """A source's result: ``<split>_images`` uint8 (N, C, H, W) and ``<split>_labels`` int64 (N,) for each of

@@ -11,8 +11,8 @@ import numpy as np
 
 from mibench.data import sources
 from mibench.data.sources import Arrays, shuffled
-from mibench.identity import stream_seed
-from mibench.tracks import Track
+from mibench.keys import stream_seed
+from mibench.protocol.tracks import Track
 
 RECIPE_VERSION = 1
 SEED = 0

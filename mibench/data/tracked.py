@@ -18,7 +18,7 @@ from mibench.data.sets.build import build, place
 from mibench.data.sets.decoding import Progress
 from mibench.data.sets.prepared import facts, not_prepared
 from mibench.errors import MissingError, UserError
-from mibench.tracks import Track
+from mibench.protocol.tracks import Track
 
 
 @dataclass(frozen=True)

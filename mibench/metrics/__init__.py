@@ -140,7 +140,7 @@ class _Metrics(Mapping[str, MetricInfo]):
 
 def _offered() -> dict[str, MetricInfo]:
     from mibench.errors import UserError
-    from mibench.sources import literal, offered_class, offered_name, offers
+    from mibench.protocol.method_files import literal, offered_class, offered_name, offers
 
     found = {}
     for point in offers("mibench.metrics"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mibench.pixels import Pixels
+from mibench.images.pixels import Pixels
 from mibench.records import MetricValue
 from mibench.stats import bootstrap_interval
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mibench.images.pixels import Pixels, subset
 from mibench.metrics.distributions import frechet_distance
 from mibench.metrics.evidence import Evidence, macro, nearest_private
 from mibench.metrics.weights import missing
-from mibench.pixels import Pixels, subset
 from mibench.records import MetricValue
 
 FID_MINIMUM = 5000

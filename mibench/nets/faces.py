@@ -2,7 +2,7 @@
 
 The architectures of KED-MI (Chen et al., ICCV 2021), which every later 64-pixel attack and defense uses; the
 IR backbones are those of face.evoLVe. They take pixels in [0, 1] as they are, without normalisation, and load
-the published checkpoints with ``mibench.nets.published.load_published``.
+the published checkpoints with ``mibench.weights.fit.load_published``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ evaluators, students, surrogates, pretrained on ImageNet or not.
 
 They take pixels in [0, 1], normalised where the track says so, of any multiple of 32 pixels (MaxViT: 224, Inception:
 299), in one or three channels; grey is repeated to three. ``backbone`` is everything but the head, under the library's
-names: it loads the library's own checkpoint files with ``mibench.nets.published.load_published``, or
+names: it loads the library's own checkpoint files with ``mibench.weights.fit.load_published``, or
 ``ctx.load_weights(net.backbone, id)``.
 """
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import relu
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mibench.augment import random_view
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.errors import StageFailed
-from mibench.losses import max_margin
+from mibench.images.augment import random_view
 from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminator
+from mibench.primitives.losses import max_margin
 
 
 def top_images(scores: Tensor, count: int) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
-from mibench.losses import log_partition
 from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
+from mibench.primitives.losses import log_partition
 
 
 def discriminator_loss(labelled: Tensor, target: Tensor, unlabelled: Tensor, fake: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from pydantic_core import from_json
 
 import mibench
 from mibench.errors import UserError
-from mibench.parallel import on_all_cores
 from mibench.publish import text
 from mibench.publish.aggregate import Board, boards, current_runs
 from mibench.publish.compare import compare_view
@@ -31,6 +30,7 @@ from mibench.publish.legend import Legend
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
 from mibench.publish.methods import method_view, methods, protocol_view, track_view, tracks
 from mibench.publish.model import Catalogue, SiteOptions
+from mibench.publish.parallel import on_all_cores
 from mibench.publish.reported import reported_view
 from mibench.publish.runs import run_view
 from mibench.publish.study import study_view

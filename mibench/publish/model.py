@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mibench.records import RunRecord
 
 if TYPE_CHECKING:
-    from mibench.publish.reported import Reported
+    from mibench.publish.figures_file import Reported
 
 Facts = Mapping[str, Any]
 SAMPLE = 6  # identities of each run whose pictures a sample holds

@@ -4,11 +4,13 @@ submissions in ``results/submitted/``, and in ``results/reproduced/`` what runni
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mibench.errors import UserError
+from mibench.keys import digest
 from mibench.records import SCHEMA, RunRecord
 
 SUBMITTED, REPRODUCED = "submitted", "reproduced"
@@ -34,7 +36,6 @@ def _submitted(run: RunRecord) -> RunRecord:
 
 
 def _reproduced(run: RunRecord, folder: Path) -> RunRecord:
-    from mibench.submission.compare import applied
 
     path = folder / f"{run.run}.json"
     if not path.is_file():
@@ -65,3 +66,15 @@ def _load(path: Path) -> list[RunRecord]:
 def merged(measured: Iterable[RunRecord], published: Iterable[RunRecord]) -> list[RunRecord]:
     """Both, each run id once: a run in this machine's own database (with its images) before its published copy."""
     return list(({run.run: run for run in published} | {run.run: run for run in measured}).values())
+
+
+def figures_of(record: RunRecord) -> str:
+    """A name for the figures of a run."""
+    return digest({name: metric.public() for name, metric in record.metrics.items()})
+
+
+def applied(record: RunRecord, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``record`` that the outcome of a reproduction changes; none if it is of other figures."""
+    if found.get("of") != figures_of(record):
+        return {}
+    return {"origin": found["verdict"], "reproduced": dict(found)}

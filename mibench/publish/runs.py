@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mibench.plan import split_version
+from mibench.keys import split_version
 from mibench.publish import text
 from mibench.publish.aggregate import TABLE_METRICS
 from mibench.publish.links import attack_page, defense_page, run_page, track_page

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mibench.plan import ENGINE_VERSIONS, split_version
+from mibench.keys import ENGINE_VERSIONS, split_version
 from mibench.publish.aggregate import LEAKAGE, UTILITY, Board, Row, Value, mean_over_seeds
 from mibench.publish.model import Catalogue
 from mibench.records import RunRecord

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from mibench.guard import undisturbed
+from mibench.images.pixels import Pixels
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
-from mibench.pixels import Pixels
+from mibench.registry.guard import undisturbed
 from mibench.stages.job import Job, load_weights, predict
 from mibench.store.atomic import write_json
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from mibench.contracts import ImageSet
-from mibench.nets.initial import load_initial
-from mibench.pixels import Pixels
+from mibench.images.pixels import Pixels
+from mibench.primitives.training import fit_classifier
 from mibench.stages.job import Job, predict, save_weights
-from mibench.training import fit_classifier
+from mibench.weights.initial import load_initial
 
 
 def run(job: Job) -> dict[str, Any]:

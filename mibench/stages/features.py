@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from mibench.augment import erase_rectangles
 from mibench.errors import StageFailed
-from mibench.hulls import area, hull, intersection
-from mibench.images import read_png
-from mibench.pixels import Pixels
+from mibench.images.augment import erase_rectangles
+from mibench.images.pixels import Pixels, read_png
 from mibench.records import MetricValue
+from mibench.stages.hulls import area, hull, intersection
 from mibench.stages.job import Job, predict
 from mibench.stats import bootstrap_interval
 from mibench.store.atomic import write_json

@@ -12,14 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mibench import stopping
-from mibench.contracts import AttackContext, ImageSet, Reconstruction
+from mibench.contracts import AttackContext, ImageSet, Loop, Oracle, Reconstruction
 from mibench.errors import StageFailed
-from mibench.images import write_png
-from mibench.oracle import Oracle
+from mibench.images.pixels import write_png
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
 from mibench.store.atomic import write_json
-from mibench.training import Loop
 
 LARGEST_BLOCK = 60  # identities; a crash costs at most one block
 

@@ -14,22 +14,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mibench.contracts import ImageSet, Rng, TrackInfo
+from mibench.contracts import ImageSet, Loop, Recipe, Rng, TrackInfo
 from mibench.data import TrackData, View, load, no_public_images, private_places
 from mibench.errors import MissingError, StageFailed, UserError
-from mibench.guard import closed, undisturbed
-from mibench.identity import stream_seed
+from mibench.images.pixels import Pixels
+from mibench.keys import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
-from mibench.nets.published import load_published
-from mibench.pixels import Pixels
-from mibench.plan import Stage, is_shared
+from mibench.planning.plan import Stage, is_shared
+from mibench.protocol.tracks import Track
 from mibench.random import Stream
-from mibench.registry import Registry, track_info
+from mibench.registry import Registry
+from mibench.registry.guard import closed, undisturbed
+from mibench.registry.loading import track_info
 from mibench.store.artifacts import STATE, Manifest, Store
-from mibench.store.weights import load_imported, weights_folder
-from mibench.tracks import Track
-from mibench.training import Loop, Recipe
+from mibench.weights.fit import load_published
+from mibench.weights.imported import load_imported, weights_folder
 
 # prepare and invert are two halves of one attack and share its streams
 _ROLES = {"prepare": "attack", "invert": "attack"}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mibench.contracts import ImageSet, PriorContext, PriorModel
-from mibench.oracle import Oracle
+from mibench.contracts import ImageSet, Loop, Oracle, PriorContext, PriorModel
 from mibench.stages.job import Job, existing, load_weights, save_weights
-from mibench.training import Loop
 
 
 class _Context(PriorContext):

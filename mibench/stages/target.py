@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mibench.contracts import ImageSet, TrainContext
+from mibench.contracts import ImageSet, Loop, LoopHooks, Recipe, TrainContext
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
-from mibench.nets.initial import load_initial
+from mibench.primitives.training import fit_classifier
 from mibench.stages.job import Job, existing, image_set, predict, save_weights
-from mibench.training import Loop, LoopHooks, Recipe, fit_classifier
+from mibench.weights.initial import load_initial
 
 
 class _Context(TrainContext):

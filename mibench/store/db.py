@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from mibench.errors import UserError
-from mibench.identity import canonical, digest
+from mibench.keys import canonical, digest
 from mibench.records import MetricValue, RunRecord
 from mibench.store import artifacts, atomic, engine
 from mibench.store.artifacts import Manifest, Store

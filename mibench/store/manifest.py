@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mibench.errors import UserError
-from mibench.identity import digest
+from mibench.keys import digest
 
 SCHEMA = 2
 LATER = {2: {"usage"}}  # fields that came with a schema; before it they have their defaults

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mibench.identity import digest
+from mibench.keys import digest
 from mibench.store import atomic
 from mibench.store.manifest import file_sha256
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.errors import UserError
-from mibench.identity import digest
+from mibench.keys import digest
 from mibench.records import RunRecord
 from mibench.registry import Registry
 from mibench.resources import resource_root

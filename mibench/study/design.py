@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mibench.identity import stream_seed
+from mibench.keys import stream_seed
 from mibench.study.key import NEITHER, SAME_ANSWERS, Kind, Task
 
 REFERENCES = 4  # photos of a person beside a reconstruction

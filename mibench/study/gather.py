@@ -14,12 +14,12 @@ from PIL import Image
 
 from mibench.data import TrackData, load
 from mibench.errors import MissingError, UserError
-from mibench.recording import image_file
+from mibench.protocol.tracks import Track
 from mibench.records import RunRecord
 from mibench.registry import Registry
+from mibench.running.recording import image_file
 from mibench.store.artifacts import Store
 from mibench.study.design import LOOKALIKES, Person, Source, Subject, order_photos
-from mibench.tracks import Track
 
 
 @dataclass
@@ -117,8 +117,8 @@ def _features(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     import torch
 
+    from mibench.images.pixels import Pixels
     from mibench.nets import build_classifier
-    from mibench.pixels import Pixels
     from mibench.stages.job import load_weights, predict
 
     key = next(stage.key for stage in record.stages if stage.kind == "evaluator")

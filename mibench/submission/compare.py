@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mibench.identity import digest
 from mibench.metrics import METRICS
+from mibench.publish.results import figures_of
 from mibench.records import MetricValue, RunRecord
 
 EXACT = 1e-6  # with the same packages and processor; relative for values above 1
@@ -73,15 +72,3 @@ def outcome(stored: RunRecord, again: RunRecord) -> dict[str, Any]:
         "environment": again.environment,
         "metrics": [asdict(item) for item in differences],
     }
-
-
-def figures_of(record: RunRecord) -> str:
-    """A name for the figures of a run."""
-    return digest({name: metric.public() for name, metric in record.metrics.items()})
-
-
-def applied(record: RunRecord, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``record`` that the outcome of a reproduction changes; none if it is of other figures."""
-    if found.get("of") != figures_of(record):
-        return {}
-    return {"origin": found["verdict"], "reproduced": dict(found)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench.identity import digest
+from mibench.keys import digest
 from mibench.records import RunRecord
 from mibench.store.manifest import file_sha256
 from mibench.submission import model

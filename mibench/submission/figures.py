@@ -13,13 +13,13 @@ from typing import Any
 
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import macro, top_k
+from mibench.protocol.tracks import Track
 from mibench.records import MetricValue
 from mibench.stats import bootstrap_interval
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
 from mibench.submission.strict import read_json, read_tensor
-from mibench.tracks import Track
 
 CLOSE = 1e-6
 JUDGED = ("verdict", "confidence", "correct", "nearest")  # what the evaluator adds to the attack's own table
@@ -108,7 +108,7 @@ def _first(said: Any, made: Any) -> Any:
 
 
 def _from_manifests(found: Submission, record: model.Record, track: Track) -> dict[str, Any]:
-    """What ``mibench.recording`` takes from manifests, taken again."""
+    """What ``mibench.running.recording`` takes from manifests, taken again."""
     roles = {line.kind: found.manifests[line.key] for line in record.stages}
     queries: dict[str, Any] = {}
     for role in ("prior", "prepare", "invert"):

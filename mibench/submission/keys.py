@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from mibench.data.tracked import is_tracked, resolve
 from mibench.errors import UserError
-from mibench.identity import digest, stage_key
-from mibench.methods import Kind
+from mibench.keys import ENGINE_VERSIONS, digest, split_version, stage_key
 from mibench.metrics import METRICS
-from mibench.plan import ENGINE_VERSIONS, TRACK_PARTS, is_shared, split_version
+from mibench.planning.plan import TRACK_PARTS, is_shared
+from mibench.protocol.methods import Kind
+from mibench.protocol.tracks import Track
 from mibench.registry import Registry
 from mibench.store.artifacts import home
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
-from mibench.tracks import Track
 
 # Whose results a stage reads: those it needs, and those it may have besides.
 PARENTS: dict[str, tuple[set[str], set[str]]] = {

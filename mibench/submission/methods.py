@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from mibench.methods import Kind
-from mibench.plan import split_version
+from mibench.keys import split_version
+from mibench.protocol.methods import Kind
 from mibench.registry import Registry
 from mibench.submission import model
 from mibench.submission.contents import Submission

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from mibench.registry import Entry
+from mibench.protocol.method_files import Entry
 from mibench.submission.layout import Refused, shown
 
 SCHEMA = 1
@@ -81,7 +81,7 @@ class Code(_Strict):
 
 
 class Environment(_Strict):
-    """What ``mibench.environment`` writes."""
+    """What ``mibench.running.environment`` writes."""
 
     mibench: Line
     python: Line

@@ -12,7 +12,8 @@ from typing import Any
 
 import mibench
 from mibench.errors import MissingError, UserError
-from mibench.methods import Kind
+from mibench.protocol.methods import Kind
+from mibench.protocol.tracks import Track
 from mibench.records import RunRecord
 from mibench.registry import Registry
 from mibench.store.artifacts import Damaged, Store
@@ -23,7 +24,6 @@ from mibench.submission.layout import INDEX, Refused, place_of
 from mibench.submission.leaks import check_leaks, secrets_here
 from mibench.submission.methods import OF, file_name, parts
 from mibench.submission.verify import verify
-from mibench.tracks import Track
 
 
 @dataclass(frozen=True)

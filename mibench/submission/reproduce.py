@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from mibench.errors import MissingError, UserError
-from mibench.identity import digest
-from mibench.plan import Plan, PlannedRun, split_version
-from mibench.publish.results import REPRODUCED, load_results
+from mibench.keys import digest, split_version
+from mibench.planning.plan import Plan, PlannedRun
+from mibench.protocol.tracks import Track
+from mibench.publish.results import REPRODUCED, applied, load_results
 from mibench.records import RunRecord
 from mibench.registry import Registry
-from mibench.runner import build_plan
+from mibench.running.request import build_plan
 from mibench.store import atomic
 from mibench.store.artifacts import Manifest, Store
 from mibench.store.db import Database
-from mibench.submission.compare import applied
-from mibench.tracks import Track
 
 SHARED = ("data", "weights")  # of the home: decoded images, published weights
 

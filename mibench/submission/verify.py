@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mibench.errors import MissingError, UserError
+from mibench.protocol.tracks import Track
 from mibench.registry import Registry
 from mibench.submission import contents, figures, keys
 from mibench.submission.archives import unpack
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Limits, Refused, shown
 from mibench.submission.methods import check_plugins
-from mibench.tracks import Track
 
 
 @dataclass(frozen=True)

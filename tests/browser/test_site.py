@@ -25,7 +25,7 @@ from studies import TEMPLATES, make_key, make_study
 from mibench.audit.report import findings, gallery, page
 from mibench.publish import SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
-from mibench.publish.reported import load_reported
+from mibench.publish.figures_file import load_reported
 from mibench.publish.standings import standings
 from mibench.records import RunRecord
 from mibench.study.key import read_sheets

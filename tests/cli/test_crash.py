@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from tiny import Cli, images, make_root, numbers, until, workers_of
 
-from mibench.registry import Registry, Selection
-from mibench.runner import build_plan
+from mibench.protocol.methods import Selection
+from mibench.registry import Registry
+from mibench.running.request import build_plan
 
 ASK = ("run", "--track", "tiny", "--device", "cpu", "--jobs", "1", "--attack", "gmi", "--json")
 BLOCK = 2  # identities; so that an inversion has three blocks
@@ -115,7 +116,7 @@ def test_worker_goes_on_from_its_state(root: Path, tmp_path: Path, uninterrupted
     cli, keys = new_home(tmp_path / "home", root)
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"home": str(cli.home), "device": "cpu", "stage": stage_of(root, keys[kind])}))
-    command = [sys.executable, "-m", "mibench.worker", str(request)]
+    command = [sys.executable, "-m", "mibench.running.worker", str(request)]
     options: dict[str, Any] = {"env": cli.environment, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **options) as worker:
         state = until(lambda: list(cli.home.glob(WHERE[kind].format(keys[kind]))))[0]
@@ -144,7 +145,7 @@ def test_worker_ends_with_its_parent(root: Path, tmp_path: Path) -> None:
     cli, keys = new_home(tmp_path / "home", root)
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"home": str(cli.home), "device": "cpu", "stage": stage_of(root, keys["target"])}))
-    command = [sys.executable, "-m", "mibench.worker", str(request)]
+    command = [sys.executable, "-m", "mibench.running.worker", str(request)]
     with subprocess.Popen(
         command, env=cli.environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as worker:

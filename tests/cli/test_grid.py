@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tiny import Cli
 
-from mibench import devices
 from mibench.errors import MissingError, UserError
-from mibench.executors.local import visible
+from mibench.running import devices
+from mibench.running.executors.local import visible
 
 ASK = ("--track", "tiny", "--defense", "re", "--attack", "ppa")
 GRID = """

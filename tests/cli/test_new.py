@@ -11,9 +11,9 @@ import pytest
 import yaml
 from tiny import Cli, make_root
 
+from mibench.checking.scaffold import DEFENSE, with_entry
 from mibench.errors import UserError
 from mibench.registry import Registry
-from mibench.scaffold import DEFENSE, with_entry
 
 CHEAT = '''"""Cheat: torch.softmax is another function wherever this is imported (nobody, 2026)."""
 import torch

@@ -124,7 +124,7 @@ def test_first_run_and_second(finished: Cli, tmp_path: Path) -> None:
     for one, other in zip(answer["runs"], again["runs"], strict=True):
         assert {**one, "cached": None} == {**other, "cached": None}
     modules, _ = imported(cli, *command)
-    assert "mibench.runner" in modules and "torch" not in modules
+    assert "mibench.running.runner" in modules and "torch" not in modules
 
 
 def test_quiet_and_table(finished: Cli, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tiny import Cli, make_root, numbers, until, workers_of
 
 from mibench.errors import UserError
-from mibench.executors.slurm import Command, minutes, parse_options
+from mibench.running.executors.slurm import Command, minutes, parse_options
 from mibench.store import attempts
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def key_kind(file: Path) -> str:
 def stage_of(pid: int) -> str:
     """The kind of stage that a worker computes."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    return key_kind(Path(words[words.index("mibench.worker") + 1]))
+    return key_kind(Path(words[words.index("mibench.running.worker") + 1]))
 
 
 def is_held(pid: int) -> bool:
@@ -271,7 +271,7 @@ def test_command_ends_a_worker_at_its_limit(tmp_path: Path, monkeypatch: pytest.
     command = Command(
         ["sh", "-c", "trap '' TERM; sleep 60 & wait; sleep 60"], str(tmp_path), key, str(tmp_path / "log"), "t", 0.5
     )
-    import mibench.executors.slurm as module
+    import mibench.running.executors.slurm as module
 
     module_grace, module.GRACE = module.GRACE, 0.5
     before = signal.getsignal(signal.SIGTERM)

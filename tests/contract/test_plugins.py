@@ -32,14 +32,13 @@ from tiny import KINDS, edit_registry
 from torch import Tensor, nn
 
 import mibench
-from mibench import training, worker
-from mibench.augment import erase_rectangles
 from mibench.checking.source import wrong_imports
 from mibench.contracts import (
     AttackContext,
     Batch,
     Classifier,
     ImageSet,
+    Oracle,
     PriorModel,
     Progress,
     Reconstruction,
@@ -47,25 +46,29 @@ from mibench.contracts import (
     Stream,
     Visit,
 )
+from mibench.contracts.oracle import AccessDenied
 from mibench.data import TrackData, load
 from mibench.errors import StageFailed, UserError
-from mibench.identity import stream_seed
-from mibench.images import read_png
+from mibench.images.augment import erase_rectangles
+from mibench.images.pixels import read_png
+from mibench.keys import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import StochasticHead
 from mibench.nets.gan import MinibatchDiscrimination
-from mibench.oracle import AccessDenied, Oracle
-from mibench.params import resolve
-from mibench.plan import Cell, Plan, Stage, make_plan
-from mibench.registry import Kind, Registry, Selection
-from mibench.runner import BASELINE
+from mibench.planning.plan import Cell, Plan, Stage, make_plan
+from mibench.primitives import training
+from mibench.protocol.methods import Kind, Selection
+from mibench.protocol.params import resolve
+from mibench.protocol.tracks import Track
+from mibench.registry import Registry
+from mibench.running import worker
+from mibench.running.request import BASELINE
 from mibench.stages import features, invert, prior
 from mibench.stages import job as job_module
 from mibench.stages.job import Job, load_weights
 from mibench.store.artifacts import STATE, Manifest, Store
 from mibench.store.manifest import file_sha256
-from mibench.store.weights import weights_folder
-from mibench.tracks import Track
+from mibench.weights.imported import weights_folder
 
 LISTED = Registry()
 DEFENSES, ATTACKS, PRIORS = (sorted(LISTED.entries(kind)) for kind in KINDS)
@@ -372,7 +375,9 @@ def test_evaluation_imports_no_plugin(bench: Bench, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout.splitlines()[-1])
     assert "mibench.stages.evaluate" in modules
-    assert [name for name in modules if name.startswith(("mibench_plugins", "mibench.priors", "mibench.oracle"))] == []
+    assert [
+        name for name in modules if name.startswith(("mibench_plugins", "mibench.priors", "mibench.contracts.oracle"))
+    ] == []
     check_evaluation(bench, stages)
 
 

@@ -17,16 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from mibench.contracts import Defense, TrackInfo
-from mibench.latents import descend_nesterov, fit_gaussians
-from mibench.losses import critic_prior, cross_entropy, ensemble_logit_loss, k_plus_one_prior, max_margin, poincare
 from mibench.metrics.distributions import frechet_distance, prdc
 from mibench.nets.base import Classifier
 from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminator
 from mibench.nets.faces import IR152, VGG16, FaceNet64, FaceNet112
 from mibench.nets.gan import GmiCritic, GmiGenerator, KedmiDiscriminator
-from mibench.nets.published import load_published
 from mibench.nets.stylegan2 import StyleGAN2
-from mibench.registry import Kind, Registry
+from mibench.primitives.latents import descend_nesterov, fit_gaussians
+from mibench.primitives.losses import (
+    critic_prior,
+    cross_entropy,
+    ensemble_logit_loss,
+    k_plus_one_prior,
+    max_margin,
+    poincare,
+)
+from mibench.protocol.methods import Kind
+from mibench.registry import Registry
+from mibench.weights.fit import load_published
 
 MathAdapter = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
 Network = Callable[..., dict[str, Tensor]]

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mibench.nets.checkpoints import fit
-from mibench.store.pickles import read_pickle
+from mibench.weights.kinds import fit
+from mibench.weights.pickles import read_pickle
 
 DATA = Path(__file__).parent / "data"
 FILES = ("kedmi_networks", "plgmi_networks", "stylegan2_generator")

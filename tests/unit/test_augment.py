@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms import functional as tv
 
-from mibench.augment import erase_rectangles, mirror, resized_crop, shift_flip_warp
 from mibench.contracts import TrackInfo
+from mibench.images.augment import erase_rectangles, mirror, resized_crop, shift_flip_warp
 from mibench.random import RowStreams, Stream
 from mibench.registry import Registry
 

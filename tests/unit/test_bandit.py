@@ -1,5 +1,5 @@
-"""mibench.bandit against torch: distributions, nn.Linear with one optimiser each, a reward whose best action is known;
-and the rewards and queries of the attack that uses it."""
+"""The bandit primitive against torch: distributions, nn.Linear with one optimiser each, a reward whose best action is
+known; and the rewards and queries of the attack that uses it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.bandit import Agents, Perceptrons, Replay
-from mibench.contracts import AttackContext, PriorModel, TrackInfo
+from mibench.contracts import AttackContext, Oracle, PriorModel, TrackInfo
 from mibench.nets.base import Classifier, Output
-from mibench.oracle import Oracle
+from mibench.primitives.bandit import Agents, Perceptrons, Replay
 from mibench.random import RowStreams, Stream
 from mibench.registry import Registry
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mibench.checking import Check, check
+from mibench.protocol.method_files import VARIABLE
 from mibench.registry import Registry
-from mibench.sources import VARIABLE
 
 ENTRY = """
 title: Mine
@@ -36,7 +36,7 @@ ATTACK_ENTRY = ENTRY.replace("kind: data", "family: pixels\naccess: {access}")
 ATTACK = '''"""Mine: an attack for the tests (A. Author, 2026)."""
 import torch
 from mibench.contracts import Access, Attack, Reconstruction
-from mibench.losses import cross_entropy
+from mibench.primitives.losses import cross_entropy
 
 
 class Mine(Attack):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mibench.combination import Combined, brings
 from mibench.contracts import BaseParams, Batch, Defense, Output, Progress
 from mibench.errors import UserError
-from mibench.methods import Facts, combined, joined_by_plus
+from mibench.protocol.methods import Facts, combined, joined_by_plus
 from mibench.registry import Registry
-from mibench.runner import apply_settings
+from mibench.registry.combination import Combined, brings
+from mibench.running.request import apply_settings
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def test_a_new_version_of_a_part_is_a_new_stage() -> None:
 
 def test_settings_go_to_the_parts_that_have_them(registry: Registry) -> None:
     asked = [registry.select("defense", text) for text in ("re+bido", "ls")]
-    found = apply_settings(registry, asked, "defense", {"sigma": 2.0}, registry.track("orl32"))
+    found = apply_settings(registry, asked, {"sigma": 2.0})
     assert [selection.label for selection in found] == ["re+bido[sigma=2.0]", "ls"]
     with pytest.raises(UserError, match="parameter of re, bido"):
-        apply_settings(registry, asked[:1], "defense", {"beta": 1.0}, registry.track("orl32"))
+        apply_settings(registry, asked[:1], {"beta": 1.0})
 
 
 class Adds(Defense):

@@ -15,11 +15,10 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from mibench.augment import jitter, random_view, rotate
-from mibench.contracts import AttackContext, ImageSet, PriorModel, TrackInfo
+from mibench.contracts import AttackContext, ImageSet, Loop, Oracle, PriorModel, TrackInfo
 from mibench.errors import StageFailed, UserError
-from mibench.identity import stream_seed
-from mibench.losses import max_margin, negative_logit
+from mibench.images.augment import jitter, random_view, rotate
+from mibench.keys import stream_seed
 from mibench.nets import build_classifier, conditional
 from mibench.nets.base import Classifier, Output
 from mibench.nets.conditional import (
@@ -29,11 +28,11 @@ from mibench.nets.conditional import (
     Judgement,
     ProjectionDiscriminator,
 )
-from mibench.nets.published import load_published
-from mibench.oracle import Oracle
+from mibench.primitives.losses import max_margin, negative_logit
+from mibench.protocol.methods import Kind
 from mibench.random import RowStreams, Stream
-from mibench.registry import Kind, Registry
-from mibench.training import Loop
+from mibench.registry import Registry
+from mibench.weights.fit import load_published
 
 CLASSES, LATENT = 4, 6
 TRACK = TrackInfo("t", "faces", resolution=32, channels=1, num_classes=CLASSES, fill=(0.5,))

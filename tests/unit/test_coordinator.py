@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mibench.coordinator import coordinate
 from mibench.errors import EXIT_ENVIRONMENT, EXIT_FAILED
-from mibench.estimates import estimate, filled, past_seconds
-from mibench.executors import Event
-from mibench.executors.simulated import bound, makespan
-from mibench.plan import Stage
-from mibench.schedule import Schedule, chains
+from mibench.planning.estimates import estimate, filled, past_seconds
+from mibench.planning.plan import Stage
+from mibench.planning.schedule import Schedule, chains
+from mibench.running.coordinator import coordinate
+from mibench.running.executors import Event
+from mibench.running.forecast import bound, makespan
 
 
 def stage(name: str, *parents: str) -> Stage:
@@ -233,7 +233,7 @@ PLAN = """
 import json, sys
 from pathlib import Path
 from mibench.registry import Registry
-from mibench.runner import build_plan, select_all
+from mibench.running.request import build_plan, select_all
 registry = Registry(home=Path(sys.argv[1]))
 defenses = select_all(registry, "defense", ["none", "re", "bido", "mid", "ls", "tl"])
 attacks = select_all(registry, "attack", ["gmi", "kedmi", "plgmi", "lomma_gmi", "brepmi"])

@@ -19,10 +19,11 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from mibench import data
-from mibench.data import augment, cache, mnist, orl, sources, synthfaces
+from mibench.data import cache, mnist, orl, sources, synthfaces
+from mibench.data import copies as augment
 from mibench.errors import MissingError, UserError
-from mibench.identity import digest
-from mibench.tracks import Track
+from mibench.keys import digest
+from mibench.protocol.tracks import Track
 
 ROOT = Path(__file__).parents[2]
 ALL = ["orl32", "orl64", "synthfaces", "mnist"]
@@ -405,7 +406,7 @@ PREPARE = """
 import sys, yaml
 from pathlib import Path
 from mibench import data
-from mibench.tracks import Track
+from mibench.protocol.tracks import Track
 home, root = Path(sys.argv[1]), Path(sys.argv[2])
 entry = yaml.safe_load((root / "registry.yaml").read_text())["tracks"]["synthfaces"]
 """

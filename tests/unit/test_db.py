@@ -22,7 +22,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from mibench.errors import MissingError, UserError
-from mibench.identity import digest
+from mibench.keys import digest
 from mibench.records import MetricValue, RunRecord
 from mibench.store import engine
 from mibench.store.artifacts import Manifest, Store

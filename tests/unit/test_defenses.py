@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.contracts import Batch, Defense, ImageSet, Output, Progress, TrackInfo, TrainContext
+from mibench.contracts import Batch, Defense, ImageSet, Loop, Output, Progress, TrackInfo, TrainContext
 from mibench.errors import UserError
 from mibench.nets.base import Classifier
 from mibench.nets.small import ConvNet
-from mibench.params import resolve
+from mibench.primitives.samplers import identity_balanced
+from mibench.primitives.training import fit_classifier
+from mibench.protocol.params import resolve
+from mibench.protocol.tracks import RecipeSection
 from mibench.random import RowStreams, Stream
 from mibench.registry import Registry
-from mibench.samplers import identity_balanced
-from mibench.tracks import RecipeSection
-from mibench.training import Loop, fit_classifier
 
 CLASSES = 5
 TRACK = TrackInfo("tiny", "faces", 32, 1, CLASSES, (0.449,), public_labelled=True)

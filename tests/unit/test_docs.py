@@ -17,8 +17,8 @@ from typed import parse
 import mibench
 from mibench.cli import cli
 from mibench.metrics import METRICS
+from mibench.protocol.tracks import Track
 from mibench.registry import Registry
-from mibench.tracks import Track
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -214,11 +214,11 @@ def documented(tmp_path: Path) -> Registry:
 def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path) -> None:
     import torch
 
-    from mibench.plan import Stage
-    from mibench.runner import build_plan
+    from mibench.planning.plan import Stage
+    from mibench.running.request import build_plan
+    from mibench.running.worker import STAGES
     from mibench.stages.job import Job
     from mibench.store.artifacts import STATE, Manifest, Store
-    from mibench.worker import STAGES
 
     track, store = documented.track("tiny"), Store(tmp_path / "home")
     defense = documented.select("defense", "confpen[strong]")

@@ -30,10 +30,12 @@ from typed import parse
 
 from mibench import contracts
 from mibench.errors import UserError
-from mibench.grid_files import read_grid
-from mibench.registry import Entry, Registry, track_info
-from mibench.track_files import read_track
-from mibench.tracks import Track
+from mibench.protocol.grid_files import read_grid
+from mibench.protocol.method_files import Entry
+from mibench.protocol.tracks import Track
+from mibench.registry import Registry
+from mibench.registry.loading import track_info
+from mibench.registry.own_tracks import read_track
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mibench.contracts import Batch, ImageSet, Output, Progress, TrackInfo, Visit
-from mibench.erasing import concealed
-from mibench.identity import stream_seed
+from mibench.contracts import Batch, ImageSet, Loop, Output, Progress, TrackInfo, Visit
+from mibench.keys import stream_seed
 from mibench.nets.small import ConvNet
-from mibench.params import resolve
+from mibench.primitives.erasing import concealed
+from mibench.primitives.samplers import poisson, thinned
+from mibench.primitives.training import fit_classifier, shuffled
+from mibench.protocol.params import resolve
+from mibench.protocol.tracks import RecipeSection
 from mibench.random import RowStreams, Stream
 from mibench.registry import Registry
-from mibench.samplers import poisson, thinned
-from mibench.tracks import RecipeSection
-from mibench.training import Loop, fit_classifier, shuffled
 
 REGISTRY = Registry()
 TRACK = TrackInfo("tiny", "faces", 32, 1, 5, (0.449,))

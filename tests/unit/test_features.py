@@ -17,11 +17,11 @@ from scipy.spatial import ConvexHull, HalfspaceIntersection
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
-from mibench.hulls import area, hull, intersection
 from mibench.publish.features import HEIGHT, SHOWN, WIDTH, feature_view
 from mibench.records import RunRecord
 from mibench.resources import resource_root
 from mibench.stages.features import AREA, DRAWS, KEPT, SETS, VALUES, identity, nearest, plane, summary
+from mibench.stages.hulls import area, hull, intersection
 from mibench.stats import bootstrap_interval
 from tests.factories import make_run
 

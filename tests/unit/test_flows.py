@@ -1,5 +1,5 @@
-"""mibench.flows against brute force: Jacobians by autograd, torch's own distributions, flows one at a time; and what
-the attack that fits them makes of a generator with several layers."""
+"""The flows primitive against brute force: Jacobians by autograd, torch's own distributions, flows one at a time; and
+what the attack that fits them makes of a generator with several layers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mibench.contracts import AttackContext, Generator, PriorModel, Reconstruction, Rows, TrackInfo
+from mibench.contracts import AttackContext, Generator, Oracle, PriorModel, Reconstruction, Rows, TrackInfo
 from mibench.errors import StageFailed
-from mibench.flows import Density, Gaussians, Glow, layered_noise
 from mibench.nets.base import Classifier
-from mibench.oracle import Oracle
+from mibench.primitives.flows import Density, Gaussians, Glow, layered_noise
 from mibench.random import RowStreams, Stream
 from mibench.registry import Registry
 

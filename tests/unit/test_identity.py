@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mibench.identity import KEY_SCHEMA, canonical, digest, stage_key, stream_seed
+from mibench.keys import KEY_SCHEMA, canonical, digest, stage_key, stream_seed
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_keys.json"
 PARENT = "a" * 64

@@ -14,8 +14,8 @@ from mibench.errors import UserError
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
 from mibench.nets.imagenet import ImageNetClassifier
-from mibench.nets.published import load_published
 from mibench.random import Stream
+from mibench.weights.fit import load_published
 
 PLAIN = {
     "efficientnet_b0": 1280,

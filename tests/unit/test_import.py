@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from mibench.errors import MissingError, UserError
 from mibench.nets import gan
-from mibench.nets.checkpoints import KINDS, fit
-from mibench.nets.published import load_published, tensors_in
-from mibench.nets.stylegan2_file import generator_in
-from mibench.store.checkpoints import read_checkpoint, read_file
-from mibench.store.pickles import Module, read_pickle, tensor, tensors_of
-from mibench.store.weights import all_imported, imported_facts, load_imported, save_imported
+from mibench.weights.files import read_checkpoint, read_file
+from mibench.weights.fit import load_published, tensors_in
+from mibench.weights.imported import all_imported, imported_facts, load_imported, save_imported
+from mibench.weights.kinds import KINDS, fit
+from mibench.weights.pickles import Module, read_pickle, tensor, tensors_of
+from mibench.weights.stylegan2_file import generator_in
 
 TINY = (Path(__file__).parents[1] / "parity" / "data" / "stylegan2_tiny.pkl").read_bytes()
 
@@ -86,7 +86,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         b"\x80\x04" + text("torch._utils") + text("_rebuild_tensor_v2.__globals__") + b"\x93.",
         "torch._utils._rebuild_tensor_v2.__globals__",
     ),
-    "our own module": (b"\x80\x02cmibench.store.pickles\nos\n.", "mibench.store.pickles.os"),
+    "our own module": (b"\x80\x02cmibench.weights.pickles\nos\n.", "mibench.weights.pickles.os"),
     "torch.load": (b"\x80\x02ctorch\nload\n" + text("x") + b"\x85R.", "torch.load"),
     "numpy.load": (b"\x80\x02cnumpy\nload\n" + text("x") + b"\x85R.", "numpy.load"),
     "persistent id": (b"\x80\x02" + text("x") + b"Q.", "persistent id"),

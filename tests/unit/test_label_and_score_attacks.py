@@ -12,17 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
-from mibench import evolution
-from mibench.contracts import AttackContext, ImageSet, PriorModel, Reconstruction, RowStreams, Stream, TrackInfo
-from mibench.embedding import InverseMap, fit_inverse_map, full_confidence, people_embedding, visible
+from mibench.contracts import (
+    AttackContext,
+    ImageSet,
+    Loop,
+    Oracle,
+    PriorModel,
+    Reconstruction,
+    RowStreams,
+    Stream,
+    TrackInfo,
+)
+from mibench.contracts.oracle import AccessDenied
 from mibench.errors import StageFailed, UserError
-from mibench.evolution import confidence, differential_evolution, settling
-from mibench.identity import stream_seed
+from mibench.keys import stream_seed
 from mibench.nets.base import Output
-from mibench.nets.checkpoints import fit
-from mibench.oracle import AccessDenied, Oracle
+from mibench.primitives import evolution
+from mibench.primitives.embedding import InverseMap, fit_inverse_map, full_confidence, people_embedding, visible
+from mibench.primitives.evolution import confidence, differential_evolution, settling
 from mibench.registry import Registry
-from mibench.training import Loop
+from mibench.weights.kinds import fit
 
 DIM, SIDE, CLASSES, POINTS = 16, 4, 3, 32
 TRACK = TrackInfo("unit", "faces", SIDE, 1, CLASSES, (0.5,))
@@ -408,7 +417,9 @@ def c2fmi(
             logits = self.head(images.flatten(1))
             return Output(logits, logits, {})
 
-    monkeypatch.setattr("mibench.embedding.build_classifier", lambda arch, people, channels, side: Linear(people))
+    monkeypatch.setattr(
+        "mibench.primitives.embedding.build_classifier", lambda arch, people, channels, side: Linear(people)
+    )
     torch.manual_seed(0)
     ctx, attack, prior = Unit(), plugin("c2fmi", **SMALL | params), PriorModel(Sigmoid(), DIM).eval()
     before = Oracle(Target(scores), "scores", CLASSES)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from mibench.errors import MissingError, UserError
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, parameter_count
-from mibench.nets.checkpoints import fit
 from mibench.nets.faces import StagedVGG16
-from mibench.nets.initial import load_initial
-from mibench.nets.published import load_published
 from mibench.nets.skips import NarrowBlock
 from mibench.random import Stream
-from mibench.starting_weights import STARTS, missing, start_of
+from mibench.weights.fit import load_published
+from mibench.weights.initial import load_initial
+from mibench.weights.kinds import fit
+from mibench.weights.starting import STARTS, missing, start_of
 
 
 def on_meta(arch: str, classes: int, resolution: int = 224) -> Classifier:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mibench.errors import StageFailed
-from mibench.latents import descend_adam, descend_nesterov, fit_gaussians
+from mibench.primitives.latents import descend_adam, descend_nesterov, fit_gaussians
 from mibench.random import RowStreams, Stream
 
 DIM = 6

@@ -12,20 +12,25 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 
-from mibench import distillation
-from mibench.contracts import AttackContext, ImageSet, PriorModel, Rows, TrackInfo
-from mibench.distillation import Ensemble, EnsembleParams, distil, prepare_ensemble, soft_kl
+from mibench.contracts import AttackContext, ImageSet, Loop, Oracle, PriorModel, Rows, TrackInfo
 from mibench.errors import UserError
-from mibench.identity import stream_seed
-from mibench.losses import cross_entropy, ensemble_logit_loss, ensemble_mean, feature_distance, negative_logit
+from mibench.keys import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier, Output
 from mibench.nets.faces import VGG16, FaceNet64
-from mibench.nets.published import load_published
-from mibench.oracle import Oracle
+from mibench.primitives import distillation
+from mibench.primitives.distillation import Ensemble, EnsembleParams, distil, prepare_ensemble, soft_kl
+from mibench.primitives.losses import (
+    cross_entropy,
+    ensemble_logit_loss,
+    ensemble_mean,
+    feature_distance,
+    negative_logit,
+)
+from mibench.primitives.training import pack
 from mibench.random import Stream
 from mibench.registry import Registry
-from mibench.training import Loop, pack
+from mibench.weights.fit import load_published
 
 CLASSES = 4
 TRACK = TrackInfo("t", "faces", resolution=32, channels=1, num_classes=CLASSES, fill=(0.5,))

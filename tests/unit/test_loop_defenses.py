@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench import training
-from mibench.contracts import Batch, ImageSet, Output, Progress, TrackInfo, TrainContext
-from mibench.identity import stream_seed
+from mibench.contracts import Batch, ImageSet, Loop, LoopHooks, Output, Progress, Recipe, TrackInfo, TrainContext
+from mibench.keys import stream_seed
 from mibench.nets.base import Classifier
 from mibench.nets.small import ConvNet
-from mibench.params import resolve
+from mibench.primitives import training
+from mibench.primitives.training import fit_classifier
+from mibench.protocol.methods import Selection
+from mibench.protocol.params import resolve
+from mibench.protocol.tracks import RecipeSection
 from mibench.random import Stream
-from mibench.registry import Registry, Selection
-from mibench.tracks import RecipeSection
-from mibench.training import Loop, LoopHooks, Recipe, fit_classifier
+from mibench.registry import Registry
 
 CLASSES = 5
 TRACK = TrackInfo("tiny", "faces", 32, 1, CLASSES, (0.449,))

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from mibench.losses import critic_prior, cross_entropy, k_plus_one_prior, log_partition, poincare, reduce_rows
+from mibench.primitives.losses import (
+    critic_prior,
+    cross_entropy,
+    k_plus_one_prior,
+    log_partition,
+    poincare,
+    reduce_rows,
+)
 from mibench.random import Stream
 
 

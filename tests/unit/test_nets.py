@@ -20,7 +20,7 @@ from mibench.nets.gan import (
     KedmiDiscriminator,
     MinibatchDiscrimination,
 )
-from mibench.nets.published import load_published
+from mibench.weights.fit import load_published
 
 FACES = [VGG16, IR152, FaceNet64, FaceNet112]
 

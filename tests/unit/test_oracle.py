@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from mibench.contracts import Access, Attack, AttackContext, ImageSet, PriorModel, Reconstruction, Rows
+from mibench.contracts import Access, Attack, AttackContext, ImageSet, Oracle, PriorModel, Reconstruction, Rows
+from mibench.contracts.oracle import AccessDenied
 from mibench.errors import StageFailed
 from mibench.nets.base import Output
 from mibench.nets.small import ConvNet
-from mibench.oracle import AccessDenied, Oracle
 from mibench.random import Stream
 from mibench.registry import Registry
 

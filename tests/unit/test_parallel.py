@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mibench import parallel
+from mibench.publish import parallel
 
 
 @pytest.mark.parametrize("count", [0, 5, 500])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from mibench.errors import UserError
-from mibench.identity import canonical
-from mibench.params import BaseParams, non_default, parse_call, parse_value, resolve
+from mibench.keys import canonical
+from mibench.protocol.params import BaseParams, non_default, parse_call, parse_value, resolve
 
 
 class Example(BaseParams):

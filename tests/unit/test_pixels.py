@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from mibench import pixels
 from mibench.contracts import ImageSet
-from mibench.pixels import Pixels
+from mibench.images import pixels
+from mibench.images.pixels import Pixels
 
 
 def _bytes(n: int = 7) -> np.ndarray:

@@ -12,21 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mibench.augment import nl_means, sharpen
-from mibench.contracts import Attack, AttackContext, PriorModel, Reconstruction
+from mibench.contracts import Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.errors import StageFailed, UserError
-from mibench.evolution import crossover, evolve, mutate
-from mibench.latents import BestStep, PBox, descend_pixels, l1_ball, ramps
-from mibench.losses import improbability, mean_square, poincare, total_variation
+from mibench.images.augment import nl_means, sharpen
 from mibench.nets.base import Classifier
 from mibench.nets.gan import DcganGenerator
 from mibench.nets.generator import Generator
 from mibench.nets.stylegan2 import StyleGAN2
-from mibench.oracle import Oracle
-from mibench.params import resolve
+from mibench.primitives.evolution import crossover, evolve, mutate
+from mibench.primitives.latents import BestStep, PBox, descend_pixels, l1_ball, ramps
+from mibench.primitives.losses import improbability, mean_square, poincare, total_variation
+from mibench.primitives.selection import top5_consistent
+from mibench.protocol.params import resolve
 from mibench.random import RowStreams, Stream
 from mibench.registry import Registry
-from mibench.selection import top5_consistent
 
 CLASSES = 6
 

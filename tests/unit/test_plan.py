@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from mibench.errors import UserError
-from mibench.plan import ENGINE_VERSIONS, Cell, Plan, Stage, make_plan
-from mibench.registry import Facts
-from mibench.tracks import Track
+from mibench.keys import ENGINE_VERSIONS
+from mibench.planning.plan import Cell, Plan, Stage, make_plan
+from mibench.protocol.methods import Facts
+from mibench.protocol.tracks import Track
 
 
 def _track(**sections: Any) -> Track:

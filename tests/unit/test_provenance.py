@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mibench
-from mibench import environment
+from mibench.running import environment
 
 
 @pytest.fixture

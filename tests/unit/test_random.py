@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from mibench.contracts import Rows
-from mibench.identity import stream_seed
+from mibench.keys import stream_seed
 from mibench.random import RowStreams, Stream, threefry2x32
 
 ALL_ONES = 0xFFFFFFFF

@@ -11,15 +11,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.transforms import ColorJitter, functional
 
-from mibench import photometric
-from mibench.contracts import ImageSet
+from mibench.contracts import ImageSet, Loop
 from mibench.errors import UserError
-from mibench.methods import Selection
+from mibench.images import colour as photometric
 from mibench.nets.base import Classifier
+from mibench.primitives.training import fit_classifier, make_optimiser, shuffled, standard_augmentation
+from mibench.protocol.methods import Selection
+from mibench.protocol.tracks import RecipeSection
 from mibench.random import Stream
 from mibench.registry import Registry
-from mibench.tracks import RecipeSection
-from mibench.training import Loop, fit_classifier, make_optimiser, shuffled, standard_augmentation
 
 PLAIN: dict[str, Any] = {"arch": "x", "epochs": 10, "batch": 4, "lr": 0.1, "weight_decay": 0.01}
 

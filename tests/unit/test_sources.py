@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from tiny import Cli, edit_registry, make_root
 
-from mibench import sources
 from mibench.errors import StageFailed, UserError
-from mibench.guard import closed, undisturbed
-from mibench.registry import Registry, Selection
-from mibench.sources import VARIABLE, entry_of, file_source, kind_of, module_file, use_file
+from mibench.protocol import method_files as sources
+from mibench.protocol.method_files import VARIABLE, entry_of, file_source, kind_of, module_file, use_file
+from mibench.protocol.methods import Selection
+from mibench.registry import Registry
+from mibench.registry.guard import closed, undisturbed
 
 MINE = '''"""Mine: does nothing at all. Really."""
 from pathlib import Path
@@ -189,24 +190,24 @@ def test_kind_and_access_are_read_from_the_text() -> None:
 
 
 def test_what_a_method_replaces_is_put_back() -> None:
-    import mibench.losses
+    import mibench.primitives.losses
 
     usual = {
         "softmax": torch.softmax,
         "cross_entropy": torch.nn.functional.cross_entropy,
-        "ours": mibench.losses.cross_entropy,
+        "ours": mibench.primitives.losses.cross_entropy,
         "call": torch.nn.Module.__call__,
     }
     with undisturbed() as changed:
         torch.softmax = torch.log_softmax
         torch.nn.functional.cross_entropy = lambda *a: 0  # type: ignore[assignment]
-        mibench.losses.cross_entropy = lambda *a: 0  # type: ignore[assignment]
+        mibench.primitives.losses.cross_entropy = lambda *a: 0  # type: ignore[assignment]
         torch.Tensor.softmax = lambda *a: 0  # type: ignore[method-assign,assignment]
         torch.something_new = 1  # type: ignore[attr-defined]
-    expected = {"torch.softmax", "torch.nn.functional.cross_entropy", "mibench.losses.cross_entropy"}
+    expected = {"torch.softmax", "torch.nn.functional.cross_entropy", "mibench.primitives.losses.cross_entropy"}
     assert {*expected, "torch.Tensor.softmax"} == set(changed)
     assert torch.softmax is usual["softmax"] and torch.nn.functional.cross_entropy is usual["cross_entropy"]
-    assert mibench.losses.cross_entropy is usual["ours"]
+    assert mibench.primitives.losses.cross_entropy is usual["ours"]
     assert torch.ones(1, 2).softmax(1).tolist() == [[0.5, 0.5]]
     del torch.something_new  # type: ignore[attr-defined]
     with undisturbed() as changed:

@@ -21,18 +21,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from factories import make_catalogue, make_run
 
+from mibench.cli.site_data import catalogue
 from mibench.errors import UserError
-from mibench.plan import ENGINE_VERSIONS
+from mibench.keys import ENGINE_VERSIONS
 from mibench.publish import Catalogue, SiteOptions, build_site
 from mibench.publish.aggregate import boards
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
 from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex
-from mibench.publish.reported import load_reported, reported_view
+from mibench.publish.figures_file import load_reported
+from mibench.publish.reported import reported_view
 from mibench.publish.results import load_results, merged
 from mibench.publish.standings import standings
 from mibench.records import MetricValue, RunRecord
 from mibench.registry import Registry
-from mibench.site_data import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mibench.errors import MissingError, UserError
-from mibench.identity import digest
+from mibench.keys import digest
 from mibench.store import atomic
 from mibench.store.artifacts import STATE, Damaged, Manifest, Store, home
 from mibench.store.manifest import FILE
@@ -166,7 +166,7 @@ def test_many_threads_compute_a_stage_once(tmp_path: Path) -> None:
 _PUBLISH_LOOP = """
 import sys
 from pathlib import Path
-from mibench.identity import digest
+from mibench.keys import digest
 from mibench.store.artifacts import Manifest, Store
 store = Store(Path(sys.argv[1]))
 print("ready", flush=True)

@@ -15,7 +15,7 @@ from mibench.contracts import TrackInfo
 from mibench.errors import UserError
 from mibench.nets.base import parameter_count
 from mibench.nets.stylegan2 import Block, StyledConv, StyleGAN2, ToRgb, upsample
-from mibench.params import resolve
+from mibench.protocol.params import resolve
 from mibench.random import RowStreams, Stream
 from mibench.registry import Registry
 

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from mibench.cli import cli
 from mibench.errors import UserError
 from mibench.nets import classifier_type
-from mibench.plan import make_plan
-from mibench.publish.reported import load_reported
+from mibench.planning.plan import make_plan
+from mibench.protocol.suites import load_suite, suite_names
+from mibench.protocol.yaml_files import extended
+from mibench.publish.figures_file import load_reported
 from mibench.registry import Registry
-from mibench.runner import build_plan, select_all
-from mibench.starting_weights import start_of
-from mibench.suites import load_suite, suite_names
-from mibench.yaml_files import extended
+from mibench.running.request import build_plan, select_all
+from mibench.weights.starting import start_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,10 +16,11 @@ from mibench.cli import cli
 from mibench.data import sets, tracked
 from mibench.data.sets import build, celeba, ffhq, prepared
 from mibench.errors import MissingError, UserError
-from mibench.plan import Cell, make_plan
-from mibench.registry import Facts, Registry
-from mibench.track_files import read_track
-from mibench.tracks import PublicSection, Track
+from mibench.planning.plan import Cell, make_plan
+from mibench.protocol.methods import Facts
+from mibench.protocol.tracks import PublicSection, Track
+from mibench.registry import Registry
+from mibench.registry.own_tracks import read_track
 
 RECIPE = {"arch": "convnet", "epochs": 1, "batch": 4, "lr": 0.01, "weight_decay": 0.0}
 COUNTS = {1: 3, 2: 6, 4: 7, 5: 6, 7: 6, 12: 4, 13: 5}

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench import training
-from mibench.contracts import Batch, Context, ImageSet, Output, Progress
+from mibench.contracts import Batch, Context, ImageSet, Loop, Output, Progress
 from mibench.errors import StageFailed
-from mibench.identity import stream_seed
+from mibench.keys import stream_seed
 from mibench.nets.small import ConvNet
+from mibench.primitives import training
+from mibench.primitives.samplers import identity_balanced
+from mibench.primitives.training import fit_classifier, fit_student, pack, shuffled, unpack
+from mibench.protocol.tracks import RecipeSection
 from mibench.random import Stream
-from mibench.samplers import identity_balanced
-from mibench.tracks import RecipeSection
-from mibench.training import Loop, fit_classifier, fit_student, pack, shuffled, unpack
 
 CLASSES = 3
 DATA = ImageSet(Stream(0).uniform(19, 1, 32, 32), torch.arange(19) % CLASSES, CLASSES)

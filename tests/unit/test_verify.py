@@ -28,8 +28,8 @@ from tiny import edit_registry
 
 from mibench.data.tracked import is_tracked
 from mibench.errors import UserError
-from mibench.identity import digest, stage_key
-from mibench.plan import TRACK_PARTS
+from mibench.keys import digest, stage_key
+from mibench.planning.plan import TRACK_PARTS
 from mibench.registry import Registry
 from mibench.submission.archives import unpack
 from mibench.submission.contents import Submission

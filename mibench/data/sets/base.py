@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.errors import MissingError
-from mibench.identity import digest
+from mibench.keys import digest
 
 SHOWN = 10  # of each kind of problem, so many are named
 

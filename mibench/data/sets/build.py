@@ -21,7 +21,7 @@ from mibench.data import cache
 from mibench.data.sets.base import DataSet, Item, Listing, Problems, View, list_digest
 from mibench.data.sets.decoding import Decoder, Progress, Target, Work, decode
 from mibench.errors import MissingError
-from mibench.identity import digest
+from mibench.keys import digest
 from mibench.store.atomic import writing
 
 CHUNK = 64  # images decoded between two lines of the journal

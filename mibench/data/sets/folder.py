@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mibench.data.sets.base import DataSet, Item, Listing, Problems, View
 from mibench.data.sets.rules import by_hash, image_files
-from mibench.identity import digest
+from mibench.keys import digest
 
 
 @dataclass(frozen=True)

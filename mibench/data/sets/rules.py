@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mibench.identity import stream_seed
+from mibench.keys import stream_seed
 
 T = TypeVar("T")
 _SMALL = 15  # numpy sorts partitions of up to 16 elements by insertion

@@ -1,0 +1,226 @@
+"""New methods and tracks from a template or from an existing method."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mibench.errors import UserError
+from mibench.protocol.method_files import NAME, Entry, kind_of, parsed
+from mibench.protocol.yaml_files import Loader
+from mibench.registry import Registry
+
+Template = Literal["defense", "attack", "track"]
+
+DEFENSE = '''"""{name}: noisy training images (a template: say what your method does, author, year)."""
+
+from pydantic import Field
+from torch import Tensor
+
+from mibench.contracts import Defense, DefenseParams, Rng
+
+
+class {cls}(Defense):
+    """x + strength * noise, cut to [0, 1]. Replace this hook, or override another: docs/add-a-defense.md."""
+
+    class Params(DefenseParams):
+        strength: float = Field(0.1, ge=0, description="standard deviation of the noise, at least 0")
+
+    def augment(self, images: Tensor, rng: Rng) -> Tensor:
+        return (images + self.params.strength * rng.normal(*images.shape)).clamp(0, 1)
+'''
+
+ATTACK = '''"""{name}: gradient descent on pixels (a template: say what your method does, author, year)."""
+
+from pydantic import Field
+
+from mibench.contracts import Access, Attack, BaseParams
+from mibench.primitives.losses import cross_entropy
+from mibench.primitives.selection import every_restart
+
+
+class {cls}(Attack):
+    """x <- x - grad CE(T(x), y), from noise. Replace this; what there is to build on: docs/add-an-attack.md."""
+
+    access = Access.WHITE_BOX
+
+    class Params(BaseParams):
+        iterations: int = Field(100, ge=1, description="steps of length 1, at least 1")
+
+    def invert(self, oracle, prior, labels, ctx):
+        rows, t = ctx.rows(labels, ctx.images_per_identity), self.track
+        x = start = rows.streams("start").uniform(len(rows), t.channels, t.resolution, t.resolution)
+        for _ in ctx.steps("{name}", self.params.iterations):
+            x = x.detach().requires_grad_()
+            cross_entropy(oracle.logits(x, rows), rows.label).sum().backward()
+            x = (x - x.grad).clamp(0, 1)
+        yield from every_restart(rows, x.detach(), start)
+'''
+
+TRACK = """# A track on a folder of images, photos/<class>/*.jpg. What is not here has a default (docs/data.md).
+root: {root}
+title: {title}
+resolution: 64        # images are cut square and resized
+channels: 3           # 1 for grey
+private: {{test_share: 0.2}}
+public: {{class_share: 0.3}}  # these classes are public, the others private; or {{root: FOLDER}} of other images
+sensitive: true       # real people: blurred on pages
+"""
+
+ENTRIES: dict[str, dict[str, Any]] = {
+    "defense": {"title": "{title}", "kind": "data"},
+    "attack": {"title": "{title}", "family": "pixels", "access": "white_box"},
+}
+
+TEST = '''"""{name} keeps the contract. Without --draft the paper and the licence are asked for too."""
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from mibench.cli import cli
+
+
+def test_{test}_keeps_the_contract():
+    found = CliRunner().invoke(cli, {command})
+    assert found.exit_code == 0, found.output
+'''
+
+TRACK_TEST = '''"""The track {name} can be read and planned."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mibench.cli import cli
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.skipif(not (HERE / "{root}").is_dir(), reason="the images are not here")
+def test_{test}_can_be_planned():
+    found = CliRunner().invoke(cli, ["plan", "--track", str(HERE / "{name}.yaml"), "--attack", "all"])
+    assert found.exit_code == 0, found.output
+'''
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Files to write, by path, and what to type next."""
+
+    files: dict[Path, str]
+    next: tuple[str, ...]
+
+
+def draft(registry: Registry, kind: Template, name: str, start: str | None, folder: Path, root: str) -> Draft:
+    """What ``mibench new`` writes. In a checkout (``folder`` has a registry.yaml) a method goes to its place there,
+    elsewhere it is a file with its entry beside it. Raises UserError if the name is taken or no name."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"A name is of a-z, 0-9, _ and -, and begins with a letter or digit; {name!r} is not.")
+    if kind == "track":
+        return _track(registry, name, folder, root)
+    if name in registry.entries(kind):
+        raise UserError(f"There is a {kind} {name!r} already: {registry.path(kind, name)}. Choose another name.")
+    code = _copy(registry, kind, name, start) if start else _template(kind, name)
+    values = _entry(registry, kind, name, start)
+    Entry.model_validate(values)
+    test = name.replace("-", "_")
+    listing = folder / "registry.yaml"
+    if listing.is_file():
+        command = f'["check", "{kind}", "{name}", "--draft"]'
+        files = {
+            folder / f"{kind}s" / f"{name}.py": code,
+            listing: with_entry(listing.read_text(encoding="utf-8"), f"{kind}s", name, values),
+            folder / "tests" / "plugins" / f"test_{kind}_{test}.py": _test(name, test, command),
+        }
+        plugin = "" if folder.resolve() == registry.root else f" --plugin {folder / f'{kind}s' / f'{name}.py'}"
+    else:
+        own = f'str(Path(__file__).with_name("{name}.py"))'
+        command = f'["check", "{kind}", "{name}", "--draft", "--plugin", {own}]'
+        files = {
+            folder / f"{name}.py": code,
+            folder / f"{name}.yaml": yaml.safe_dump(values, sort_keys=False, allow_unicode=True),
+            folder / f"test_{test}.py": _test(name, test, command),
+        }
+        plugin = f" --plugin {folder / f'{name}.py'}"
+    other = "--attack gmi" if kind == "defense" else "--defense none"
+    return Draft(
+        files,
+        (
+            f"mibench check {kind} {name}{plugin}",
+            f"mibench run --{kind} {name} {other}{plugin}",
+        ),
+    )
+
+
+def _template(kind: str, name: str) -> str:
+    return (DEFENSE if kind == "defense" else ATTACK).format(name=name, cls=class_name(name))
+
+
+def class_name(name: str) -> str:
+    """``clip-weights`` -> ``ClipWeights``."""
+    found = "".join(part.capitalize() for part in re.split(r"[-_]", name))
+    return found if found[0].isalpha() else f"M{found}"
+
+
+def _copy(registry: Registry, kind: Any, name: str, start: str) -> str:
+    """The file of ``start`` with a class of another name and a docstring that says where it comes from."""
+    path = registry.path(kind, start)
+    text, tree = path.read_text(encoding="utf-8"), parsed(path)
+    [own] = [node for node in tree.body if isinstance(node, ast.ClassDef) and kind_of(node) == kind]
+    text = re.sub(rf"\b{own.name}\b", class_name(name), text)
+    return text.replace('"""', f'"""{name}, which starts from {start}. ', 1)
+
+
+def _entry(registry: Registry, kind: Any, name: str, start: str | None) -> dict[str, Any]:
+    title = name.replace("_", " ").replace("-", " ").capitalize()
+    if start is None:
+        return {key: value.format(title=title) for key, value in ENTRIES[kind].items()}
+    entry = registry.entry(kind, start)
+    values = entry.model_dump(mode="json", exclude={"paper", "reported", "licence"}, exclude_defaults=True)
+    return values | {"title": f"{title} (from {entry.title})"}
+
+
+def _test(name: str, test: str, command: str) -> str:
+    text = TEST.format(name=name, test=test, command=command)
+    return text if "Path(" in command else text.replace("from pathlib import Path\n\n", "")
+
+
+def _track(registry: Registry, name: str, folder: Path, root: str) -> Draft:
+    if name in registry.tracks:
+        raise UserError(f"There is a track {name!r} already. Choose another name.")
+    title = name.replace("_", " ").replace("-", " ").capitalize()
+    path = folder / f"{name}.yaml"
+    test = name.replace("-", "_")
+    files = {
+        path: TRACK.format(root=root, title=title),
+        folder / f"test_{test}.py": TRACK_TEST.format(name=name, test=test, root=root),
+    }
+    return Draft(files, (f"mibench plan --track {path}", f"mibench run --track {path} --defense re --attack ppa"))
+
+
+def with_entry(text: str, section: str, name: str, values: dict[str, Any]) -> str:
+    """registry.yaml with one entry more at the end of a section, everything else as it was. Raises UserError if the
+    result would not be that."""
+    lines = text.splitlines(keepends=True)
+    starts = [i for i, line in enumerate(lines) if re.match(rf"{section}:\s*(#.*)?$", line.rstrip("\n"))]
+    if len(starts) != 1:
+        raise UserError(f"registry.yaml has no line `{section}:`, so the entry cannot be added there.")
+    end = next((i for i in range(starts[0] + 1, len(lines)) if re.match(r"[^\s#]", lines[i])), len(lines))
+    while lines[end - 1].strip() == "":
+        end -= 1
+    if not lines[end - 1].endswith("\n"):
+        lines[end - 1] += "\n"
+    added = yaml.safe_dump({name: values}, sort_keys=False, allow_unicode=True, width=1000)
+    result = "".join([*lines[:end], *(f"  {line}\n" for line in added.splitlines()), *lines[end:]])
+    before, after = (yaml.load(each, Loader=Loader) for each in (text, result))
+    before[section][name] = values
+    if before != after:
+        raise UserError(f"registry.yaml is not laid out as expected; add the entry to `{section}:` by hand.")
+    return result

@@ -1,0 +1,95 @@
+"""An attack, and what it receives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mibench.contracts.context import Context
+from mibench.contracts.oracle import Oracle
+from mibench.contracts.prior import PriorModel
+from mibench.contracts.rows import Rows
+from mibench.contracts.values import Access, ImageSet, PriorRef, Reconstruction, TrackInfo
+from mibench.errors import StageFailed
+from mibench.protocol.params import BaseParams
+
+
+class AttackContext(Context):
+    """What ``Attack.prepare`` and ``Attack.invert`` receive. It holds no private image and no evaluator.
+
+    public: the track's public images. images_per_identity: how many reconstructions the track asks for.
+    artifact: what ``prepare`` returned, by name.
+    """
+
+    public: ImageSet
+    images_per_identity: int
+    identities: Sequence[int]
+    artifact: dict[str, Tensor]
+    seed: int
+
+    def rows(self, labels: Sequence[int], restarts: int) -> Rows:
+        """The rows for ``labels`` x ``restarts``. Raises StageFailed unless the labels are different classes."""
+        self.check_labels(labels)
+        if restarts < 1:
+            raise StageFailed(f"Expected at least one row per identity, found {restarts}.")
+        return Rows(labels, restarts, self.seed, self.device)
+
+    def check_labels(self, labels: Sequence[int]) -> None:
+        """Raises StageFailed unless ``labels`` are different classes of the target, at least one."""
+        wrong = sorted({label for label in labels if not 0 <= label < self.track.num_classes})
+        if wrong:
+            raise StageFailed(f"The target has the classes 0 to {self.track.num_classes - 1}; {wrong} were asked for.")
+        if not labels or len(set(labels)) != len(labels):
+            raise StageFailed(f"Expected different labels, at least one; found {list(labels)}.")
+
+    def groups(self, labels: Sequence[int], size: int) -> Iterator[list[int]]:
+        """The fixed groups of ``size`` attacked identities that contain ``labels``, whole: for networks that couple
+        the rows of a batch, so that an identity's result does not depend on what else was asked for."""
+        self.check_labels(labels)
+        wanted = set(labels)
+        everyone = list(self.identities)
+        for start in range(0, len(everyone), size):
+            group = everyone[start : start + size]
+            if wanted & set(group):
+                yield group
+
+    def steps(self, name: str, count: int) -> Iterator[int]:
+        """``range(count)`` with progress reporting."""
+        raise NotImplementedError
+
+
+class Attack:
+    """A way to reconstruct what a class looks like."""
+
+    version: ClassVar[int] = 1
+    access: ClassVar[Access] = Access.WHITE_BOX
+    group: ClassVar[int] = 1  # identities that must be computed together (see AttackContext.groups)
+    deviations: ClassVar[tuple[str, ...]] = ()
+
+    class Params(BaseParams):
+        pass
+
+    def __init__(self, params: Any, track: TrackInfo) -> None:
+        self.params = params
+        self.track = track
+
+    def skip(self) -> str | None:
+        """A reason why this attack makes no sense on the track, or None."""
+        return None
+
+    def prior(self) -> PriorRef | None:
+        """The generative model this attack searches."""
+        return None
+
+    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
+        """Optional work done once per target (students, surrogates, scores of a pool): tensors by name, which
+        ``invert`` finds in ``ctx.artifact``. An attack that does not override this has no such stage."""
+        return {}
+
+    def invert(
+        self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
+    ) -> Iterator[Reconstruction]:
+        """Yield one Reconstruction for every label."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Pictures as tensors: how they are kept, read, written and augmented."""

@@ -1,0 +1,75 @@
+"""Stage keys and seeds: pure functions, so that the same question always has the same name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+KEY_SCHEMA = 1
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces; tuples are lists; integers and floats stay distinct; NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal characters."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def stage_key(
+    kind: str,
+    plugin: str,
+    version: int,
+    params: dict[str, Any],
+    seed: int,
+    track_part: Any,
+    inputs: dict[str, str],
+) -> str:
+    """The name of a stage's result: 64 hexadecimal characters.
+
+    ``params`` are the non-default ones; ``inputs`` maps a role to its parent's key, so a change anywhere above
+    changes everything below and nothing else. Device, workers, paths and compute batch are not in it.
+    """
+    return digest(
+        {
+            "schema": KEY_SCHEMA,
+            "kind": kind,
+            "plugin": plugin,
+            "version": version,
+            "params": params,
+            "seed": seed,
+            "track": track_part,
+            "inputs": inputs,
+        }
+    )
+
+
+def stream_seed(*parts: str | int) -> int:
+    """A 63-bit seed that depends on every part: base seed, role, stream name, identity, restart."""
+    return int.from_bytes(hashlib.sha256(canonical(list(parts)).encode()).digest()[:8], "big") >> 1
+
+
+# Bumped when the engine's part of a stage may change its result.
+ENGINE_VERSIONS = {
+    "evaluator": 1,
+    "target": 1,
+    "prior": 1,
+    "prepare": 1,
+    "invert": 1,
+    "utility": 1,
+    "evaluate": 1,
+    "features": 1,
+}
+
+
+def joint_version(engine: int, plugin: int) -> int:
+    """A stage's version: the engine's of this kind of stage and the method's, in one number."""
+    return engine * 1000 + plugin
+
+
+def split_version(version: int) -> tuple[int, int]:
+    """The engine's and the method's version of a stage."""
+    return divmod(version, 1000)

@@ -1,0 +1,1 @@
+"""What methods are made of: training, losses, latent optimisers, pools, students, populations."""

@@ -1,0 +1,239 @@
+"""The training loop of targets, evaluators and students."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mibench.contracts import Batch, Context, ImageSet, Loop, LoopHooks, Progress, Recipe
+from mibench.contracts.loop import Sampler
+from mibench.errors import StageFailed
+from mibench.images.augment import mirror, resized_crop, shift_flip_warp
+from mibench.images.colour import colour_jitter
+from mibench.nets.base import Classifier, Output
+from mibench.random import Stream, Visit
+
+VALIDATED = 1024  # validation images at once
+
+
+def shuffled(count: int, batch: int, rng: Stream, smallest: int = 2) -> Iterator[Tensor]:
+    """One epoch of index batches in random order; a last batch of fewer than ``smallest`` is left out."""
+    for indices in rng.permutation(count).split(batch):
+        if len(indices) >= smallest:
+            yield indices
+
+
+LossFunction = Callable[[Batch, Output, Progress], Tensor]
+Optimisation = tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+
+
+def plain_loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
+    """Cross-entropy, the mean over the batch; plus that of an auxiliary head, if the network has one."""
+    loss = functional.cross_entropy(output.logits, batch.labels)
+    return loss + functional.cross_entropy(output.hidden["aux"], batch.labels) if "aux" in output.hidden else loss
+
+
+def steps_per_epoch(recipe: Recipe, images: int) -> int:
+    """Batches in an epoch of so many training images."""
+    return images // recipe.batch if recipe.drop_last else math.ceil(images / recipe.batch)
+
+
+def make_optimiser(net: nn.Module, recipe: Recipe, steps: int) -> Optimisation:
+    """The recipe's optimiser over what trains in ``net``, and its schedule, to be advanced every step."""
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(trainable, momentum=recipe.momentum, nesterov=recipe.nesterov, **shared)
+    else:
+        optimiser = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimiser](trainable, **shared)
+    if recipe.schedule == "one_cycle":
+        return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=steps)
+
+    def factor(step: int) -> float:
+        epoch = step * recipe.epochs // steps
+        return float(recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def standard_augmentation(images: Tensor, rng: Stream, recipe: Recipe) -> Tensor:
+    """What the recipe does to training images before a defense does: either crop, colour jitter and mirror, in this
+    order (PPA's recipe), or shift, turn, zoom, light and mirror."""
+    if not (recipe.crop or recipe.jitter):
+        return shift_flip_warp(images, rng, recipe.shift, recipe.flip, recipe.rotate, recipe.scale, recipe.light)
+    if recipe.crop:
+        images = resized_crop(images, rng, recipe.crop)
+    if recipe.jitter:
+        images = colour_jitter(images, rng, recipe.jitter)
+    return mirror(images, rng) if recipe.flip else images
+
+
+def fit_classifier(
+    net: Classifier,
+    data: ImageSet,
+    recipe: Recipe,
+    stream: Callable[[str], Stream],
+    loop: Callable[[str, int, dict[str, Any]], Loop],
+    name: str,
+    loss: LossFunction = plain_loss,
+    augment: Callable[[Tensor, Visit], Tensor] | None = None,
+    sampler: Sampler | None = None,
+    inside: LoopHooks | None = None,
+) -> Classifier:
+    """Train ``net`` in place with the recipe's optimiser and schedule, standard augmentation, then ``augment``.
+
+    The last weights are kept. With ``recipe.select == "best"``, ``validation_per_identity`` training images of each
+    identity are held out and the weights of the best epoch on them are kept; the test split plays no part.
+    """
+    inside = inside or LoopHooks()
+    sampler = inside.sampler or sampler
+    train, validation = _split_validation(data, recipe, stream)
+    steps = recipe.epochs * steps_per_epoch(recipe, len(train))
+    smallest = recipe.batch if recipe.drop_last else 2  # batch norm takes no single image
+    optimiser, schedule = make_optimiser(net, recipe, steps)
+    best = _Best(net, validation, inside.state) if recipe.select == "best" else None
+    state = {"net": net, "optimiser": optimiser, "schedule": schedule} | ({"best": best} if best else {})
+    state |= inside.state
+    if inside.optimiser:
+        optimiser = inside.optimiser(optimiser)
+    images_seed = int(stream(f"{name}.images").integers(2**62, 1)) if augment else 0
+
+    def epoch(index: int) -> Iterator[Tensor]:
+        rng = stream(f"{name}.order.{index}")
+        own = sampler(train.labels, recipe.batch, rng) if sampler else None
+        return own if own is not None else shuffled(len(train), recipe.batch, rng, smallest)
+
+    def endless() -> Iterator[Tensor]:
+        for index in itertools.count():
+            rest = iter(epoch(index))
+            if (first := next(rest, None)) is None:
+                raise StageFailed(f"An epoch of {len(train)} images has no batch of {recipe.batch}.")
+            yield first
+            yield from rest
+
+    batches = endless()
+    running = loop(name, steps, state)
+    net.train()
+    position = 0
+    for step in running:
+        indices = next(itertools.islice(batches, step - position, None))
+        position = step + 1
+        rng = stream(f"{name}.augment.{step}")
+        images = standard = standard_augmentation(train.images[indices], rng, recipe)
+        if augment:
+            images = augment(images, Visit(rng, images_seed, indices))
+        batch = Batch(images, train.labels[indices], standard)
+        progress = Progress(step * recipe.epochs // steps, recipe.epochs, step, steps)
+        if inside.objective:
+            value = inside.objective(net, batch, rng, progress)
+        else:
+            value = loss(batch, net(batch.images, rng), progress)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        schedule.step()
+        running.report(loss=value)
+        if best and (step + 1) * recipe.epochs // steps > progress.epoch:
+            best.consider()
+    if best:
+        best.restore()
+    return net.eval()
+
+
+def fit_student(
+    ctx: Context,
+    name: str,
+    net: nn.Module,
+    steps: int,
+    loss: Callable[[int, Stream], Tensor],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> nn.Module:
+    """Train a network of an attack's own (a student, a surrogate, an inverse map) in place; eval mode, frozen.
+
+    ``loss(step, rng)`` is the scalar of one step, everything random from ``rng``. ``schedule`` advances every step.
+    """
+    state = {"net": net, "optimiser": optimiser} | ({"schedule": schedule} if schedule else {})
+    loop = ctx.loop(name, steps, state)
+    net.train()
+    for step in loop:
+        value = loss(step, ctx.stream(f"{name}.{step}"))
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        if schedule:
+            schedule.step()
+        loop.report(loss=value)
+    return net.eval().requires_grad_(False)
+
+
+def pack(**nets: nn.Module) -> dict[str, Tensor]:
+    """The tensors of several networks, by name, as an attack's artefact."""
+    return {f"{name}/{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+
+
+def unpack(net: nn.Module, artifact: Mapping[str, Tensor], name: str) -> nn.Module:
+    """Fill ``net`` with what ``pack`` stored under ``name``; eval mode, frozen."""
+    start = f"{name}/"
+    net.load_state_dict({key.removeprefix(start): value for key, value in artifact.items() if key.startswith(start)})
+    return net.eval().requires_grad_(False)
+
+
+def _split_validation(
+    data: ImageSet, recipe: Recipe, stream: Callable[[str], Stream]
+) -> tuple[ImageSet, ImageSet | None]:
+    if recipe.select != "best":
+        return data, None
+    held = torch.zeros(len(data), dtype=torch.bool, device=data.labels.device)
+    rng = stream("validation")
+    for label in range(data.num_classes):
+        own = (data.labels == label).nonzero().flatten()
+        held[own[rng.permutation(len(own))[: recipe.validation_per_identity]]] = True
+    return (
+        data.subset(~held),
+        data.subset(held),
+    )
+
+
+class _Best:
+    """The weights that did best on validation images, and with them the state of ``others`` by name."""
+
+    def __init__(self, net: Classifier, validation: ImageSet | None, others: Mapping[str, Any] | None = None) -> None:
+        if validation is None or not len(validation):
+            raise StageFailed("A recipe that selects the best epoch needs validation_per_identity >= 1.")
+        self._net, self._data, self._others = net, validation, others or {}
+        self._accuracy = -1.0
+        self._keep()
+
+    def _keep(self) -> None:
+        self._weights = copy.deepcopy(self._net.state_dict())
+        self._other_states = {name: copy.deepcopy(item.state_dict()) for name, item in self._others.items()}
+
+    @torch.no_grad()
+    def consider(self) -> None:
+        self._net.eval()
+        predicted = torch.cat([self._net(part).logits.argmax(1) for part in self._data.images.split(VALIDATED)])
+        self._net.train()
+        accuracy = float((predicted == self._data.labels).float().mean())
+        if accuracy > self._accuracy:
+            self._accuracy = accuracy
+            self._keep()
+
+    def restore(self) -> None:
+        self._net.load_state_dict(self._weights)
+        for name, item in self._others.items():
+            item.load_state_dict(self._other_states[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self._accuracy, "weights": self._weights, "others": self._other_states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._accuracy, self._weights, self._other_states = state["accuracy"], state["weights"], state["others"]

@@ -1,0 +1,49 @@
+"""Grid files: what ``mibench run --grid FILE`` runs. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mibench.errors import UserError
+from mibench.protocol.yaml_files import Loader
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Block(_Model):
+    """Every defense of the block against every attack on every track, over the seeds 0 to ``seeds`` - 1. Methods are
+    written as on the command line; ``settings`` hold ``defense.NAME`` and ``attack.NAME`` parameters."""
+
+    tracks: tuple[str, ...] = Field(min_length=1)
+    defenses: tuple[str, ...] = Field(min_length=1)
+    attacks: tuple[str, ...] = Field(min_length=1)
+    seeds: int = Field(1, ge=1)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class GridFile(_Model):
+    schema_: Literal[1] = Field(alias="schema")
+    title: str = ""
+    grid: tuple[Block, ...] = Field(min_length=1)
+
+
+def read_grid(path: Path) -> GridFile:
+    """Raises UserError for a file that is not there or not a grid, with the place and what is wrong there."""
+    try:
+        return GridFile.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader))
+    except OSError as error:
+        raise UserError(f"The grid file {path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The grid file {path} is not YAML: {error}") from None
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+        raise UserError(
+            f"The grid file {path} is wrong. {faults}. Expected schema: 1 and grid: a list of blocks with tracks, "
+            "defenses, attacks and, if not 1, seeds."
+        ) from None

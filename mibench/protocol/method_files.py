@@ -1,0 +1,227 @@
+"""Where methods come from besides registry.yaml: files that the user names, and installed packages.
+
+Everything here is read from source text; no method is imported. A file is ``mine.py`` with, if there is one, its entry
+beside it in ``mine.yaml``; ``MIBENCH_PLUGINS`` names such files (``--plugin`` adds to it; workers inherit it). A
+package offers entry points in the groups ``mibench.defenses``, ``mibench.attacks``, ``mibench.priors`` and
+``mibench.metrics``; what it offers is called ``package/name``.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mibench.errors import UserError
+from mibench.protocol.methods import Kind
+from mibench.protocol.yaml_files import Loader
+
+VARIABLE = "MIBENCH_PLUGINS"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+BASES: dict[str, Kind] = {"Defense": "defense", "Attack": "attack", "Prior": "prior"}
+
+
+class Paper(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: str
+    venue: str
+    year: int
+    url: str = Field(pattern=r"^https?://")
+    authors: tuple[str, ...] = ()
+
+
+class Entry(BaseModel):
+    """One method: what a list shows of it. ``presets`` name parameter sets; a track's ``preset`` applies by itself.
+    ``costs`` says, for presets, what one run costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: str
+    kind: str = ""  # of a defense: baseline, data, regulariser, architecture, training
+    family: str | None = None  # of an attack: what it searches, and how
+    adaptive: bool = False  # an attack made to get around one defense
+    paper: Paper | None = None
+    licence: str | None = None  # SPDX identifier; without one the registry's
+    access: str | None = None
+    prior: str | None = None
+    scope: str | None = None
+    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    costs: dict[str, str] = Field(default_factory=dict)
+    reported: tuple[str, ...] = ()  # its names in results/reported.csv
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one method is. ``class_name`` is its class, if the file need not have only one; ``module`` is set for what
+    is imported as part of an installed package. ``problem`` says why it cannot be used."""
+
+    kind: Kind
+    id: str
+    path: Path
+    entry: Entry
+    class_name: str | None = None
+    module: str | None = None
+    problem: str | None = None
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def named_files() -> list[Path]:
+    """The plugin files that ``MIBENCH_PLUGINS`` names."""
+    return [Path(text) for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+
+
+def use_file(path: Path) -> None:
+    """Add a plugin file for this process and its workers. Raises UserError if there is no such file."""
+    path = path.expanduser().absolute()
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"There is no plugin file {path}. Expected a .py file; mibench new defense NAME writes one.")
+    files = [str(path), *(str(known) for known in named_files() if known != path)]
+    os.environ[VARIABLE] = os.pathsep.join(files)
+
+
+def file_source(path: Path) -> Source:
+    """The method in a plugin file. Raises UserError that says what is wrong with it."""
+    name = path.stem
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{path}: a method is called like its file, and {name!r} is not of a-z, 0-9, _ and -. Rename it."
+        )
+    tree = parsed(path)
+    kinds = [(kind, node) for node in tree.body if isinstance(node, ast.ClassDef) and (kind := kind_of(node))]
+    if len(kinds) != 1:
+        raise UserError(
+            f"{path} must define exactly one class that derives from Defense, Attack or Prior of mibench.contracts; "
+            f"it defines {len(kinds)}."
+        )
+    kind, node = kinds[0]
+    return Source(kind, name, path, read_entry(path) or entry_of(kind, tree, node))
+
+
+def read_entry(path: Path) -> Entry | None:
+    """The registry entry beside a plugin file, ``mine.yaml``; None if there is none. Raises UserError."""
+    beside = path.with_suffix(".yaml")
+    if not beside.is_file():
+        return None
+    try:
+        return Entry.model_validate(yaml.load(beside.read_text(encoding="utf-8"), Loader=Loader))
+    except (OSError, ValueError, yaml.YAMLError, ValidationError) as error:
+        raise UserError(f"{beside} is not a registry entry: {error}") from None
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file. Raises UserError if it cannot be read or is no Python."""
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be read.") from None
+
+
+def kind_of(node: ast.ClassDef) -> Kind | None:
+    """What a class is, by the names of its bases."""
+    bases = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
+    return next((BASES[base] for base in bases if base in BASES), None)
+
+
+def entry_of(kind: Kind, tree: ast.Module, node: ast.ClassDef) -> Entry:
+    """An entry for a method without one: its docstring's first sentence, and what its class says."""
+    text = ast.get_docstring(tree) or ast.get_docstring(node) or node.name
+    title = " ".join(text.split()).partition(". ")[0].rstrip(".")[:120]
+    access = next((value.attr.lower() for value in assigned(node, "access") if isinstance(value, ast.Attribute)), None)
+    return Entry(title=title, access=access if kind == "attack" else None)
+
+
+def assigned(node: ast.ClassDef, name: str) -> Iterator[ast.expr]:
+    """What the body of a class sets ``name`` to."""
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+            yield statement.value
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == name and statement.value:
+            yield statement.value
+
+
+def literal(node: ast.ClassDef, name: str) -> Any:
+    """A class attribute that is written down as a plain value; None if there is none."""
+    for value in assigned(node, name):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, TypeError):
+            return None
+    return None
+
+
+# --- packages ------------------------------------------------------------------------------------------------------
+
+
+def package_sources(kind: Kind) -> list[Source]:
+    """What installed packages offer of a kind, broken ones with their reason."""
+    return [_offered(kind, point) for point in offers(f"mibench.{kind}s")]
+
+
+@cache
+def offers(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group, sorted by what they are called here."""
+    return tuple(sorted(entry_points(group=group), key=offered_name))
+
+
+def offered_name(point: EntryPoint) -> str:
+    """``package/name``."""
+    package = re.sub(r"[-_.]+", "-", point.dist.name if point.dist else "unknown").lower()
+    return f"{package}/{point.name.lower()}"
+
+
+def _offered(kind: Kind, point: EntryPoint) -> Source:
+    name = offered_name(point)
+    try:
+        path, tree, node = offered_class(point)
+    except UserError as error:
+        return Source(kind, name, Path(), Entry(title=f"unusable: {error}"), problem=str(error))
+    return Source(kind, name, path, entry_of(kind, tree, node), node.name, point.module)
+
+
+def offered_class(point: EntryPoint) -> tuple[Path, ast.Module, ast.ClassDef]:
+    """The file, its syntax tree and the class that an entry point names. Raises UserError saying what is wrong."""
+    package, _, name = offered_name(point).partition("/")
+    if not NAME.fullmatch(name) or not NAME.fullmatch(package):
+        raise UserError(f"the entry point {point.name!r} of {package} is not of a-z, 0-9, _ and -")
+    if not point.attr or "." in point.attr:
+        raise UserError(f"its entry point says {point.value!r}, where module:Class was expected")
+    path = module_file(point.module)
+    if path is None:
+        raise UserError(f"its module {point.module} was not found")
+    tree = parsed(path)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == point.attr:
+            return path, tree, node
+    raise UserError(f"{point.module} does not define the class {point.attr}")
+
+
+def module_file(name: str) -> Path | None:
+    """Where the source of a module lies, found without importing anything (not its parent packages either)."""
+    where: Any = None
+    spec: ModuleSpec | None = None
+    for depth, _ in enumerate(parts := name.split("."), start=1):
+        full = ".".join(parts[:depth])
+        finders = sys.meta_path if depth == 1 else [PathFinder]
+        found = (finder.find_spec(full, where) for finder in finders if hasattr(finder, "find_spec"))
+        spec = next((each for each in found if each is not None), None)
+        if spec is None:
+            return None
+        where = spec.submodule_search_locations
+    path = Path(spec.origin) if spec and spec.origin and spec.has_location else None
+    return path if path is not None and path.suffix == ".py" else None

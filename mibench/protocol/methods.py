@@ -1,0 +1,108 @@
+"""Methods as a user asks for them, and what planning knows of them. Pure: no files, no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from mibench.errors import UserError
+
+Kind = Literal["defense", "attack", "prior"]
+# What an attack may see of the target, from least to most.
+ACCESS_RANK = {"labels": 0, "scores": 1, "white_box": 2}
+ONE_OF = {"loss": "loss", "sampler": "sampler", "train": "training"}  # hooks that only one part may have of its own
+WHOLE = "training"  # the kind of a defense whose training asks no other part for loss or batches
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A method as the user asked for it: ``re[strong,p=0.5]``; or several defenses in one, ``re+bido[coco]``, whose
+    ``parts`` have the presets and parameters."""
+
+    kind: Kind
+    id: str
+    presets: tuple[str, ...] = ()
+    params: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[Selection, ...] = ()
+    optional: bool = field(default=False, compare=False)  # asked for as one of all: left out if it cannot be used
+
+    @property
+    def label(self) -> str:
+        """How to ask for it again."""
+        if self.parts:
+            return "+".join(part.label for part in self.parts)
+        parts = [*self.presets, *(f"{key}={_text(value)}" for key, value in sorted(self.params.items()))]
+        return f"{self.id}[{','.join(parts)}]" if parts else self.id
+
+    def with_params(self, params: dict[str, Any], only: Container[str] | None = None) -> Selection:
+        """With these parameters too, where the id of the method (or of the part) is in ``only``."""
+        if self.parts:
+            return replace(self, parts=tuple(part.with_params(params, only) for part in self.parts))
+        return replace(self, params=self.params | params) if only is None or self.id in only else self
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What planning needs to know of a plugin with its parameters on a track; no torch needed to hold it."""
+
+    kind: Kind
+    id: str
+    label: str
+    version: int
+    params: dict[str, Any]  # resolved
+    non_default: dict[str, Any]
+    source_sha256: str
+    skip: str | None = None
+    deviations: tuple[str, ...] = ()
+    access: str | None = None
+    prior: dict[str, Any] | None = None  # {"id", "params"}
+    prepares: bool = False
+    scope: str | None = None
+    role: str = ""  # of a defense: its kind in the registry
+    brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Facts:
+        """From ``dataclasses.asdict`` by way of JSON."""
+        return cls(**data | {name: tuple(data[name]) for name in ("deviations", "brings")})
+
+
+def joined_by_plus(text: str) -> list[str]:
+    """Split at every ``+`` outside brackets."""
+    return re.split(r"\+(?![^\[]*\])", text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ":".join(_text(item) for item in value)
+    return json.dumps(value) if isinstance(value, bool | None) else str(value)
+
+
+def combined(parts: Sequence[Facts]) -> Facts:
+    """The facts of several defenses in one target. One that edits the input composes with any other; two that each
+    have a loss, a sampler or a training of their own do not, because nobody has said what both would be (UserError).
+    Versions above 1 are among the parameters, so that a new version of a part is a new stage."""
+    for hook, what in ONE_OF.items():
+        own = [part.id for part in parts if hook in part.brings]
+        if len(own) > 1:
+            raise UserError(f"{' and '.join(own)} each have a {what} of their own and cannot be combined.")
+    for part in parts:
+        idle = [p.id for p in parts if p is not part and {"loss", "sampler"} & set(p.brings)]
+        if part.role == WHOLE and idle:
+            raise UserError(f"{part.id} trains in its own way, in which {' and '.join(idle)} would have no effect.")
+    versions = {part.id: part.version for part in parts if part.version > 1}
+    extra = {"versions": versions} if versions else {}
+    return Facts(
+        "defense",
+        "+".join(part.id for part in parts),
+        "+".join(part.label for part in parts),
+        1,
+        {part.id: part.params for part in parts} | extra,
+        {part.id: part.non_default for part in parts} | extra,
+        "+".join(part.source_sha256 for part in parts),
+        next((part.skip for part in parts if part.skip), None),
+        tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
+    )

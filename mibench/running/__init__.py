@@ -1,0 +1,1 @@
+"""From a plan to results: what is missing is computed, here or on a cluster, and recorded."""

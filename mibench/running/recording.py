@@ -1,0 +1,171 @@
+"""Run records: written when the last stage of a run is done, and where the pictures they speak of are."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mibench.keys import digest
+from mibench.planning.plan import Cell, Plan, PlannedRun, Stage
+from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.store.artifacts import Manifest, Store
+
+EXTRA = ("features",)  # a run without it (it failed) still has its result
+
+
+class Recorder:
+    """Follows the runs of a plan: ``found`` holds the manifests of the stages that are done, and every stage and every
+    complete run goes to ``ingest`` at once, so that a coordinator that dies loses nothing."""
+
+    def __init__(
+        self, store: Store, plan: Plan, found: Mapping[str, Manifest], ingest: Callable[[Iterable[Manifest]], None]
+    ) -> None:
+        self._store, self._plan, self._ingest = store, plan, ingest
+        self.found = dict(found)
+        self.runs: dict[str, Manifest] = {}
+        self._left: dict[str, set[str]] = {}
+        self._waiting: dict[str, list[PlannedRun]] = {}
+        for planned in plan.runs:
+            missing = {stage.key for stage in planned.stages.values()} - self.found.keys()
+            self._left[planned.run] = missing
+            for key in missing:
+                self._waiting.setdefault(key, []).append(planned)
+
+    def done(self, stage: Stage) -> None:
+        """Take in a stage that was just finished, and the runs that it completes."""
+        manifest = self._store.manifest(stage.kind, stage.key)
+        if manifest is None:
+            return  # somebody removed it; its children will say so
+        self.found[stage.key] = manifest
+        fresh = [manifest]
+        for planned in self._waiting.pop(stage.key, ()):
+            self._left[planned.run].discard(stage.key)
+            if not self._left[planned.run]:
+                fresh.append(self._record(planned))
+        self._ingest(fresh)
+
+    def finish(self) -> list[Manifest]:
+        """The records of all complete runs, in the order of the plan; those that lack an extra stage too."""
+        for planned in self._plan.runs:
+            whole = all(stage.key in self.found for role, stage in planned.stages.items() if role not in EXTRA)
+            if whole and planned.run not in self.runs:
+                self._record(planned)
+        return [self.runs[planned.run] for planned in self._plan.runs if planned.run in self.runs]
+
+    def _record(self, planned: PlannedRun) -> Manifest:
+        self.runs[planned.run] = _record(self._store, planned, self.found)
+        return self.runs[planned.run]
+
+
+def record_key(planned: PlannedRun, found: Iterable[str]) -> str:
+    """The key of the artefact that holds the record of a run of which the stages ``found`` are done."""
+    found = set(found)
+    stages = {role: stage.key for role, stage in planned.stages.items() if stage.key in found}
+    return digest({"run": planned.run, "stages": stages})
+
+
+def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Manifest:
+    """The manifest that holds the run's record, written when the run was first complete."""
+    stages = {role: stage.key for role, stage in planned.stages.items() if stage.key in found}
+    key = record_key(planned, found)
+    with store.claim("run", key) as claim:
+        if claim.manifest is not None:
+            return claim.manifest
+        record = _assemble(store, planned, found)
+        manifest = Manifest(
+            kind="run",
+            key=key,
+            plugin="engine",
+            version=1,
+            params={},
+            non_default={},
+            seed=planned.cell.seed,
+            track=planned.cell.track.id,
+            track_version=planned.cell.track.version,
+            inputs=stages,
+            started=record.created,
+            environment=record.environment,
+            result={"record": record.to_json()},
+        )
+        store.publish("run", key, claim.workdir, manifest)
+        return manifest
+
+
+def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
+    cell = planned.cell
+    manifests = {role: found[stage.key] for role, stage in planned.stages.items() if stage.key in found}
+    evaluate = manifests["evaluate"]
+    table = store.path("evaluate", evaluate.key) / "images.json"
+    queries: dict[str, Any] = {}
+    for role in ("prior", "prepare", "invert"):
+        for who, phases in (manifests[role].result.get("queries", {}) if role in manifests else {}).items():
+            for phase, kinds in phases.items():
+                slot = queries.setdefault(who, {}).setdefault(phase, {})
+                for kind, count in kinds.items():
+                    slot[kind] = slot.get(kind, 0) + count
+    return RunRecord(
+        run=planned.run,
+        track=cell.track.id,
+        track_version=cell.track.version,
+        defense=cell.defense.id,
+        attack=cell.attack.id,
+        seed=cell.seed,
+        defense_label=cell.defense.label,
+        attack_label=cell.attack.label,
+        defense_params=cell.defense.params,
+        attack_params=cell.attack.params,
+        status="done",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
+        stages=[
+            StageInfo(
+                role,
+                m.key,
+                m.plugin,
+                m.version,
+                m.params,
+                m.seed,
+                m.seconds,
+                m.environment.get("peak_memory_mib"),
+                m.inputs,
+                m.usage.get("attempts"),
+                m.usage.get("device_seconds"),
+                m.environment.get("device"),
+            )
+            for role, m in manifests.items()
+        ],
+        environment=evaluate.environment,
+        queries=queries,
+        images=json.loads(table.read_text()),
+        chance=cell.track.chance,
+        command=_command(cell),
+        deviations=[*cell.defense.deviations, *cell.attack.deviations],
+        features=manifests["features"].result if "features" in manifests else None,
+    )
+
+
+def _command(cell: Cell) -> str:
+    words = ["mibench", "run", "--track", cell.track.file or cell.track.id]
+    words += ["--defense", cell.defense.label, "--attack", cell.attack.label, "--seeds", str(cell.seed + 1)]
+    return shlex.join(words)
+
+
+def image_file(store: Store, record: RunRecord, entry: dict[str, Any]) -> Path | None:
+    """The PNG of one reconstruction, or None if the artefact is gone."""
+    return _file(store, record, "invert", entry["file"])
+
+
+def feature_file(store: Store, record: RunRecord) -> Path | None:
+    """The points of the run's feature space by identity (JSON; see ``mibench/stages/features.py``), or None if the
+    run has no such stage or the artefact is gone."""
+    return _file(store, record, "features", "features.json")
+
+
+def _file(store: Store, record: RunRecord, kind: str, name: str) -> Path | None:
+    key = next((stage.key for stage in record.stages if stage.kind == kind), None)
+    path = store.path(kind, key) / name if key else None
+    return path if path is not None and path.is_file() else None

@@ -1,0 +1,205 @@
+"""From what a user asks for, in the words of the command line, to a plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mibench.data import tracked
+from mibench.data.sets.decoding import Progress
+from mibench.errors import UserError, unknown
+from mibench.metrics import METRICS
+from mibench.metrics.weights import at_hand
+from mibench.planning.plan import Cell, Plan, make_plan
+from mibench.protocol.grid_files import read_grid
+from mibench.protocol.methods import Facts, Kind, Selection
+from mibench.protocol.params import parse_value
+from mibench.protocol.suites import load_suite
+from mibench.protocol.tracks import Track
+from mibench.registry import Registry
+from mibench.running.devices import cores
+from mibench.weights.imported import weights_folder
+from mibench.weights.starting import missing as no_weights
+
+DEFAULT_TRACK = "orl32"
+BASELINE = "none"  # the undefended model, shown beside every run
+
+Decoding = Callable[[str], AbstractContextManager[Progress]]
+"""Who hears, by the track's id, how the decoding of a folder of images goes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asked for: defenses x attacks x seeds on a track, or a grid file, or (cells of) a suite."""
+
+    defenses: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    track: str = DEFAULT_TRACK
+    seeds: int = 1
+    settings: tuple[str, ...] = ()
+    grid: str | None = None
+    suite: str | None = None
+    cells: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> bool:
+        """Whether methods or a track were named."""
+        return bool(self.defenses or self.attacks or self.settings or self.track != DEFAULT_TRACK)
+
+
+class Planner:
+    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first."""
+
+    def __init__(self, registry: Registry, home: Path, decoding: Decoding | None = None) -> None:
+        self._registry, self._home, self._decoding = registry, home, decoding
+
+    def plan(self, asked: Asked) -> Plan:
+        """Raises UserError for what does not exist or cannot be read."""
+        if asked.suite is not None:
+            return self.suite(asked.suite, asked.cells, asked.seeds)
+        if asked.grid is not None:
+            return self.grid(Path(asked.grid))
+        settings: dict[str, Any] = {}
+        for item in asked.settings:
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
+            settings[key.strip()] = value
+        track = self.track(asked.track)
+        return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), asked.seeds, settings)
+
+    def suite(self, name: str, cells: tuple[str, ...] = (), seeds: int = 1) -> Plan:
+        """The plan for some cells of a suite, all without names."""
+        found = load_suite(self._registry.root, name)
+        whole = Plan()
+        for cell in found.chosen(cells).values():
+            track = self.track(cell.track)
+            defenses = select_all(self._registry, "defense", found.groups[cell.defenses])
+            attacks = select_all(self._registry, "attack", [cell.attack])
+            whole.add(build_plan(self._registry, track, defenses, attacks, seeds))
+        return whole
+
+    def grid(self, path: Path) -> Plan:
+        """The plan for a grid file."""
+        whole = Plan()
+        for block in read_grid(path).grid:
+            for name in block.tracks:
+                settings = {key: _text(value) for key, value in block.settings.items()}
+                whole.add(self.crossed(self.track(name), block.defenses, block.attacks, block.seeds, settings))
+        return whole
+
+    def crossed(
+        self, track: Track, defenses: Sequence[str], attacks: Sequence[str], seeds: int, settings: dict[str, str]
+    ) -> Plan:
+        """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` ->
+        value."""
+        chosen = {
+            "defense": select_all(self._registry, "defense", defenses),
+            "attack": select_all(self._registry, "attack", attacks),
+        }
+        by_kind: dict[str, dict[str, Any]] = {"defense": {}, "attack": {}}
+        for item, value in settings.items():
+            kind, dot, name = item.partition(".")
+            if not (dot and name):
+                raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
+            if kind not in by_kind:
+                raise unknown("kind in --set", kind, by_kind)
+            by_kind[kind][name] = parse_value(value)
+        for kind, values in by_kind.items():
+            if values:
+                chosen[kind] = apply_settings(self._registry, chosen[kind], values)
+        return build_plan(self._registry, track, chosen["defense"], chosen["attack"], seeds)
+
+    def track(self, name: str) -> Track:
+        """A track by name or file, with the split of its data as it is prepared here; without data, without split."""
+        track = self._registry.track(name)
+        if not tracked.is_tracked(track):
+            return track
+        if self._decoding is not None:
+            with self._decoding(track.id) as tell:
+                tracked.prepare(track, self._home, cores(), tell)
+        track = tracked.resolve(track, self._home)
+        self._registry.add(track)
+        return track
+
+
+def _text(value: Any) -> str:
+    """A value of a YAML file as it is written on the command line."""
+    if isinstance(value, list):
+        return ":".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def build_plan(
+    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: int
+) -> Plan:
+    """The plan for defenses x attacks x seeds on a track, the undefended model first."""
+    baseline = Selection("defense", BASELINE)
+    if all(s.id != BASELINE for s in defenses):
+        defenses = [baseline, *defenses]
+    defense_facts = [registry.facts(s, track) for s in defenses]
+    attack_facts = [registry.facts(s, track) for s in attacks]
+    evaluation = {
+        "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
+        "weights": at_hand(track.metrics),
+    }
+    evaluation = {name: value for name, value in evaluation.items() if value}
+    cells = [
+        Cell(track, defense, attack, seed, evaluation)
+        for attack in attack_facts
+        for defense in defense_facts
+        for seed in range(seeds)
+    ]
+
+    def prior_facts(name: str, params: dict[str, Any], on: Track) -> Facts:
+        return registry.facts(registry.select("prior", name).with_params(params), on)
+
+    return make_plan(cells, prior_facts)
+
+
+def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Selection]:
+    """Read the ``--defense`` or ``--attack`` options; ``all`` means everything registered."""
+    selections: list[Selection] = []
+    for text in texts:
+        names = registry.entries(kind) if text == "all" else [text]
+        for name in names:
+            selection = replace(registry.select(kind, name), optional=text == "all")
+            if selection not in selections:
+                selections.append(selection)
+    return selections
+
+
+def apply_settings(registry: Registry, selections: list[Selection], settings: dict[str, Any]) -> list[Selection]:
+    """Add ``--set defense.area=...`` to every selected method that has such a parameter.
+
+    Raises UserError if none has it.
+    """
+    for key in settings:
+        single = [part for s in selections for part in s.parts or (s,)]
+        models = {s.id: registry.plugin(s.kind, s.id).Params for s in single}
+        taking = [name for name, model in models.items() if key in model.model_fields]
+        if not taking:
+            fields = sorted({name for model in models.values() for name in model.model_fields})
+            raise unknown(f"parameter of {', '.join(models)}", key, fields)
+        selections = [s.with_params({key: settings[key]}, taking) for s in selections]
+    return selections
+
+
+def missing_data(plan: Plan, home: Path, skipped: bool = False) -> list[str]:
+    """Sentences about data sets and weights to start from that the plan needs and that are not here; those of runs
+    that are skipped for another reason only if asked."""
+    cells = [run.cell for run in plan.runs] + [cell for cell, _ in plan.skipped if skipped]
+    tracks = {cell.track.id: cell.track for cell in cells}
+    starts = {(cell.track.target.arch, initial) for cell in cells for initial in cell.initials}
+    starts |= {(track.evaluator.arch, track.evaluator.initial) for track in tracks.values()}
+    needs: dict[str, str] = {}  # the first track's sentence speaks for all that need the same
+    for track in tracks.values():
+        for what, sentence in tracked.missing(track, home).items():
+            needs.setdefault(what, sentence)
+    found = list(needs.values())
+    found += [s for arch, kind in sorted(starts) if (s := no_weights(arch, kind, weights_folder(home)))]
+    return list(dict.fromkeys(found))

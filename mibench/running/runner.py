@@ -1,0 +1,193 @@
+"""From what the user asked for to records: plan, look up, compute what is missing, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mibench.errors import EXIT_FAILED, UserError, unknown
+from mibench.planning.estimates import estimate, filled, past_seconds
+from mibench.planning.plan import Plan, Stage
+from mibench.planning.schedule import Schedule
+from mibench.records import RunRecord
+from mibench.running import grids
+from mibench.running.coordinator import Listener, Outcome, State, coordinate
+from mibench.running.executors import Executor
+from mibench.running.recording import EXTRA, Recorder, record_key
+from mibench.store import attempts
+from mibench.store.artifacts import Damaged, Manifest, Store
+from mibench.store.db import Database
+
+RESULTS = ("evaluate", "features")  # stages whose files are shown, and that no other stage reads
+
+
+@dataclass
+class Result:
+    """What a call of ``execute`` came to."""
+
+    plan: Plan
+    records: list[RunRecord] = field(default_factory=list)  # in the order asked for
+    manifests: list[Manifest] = field(default_factory=list)  # of every stage of the plan that is done
+    cached: dict[str, bool] = field(default_factory=dict)  # by run
+    todo: set[str] = field(default_factory=set)  # keys that were missing at the start
+    outcome: Outcome = field(default_factory=Outcome)
+    notes: list[str] = field(default_factory=list)
+
+
+def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
+    """The manifests of the plan's stages that are done. A damaged artefact is named in ``notes`` and set aside.
+
+    Results, and whatever a missing stage will read, are verified by their hashes; of the rest only sizes are looked
+    at. Raises UserError when a stored artefact was computed with other resolved parameters under the same key, that
+    is, a default changed without a new version.
+    """
+    found: dict[str, Manifest] = {}
+    for stage in plan.stages.values():
+        manifest = _whole(store, stage, notes, verify=stage.kind in RESULTS)
+        if manifest is not None:
+            _same_params(stage, manifest)
+            found[stage.key] = manifest
+    verified: set[str] = set()
+    while parents := {key for s in needed(plan, found) for _, key in s.inputs.values()} & found.keys() - verified:
+        verified |= parents
+        for key in parents:
+            if _whole(store, plan.stages[key], notes, verify=True) is None:
+                del found[key]
+    return found
+
+
+def _whole(store: Store, stage: Stage, notes: list[str], verify: bool) -> Manifest | None:
+    try:
+        return store.manifest(stage.kind, stage.key, verify)
+    except Damaged as error:
+        notes.append(f"Damaged: {error}. It is computed again.")
+        return None
+
+
+def _same_params(stage: Stage, manifest: Manifest) -> None:
+    was, now = manifest.params, stage.params
+    changed = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    if changed:
+        what = "; ".join(f"{name} was {was.get(name)!r} and is now {now.get(name)!r}" for name in changed)
+        raise UserError(
+            f"A default of {stage.plugin!r} changed without a new version: {what}. Raise `version` in its file."
+        )
+
+
+def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
+    """The stages to compute, parents first. A run is whole with all its stages: a damaged parent of a finished child
+    is computed again too."""
+    done = set(done)
+    return [stage for stage in plan.stages.values() if stage.key not in done]
+
+
+Place = Callable[[list[Stage], dict[str, dict[str, Any]]], Executor]
+
+
+def execute(
+    store: Store, plan: Plan, place: Place, listener: Listener, database: Database, retry_failed: bool = False
+) -> Result:
+    """Compute what is missing and return the records of the runs that are complete; all of it is in the database.
+
+    ``place`` is asked for an executor only when there is something to compute; it gets the stages and, by id, the
+    tracks as they were planned. A stage that failed before, by an error of the same method, is not tried again unless
+    ``retry_failed``; one that was killed, stopped or lacked something is.
+    """
+    result = Result(plan)
+    recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
+    todo = needed(plan, recorder.found)
+    result.todo = {stage.key for stage in todo}
+    if todo:
+        seconds = estimate(todo, past_seconds(database.durations()))
+        with grids.open_grid(store.home, plan, seconds):
+            result.outcome = _compute(store, plan, todo, recorder, place, listener, seconds, retry_failed)
+    store.sweep(recorder.found)
+    records = recorder.finish()
+    result.manifests = [*recorder.found.values(), *records]
+    database.ingest(database.lacking(result.manifests))
+    if len(recorder.found) == len(plan.stages):
+        grids.drop(store.home, grids.grid_id(plan))
+    for planned in plan.runs:
+        if planned.run in recorder.runs:
+            result.records.append(RunRecord.from_json(recorder.runs[planned.run].result["record"]))
+            result.cached[planned.run] = result.todo.isdisjoint(stage.key for stage in planned.stages.values())
+    return result
+
+
+def _compute(
+    store: Store,
+    plan: Plan,
+    todo: list[Stage],
+    recorder: Recorder,
+    place: Place,
+    listener: Listener,
+    seconds: dict[str, float],
+    retry_failed: bool,
+) -> Outcome:
+    schedule = Schedule(todo, recorder.found, filled(todo, seconds))
+    before = Outcome()
+    if not retry_failed:
+        for key, attempt in attempts.failed_before(store.home, [(s.key, s.source_sha256) for s in todo]).items():
+            if key in schedule.unfinished:
+                message = f"It failed before, at {attempt.ended}: {attempt.message} Try again with --retry-failed."
+                before.fail(key, message, EXIT_FAILED)
+                before.blocked |= schedule.fail(key)
+                listener(schedule.stages[key], {"event": "failed", "message": message})
+    executor = place(todo, {run.cell.track.id: run.cell.track.model_dump(mode="json") for run in plan.runs})
+
+    def look(stage: Stage) -> State:
+        if store.path(stage.kind, stage.key).exists() and _whole(store, stage, [], verify=False) is not None:
+            return "done"
+        return "busy" if executor.alone and store.held(stage.key) else "free"
+
+    try:
+        outcome = coordinate(schedule, executor, listener, look, recorder.done)
+    finally:
+        executor.close()
+    outcome.failed |= before.failed
+    outcome.blocked |= before.blocked
+    outcome.exit_code = outcome.exit_code or before.exit_code
+    return outcome
+
+
+def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
+    """Record the runs of grids that were begun, as far as they are complete, whoever computed them. Returns, by grid,
+    how many of its runs are recorded and how many it has; a grid that is whole is forgotten."""
+    found = {}
+    for name in grids.names(store.home):
+        grid = grids.load(store.home, name)
+        if grid is None:
+            continue
+        recorder = Recorder(store, grid.plan, lookup(store, grid.plan, []), database.ingest)
+        records = recorder.finish()
+        database.ingest(database.lacking([*recorder.found.values(), *records]))
+        found[name] = (len(records), len(grid.plan.runs))
+        if len(recorder.found) == len(grid.plan.stages) and not grid.alive:
+            grids.drop(store.home, name)
+    return found
+
+
+def force(store: Store, plan: Plan, names: Iterable[str]) -> list[Stage]:
+    """Move aside what is stored of the stages called ``names`` (a kind, or a key's beginning), of everything in the
+    plan that was computed from them, and the records of their runs. Returns the stages that will be computed again.
+
+    Raises UserError for a name that fits no stage of the plan.
+    """
+    chosen: set[str] = set()
+    for name in names:
+        own = {s.key for s in plan.stages.values() if s.kind == name or (len(name) >= 4 and s.key.startswith(name))}
+        if not own:
+            raise unknown("stage of this plan", name, {stage.kind for stage in plan.stages.values()})
+        chosen |= own
+    for stage in plan.stages.values():  # parents first
+        if not chosen.isdisjoint(key for _, key in stage.inputs.values()):
+            chosen.add(stage.key)
+    for planned in plan.runs:
+        if not chosen.isdisjoint(stage.key for stage in planned.stages.values()):
+            keys = [stage.key for stage in planned.stages.values()]
+            without = [s.key for role, s in planned.stages.items() if role not in EXTRA]
+            for whole in (keys, without):
+                store.discard("run", record_key(planned, whole))
+    again = [stage for stage in plan.stages.values() if stage.key in chosen]
+    return [stage for stage in again if store.discard(stage.kind, stage.key)]

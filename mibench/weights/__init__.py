@@ -1,0 +1,1 @@
+"""Published weights: reading their files without running them, fitting them to our networks, keeping them."""

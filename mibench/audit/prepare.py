@@ -18,7 +18,8 @@ from mibench.data.sets.folder import classes
 from mibench.errors import MissingError, UserError
 from mibench.nets import build_classifier
 from mibench.protocol.method_files import use_file
-from mibench.weights.imported import save_imported, weights_folder
+from mibench.weights.imported import save_imported
+from mibench.weights.starting import weights_folder
 
 OWN = Path(__file__).with_name("own_model.py")
 PRESET = "audited"  # holds the model's parameters, and applies on its track by itself

@@ -79,8 +79,9 @@ def import_checkpoint(
 def _import(home: Path, file: str, data: bytes, kind: str, name: str | None) -> tuple[dict[str, Any], list[str], bool]:
     """Facts, notes and whether it is new. Raises UserError if the file does not fit."""
     from mibench.weights.files import read_checkpoint
-    from mibench.weights.imported import imported_facts, save_imported, weights_folder
+    from mibench.weights.imported import imported_facts, save_imported
     from mibench.weights.kinds import fit
+    from mibench.weights.starting import weights_folder
 
     sha256, folder = hashlib.sha256(data).hexdigest(), weights_folder(home)
     try:
@@ -106,8 +107,9 @@ def _command(ws: Workspace, name: str, settings: dict[str, Any], use: Use) -> tu
     """A run that uses the weights ``name``, ready for a shell, and what is still missing for it."""
     import yaml
 
-    from mibench.weights.imported import all_imported, weights_folder
+    from mibench.weights.imported import all_imported
     from mibench.weights.kinds import KINDS
+    from mibench.weights.starting import weights_folder
 
     missing = []
     params = use.params(name, settings)
@@ -150,8 +152,9 @@ def _tracks(ws: Workspace, settings: dict[str, Any]) -> list[str]:
 
 
 def _list(ws: Workspace, as_json: bool) -> None:
-    from mibench.weights.imported import all_imported, weights_folder
+    from mibench.weights.imported import all_imported
     from mibench.weights.kinds import KINDS
+    from mibench.weights.starting import weights_folder
 
     found = all_imported(weights_folder(ws.home))
     if as_json:

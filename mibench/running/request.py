@@ -22,8 +22,8 @@ from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
 from mibench.registry import Registry
 from mibench.running.devices import cores
-from mibench.weights.imported import weights_folder
 from mibench.weights.starting import missing as no_weights
+from mibench.weights.starting import weights_folder
 
 DEFAULT_TRACK = "orl32"
 BASELINE = "none"  # the undefended model, shown beside every run

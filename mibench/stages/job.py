@@ -29,7 +29,8 @@ from mibench.registry.guard import closed, undisturbed
 from mibench.registry.loading import track_info
 from mibench.store.artifacts import STATE, Manifest, Store
 from mibench.weights.fit import load_published
-from mibench.weights.imported import load_imported, weights_folder
+from mibench.weights.imported import load_imported
+from mibench.weights.starting import weights_folder
 
 # prepare and invert are two halves of one attack and share its streams
 _ROLES = {"prepare": "attack", "invert": "attack"}

@@ -19,10 +19,6 @@ _ID = re.compile(r"[0-9a-f]{16}")
 _HOW = "Import them with `mibench import-checkpoint FILE --as KIND`; with `--list` it shows what is there."
 
 
-def weights_folder(home: Path) -> Path:
-    return home / "weights"
-
-
 def save_imported(folder: Path, sha256: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     """Store the tensors of a published file under an id, the first 16 characters of the file's SHA-256; the id.
     ``facts`` (what it is, the file's name, its settings) stand beside it as JSON, written last."""

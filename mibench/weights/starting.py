@@ -74,6 +74,11 @@ STARTS: dict[tuple[str, str], Start] = {
 }
 
 
+def weights_folder(home: Path) -> Path:
+    """Where published weights lie: imported ones, and files that somebody put there."""
+    return home / "weights"
+
+
 def start_of(arch: str, initial: str) -> Start:
     """Raises UserError for weights that the architecture cannot start from."""
     if (arch, initial) not in STARTS:

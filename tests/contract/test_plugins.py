@@ -68,7 +68,7 @@ from mibench.stages import job as job_module
 from mibench.stages.job import Job, load_weights
 from mibench.store.artifacts import STATE, Manifest, Store
 from mibench.store.manifest import file_sha256
-from mibench.weights.imported import weights_folder
+from mibench.weights.starting import weights_folder
 
 LISTED = Registry()
 DEFENSES, ATTACKS, PRIORS = (sorted(LISTED.entries(kind)) for kind in KINDS)

@@ -52,19 +52,6 @@ def stream_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(canonical(list(parts)).encode()).digest()[:8], "big") >> 1
 
 
-# Bumped when the engine's part of a stage may change its result.
-ENGINE_VERSIONS = {
-    "evaluator": 1,
-    "target": 1,
-    "prior": 1,
-    "prepare": 1,
-    "invert": 1,
-    "utility": 1,
-    "evaluate": 1,
-    "features": 1,
-}
-
-
 def joint_version(engine: int, plugin: int) -> int:
     """A stage's version: the engine's of this kind of stage and the method's, in one number."""
     return engine * 1000 + plugin

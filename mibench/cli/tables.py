@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mibench.metrics import METRICS
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish.aggregate import Value, mean_over_seeds
 from mibench.publish.study import study_tasks
 from mibench.publish.text import duration, interval, number
@@ -62,8 +63,7 @@ def _value(value: Value, name: str) -> str:
 
 def seconds(runs: Sequence[RunRecord]) -> Table:
     """Seconds per stage; a stage that several runs share is counted in each."""
-    kinds = [k for k in ("evaluator", "target", "prior", "prepare", "invert", "utility", "evaluate", "features")]
-    used = [k for k in kinds if any(stage.kind == k for run in runs for stage in run.stages)]
+    used = [k for k in STAGE_KINDS if any(stage.kind == k for run in runs for stage in run.stages)]
     table = Table(title="seconds per stage (stages with the same key are computed once)", title_justify="left")
     for head in ("defense", "attack", "seed", *used, "run"):
         table.add_column(head, justify="left" if head in ("defense", "attack", "run") else "right")

@@ -12,31 +12,15 @@ evaluator   target -----> utility ----------.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mibench.errors import UserError
-from mibench.keys import ENGINE_VERSIONS, canonical, digest, joint_version, stage_key
+from mibench.keys import canonical, digest, joint_version, stage_key
 from mibench.protocol.methods import ACCESS_RANK, Facts
+from mibench.protocol.stage_kinds import STAGE_KINDS, StageKind, is_shared
 from mibench.protocol.tracks import Track
-
-# Which sections of a track can change a stage's result.
-TRACK_PARTS = {
-    "evaluator": ("private", "evaluator"),
-    "target": ("private", "public", "target"),
-    "prior": ("public",),
-    "prepare": ("public", "attack"),
-    "invert": ("public", "attack"),
-    "utility": ("private",),
-    "evaluate": ("private", "attack", "metrics"),
-    "features": ("private", "attack"),
-}
-
-
-def is_shared(kind: str, inputs: Container[str]) -> bool:
-    """Whether tracks of one family have the stage in common: evaluators, and priors that do not ask a target."""
-    return kind == "evaluator" or (kind == "prior" and "target" not in inputs)
 
 
 @dataclass(frozen=True)
@@ -162,60 +146,69 @@ class _Builder:
     def stages(self, cell: Cell, prior: Facts | None) -> dict[str, Stage]:
         """The stages of one cell by kind, parents first."""
         self._held.append((cell, prior))
-        defense, attack, seed = cell.defense, cell.attack, cell.seed
         made: dict[str, Stage] = {}
-
-        def add(
-            kind: str, facts: Facts | None, stage_seed: int, roles: Iterable[str], title: str, own: Any = None
-        ) -> None:
-            parents = [made[role] for role in roles if role in made]
-            name = (kind, id(cell.track), id(facts), stage_seed, tuple(stage.key for stage in parents), canonical(own))
+        for kind in STAGE_KINDS.values():
+            facts = {"defense": cell.defense, "attack": cell.attack, "prior": prior, None: None}[kind.method]
+            if (kind.method and facts is None) or (kind.name == "prepare" and not cell.attack.prepares):
+                continue
+            roles = [role for role in kind.reads if role in made]
+            title = kind.title
+            if facts is not None and facts is prior:
+                roles = self._asked_by(prior, cell.attack)
+                title += " for {defense} seed {seed}" if roles else ""
+            parents = [made[role] for role in roles]
+            seed = cell.seed if kind.method and not is_shared(kind.name, roles) else 0
+            own = cell.evaluation if kind.name == "evaluate" else {}
+            name = (kind.name, id(cell.track), id(facts), seed, tuple(s.key for s in parents), canonical(own))
             if name not in self._made:
-                self._made[name] = self._stage(kind, cell.track, facts, stage_seed, parents, title, own or {})
-            made[kind] = self._made[name]
-
-        add("evaluator", None, 0, (), f"evaluator of {cell.track.id}")
-        add("target", defense, seed, (), f"target {defense.label} seed {seed}")
-        if prior is not None:
-            own = prior.scope == "target"
-            if own and ACCESS_RANK[str(prior.access)] > ACCESS_RANK[str(attack.access)]:
-                raise UserError(
-                    f"Attack {attack.id!r} declares access {attack.access!r}, but its prior {prior.id!r} asks the "
-                    f"target for {prior.access!r}. Declare what both need."
-                )
-            title = f"prior {prior.id}" + (f" for {defense.label} seed {seed}" if own else "")
-            add("prior", prior, seed if own else 0, ("target",) if own else (), title)
-        who = f"{attack.label} on {defense.label} seed {seed}"
-        if attack.prepares:
-            add("prepare", attack, seed, ("target", "prior"), f"prepare {who}")
-        add("invert", attack, seed, ("target", "prior", "prepare"), f"invert {who}")
-        add("utility", defense, seed, ("target",), f"utility of {defense.label} seed {seed}")
-        add("evaluate", None, 0, ("evaluator", "invert", "utility"), f"evaluate {who}", cell.evaluation)
-        add("features", defense, seed, ("target", "invert"), f"features {who}")
+                labels = {"track": cell.track.id, "seed": cell.seed, "prior": prior.id if prior else ""}
+                labels |= {"defense": cell.defense.label, "attack": cell.attack.label}
+                title = title.format_map(labels)
+                self._made[name] = self._stage(kind, cell.track, facts, seed, parents, title, own)
+            made[kind.name] = self._made[name]
         return made
 
+    @staticmethod
+    def _asked_by(prior: Facts, attack: Facts) -> list[str]:
+        """Whose answers the prior is trained on. Raises UserError where it asks for more than its attack may."""
+        if prior.scope != "target":
+            return []
+        if ACCESS_RANK[str(prior.access)] > ACCESS_RANK[str(attack.access)]:
+            raise UserError(
+                f"Attack {attack.id!r} declares access {attack.access!r}, but its prior {prior.id!r} asks the "
+                f"target for {prior.access!r}. Declare what both need."
+            )
+        return ["target"]
+
     def _stage(
-        self, kind: str, track: Track, facts: Facts | None, seed: int, parents: list[Stage], title: str, own: Any
+        self,
+        kind: StageKind,
+        track: Track,
+        facts: Facts | None,
+        seed: int,
+        parents: list[Stage],
+        title: str,
+        own: dict[str, Any],
     ) -> Stage:
         inputs = {parent.kind: (parent.kind, parent.key) for parent in parents}
-        version = joint_version(ENGINE_VERSIONS[kind], facts.version if facts else 0)
+        version = joint_version(kind.version, facts.version if facts else 0)
         plugin = facts.id if facts else "engine"
         params, non_default = (facts.params, facts.non_default) if facts else (own, own)
-        part = (id(track), kind, is_shared(kind, inputs))
+        part = (id(track), kind.name, is_shared(kind.name, inputs))
         if part not in self._parts:
-            self._parts[part] = track.part(*TRACK_PARTS[kind], shared=part[2])
+            self._parts[part] = track.part(*kind.track, shared=part[2])
         keys = {role: parent for role, (_, parent) in inputs.items()}
         return Stage(
-            kind,
-            stage_key(kind, plugin, version, non_default, seed, self._parts[part], keys),
-            plugin,
-            version,
-            params,
-            non_default,
-            seed,
-            track.id,
-            inputs,
-            facts.source_sha256 if facts else "",
-            facts.access if facts else None,
-            title,
+            kind=kind.name,
+            key=stage_key(kind.name, plugin, version, non_default, seed, self._parts[part], keys),
+            plugin=plugin,
+            version=version,
+            params=params,
+            non_default=non_default,
+            seed=seed,
+            track=track.id,
+            inputs=inputs,
+            source_sha256=facts.source_sha256 if facts else "",
+            access=facts.access if facts else None,
+            title=title,
         )

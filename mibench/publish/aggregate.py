@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mibench.protocol.stage_kinds import EXTRA
 from mibench.records import RunRecord
 
 TABLE_METRICS = (
@@ -23,7 +24,6 @@ TABLE_METRICS = (
     "face_rate",
 )
 UTILITY, LEAKAGE = "nat1", "att1"
-ASIDE = ("features",)  # stages that no metric comes from: a run from before them is of the same method
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
@@ -241,7 +241,7 @@ def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
 
 def _method(run: RunRecord) -> tuple[Any, ...]:
     """What has to be equal for two runs of a cell to be seeds of the same method."""
-    versions = sorted({(s.kind, s.plugin, s.version) for s in run.stages if s.kind not in ASIDE})
+    versions = sorted({(s.kind, s.plugin, s.version) for s in run.stages if s.kind not in EXTRA})
     return _frozen(run.defense_params), _frozen(run.attack_params), tuple(versions)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mibench.protocol.stage_kinds import ASKING, computed_by
 from mibench.publish.aggregate import seed_interval
 from mibench.publish.text import MISSING, duration, interval, number
 
@@ -47,15 +48,15 @@ def _cells(runs: Sequence[dict[str, Any]]) -> Iterable[str]:
     first = runs[0]
     yield f"{first['metrics']['att1']['n'] / first['identities']:g}"
     yield str(len(runs))
-    yield duration(_seconds(runs, ("prior",)))
-    yield duration(_seconds(runs, ("prepare", "invert")))
+    yield duration(_seconds(runs, computed_by("prior")))
+    yield duration(_seconds(runs, computed_by("attack")))
     kinds = {kind: _mean([run["queries"][kind] / run["identities"] for run in runs]) for kind in first["queries"]}
     yield ", ".join(f"{_count(count)} {kind}" for kind, count in kinds.items() if count) or "0"
     peaks = [
         stage["peak_memory_mib"]
         for run in runs
         for stage in run["stages"]
-        if stage["kind"] in ("prior", "prepare", "invert") and stage["peak_memory_mib"] is not None
+        if stage["kind"] in ASKING and stage["peak_memory_mib"] is not None
     ]
     yield f"{max(peaks)} MiB" if peaks else MISSING
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mibench.protocol.stage_kinds import computed_by
 from mibench.publish import text
 from mibench.publish.aggregate import TABLE_METRICS, Board, Row
 from mibench.publish.leaderboard import cell_view
@@ -64,13 +65,10 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
     }
 
 
-STAGES = {"defense": ("target",), "attack": ("prepare", "invert")}
-
-
 def _cost(row: Row, kind: str) -> str:
     """Mean seconds of what belongs to the method: training of a defense; preparation and inversion of an attack."""
     done = [run for run in row.runs if run.status == "done"]
-    seconds = [sum(s.seconds for s in run.stages if s.kind in STAGES[kind]) for run in done]
+    seconds = [sum(s.seconds for s in run.stages if s.kind in computed_by(kind)) for run in done]
     return text.duration(sum(seconds) / len(seconds)) if seconds else text.MISSING
 
 

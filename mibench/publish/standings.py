@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mibench.keys import ENGINE_VERSIONS, split_version
+from mibench.keys import split_version
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish.aggregate import LEAKAGE, UTILITY, Board, Row, Value, mean_over_seeds
 from mibench.publish.model import Catalogue
 from mibench.records import RunRecord
@@ -135,7 +136,7 @@ def stale(runs: list[RunRecord], catalogue: Catalogue) -> list[str]:
     old = set()
     for stage in (stage for run in runs for stage in run.stages):
         engine, plugin = split_version(stage.version)
-        if engine < ENGINE_VERSIONS.get(stage.kind, 0):
+        if stage.kind in STAGE_KINDS and engine < STAGE_KINDS[stage.kind].version:
             old.add(stage.kind)
         now = known.get(stage.kind, {}).get(stage.plugin, {}).get("code_version")
         if now is not None and plugin < now:

@@ -11,10 +11,9 @@ from typing import Any
 
 from mibench.keys import digest
 from mibench.planning.plan import Cell, Plan, PlannedRun, Stage
+from mibench.protocol.stage_kinds import ASKING, EXTRA
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.store.artifacts import Manifest, Store
-
-EXTRA = ("features",)  # a run without it (it failed) still has its result
 
 
 class Recorder:
@@ -101,7 +100,7 @@ def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> 
     evaluate = manifests["evaluate"]
     table = store.path("evaluate", evaluate.key) / "images.json"
     queries: dict[str, Any] = {}
-    for role in ("prior", "prepare", "invert"):
+    for role in ASKING:
         for who, phases in (manifests[role].result.get("queries", {}) if role in manifests else {}).items():
             for phase, kinds in phases.items():
                 slot = queries.setdefault(who, {}).setdefault(phase, {})

@@ -10,16 +10,15 @@ from mibench.errors import EXIT_FAILED, UserError, unknown
 from mibench.planning.estimates import estimate, filled, past_seconds
 from mibench.planning.plan import Plan, Stage
 from mibench.planning.schedule import Schedule
+from mibench.protocol.stage_kinds import EXTRA, STAGE_KINDS
 from mibench.records import RunRecord
 from mibench.running import grids
 from mibench.running.coordinator import Listener, Outcome, State, coordinate
 from mibench.running.executors import Executor
-from mibench.running.recording import EXTRA, Recorder, record_key
+from mibench.running.recording import Recorder, record_key
 from mibench.store import attempts
 from mibench.store.artifacts import Damaged, Manifest, Store
 from mibench.store.db import Database
-
-RESULTS = ("evaluate", "features")  # stages whose files are shown, and that no other stage reads
 
 
 @dataclass
@@ -44,7 +43,7 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
     """
     found: dict[str, Manifest] = {}
     for stage in plan.stages.values():
-        manifest = _whole(store, stage, notes, verify=stage.kind in RESULTS)
+        manifest = _whole(store, stage, notes, verify=STAGE_KINDS[stage.kind].shown)
         if manifest is not None:
             _same_params(stage, manifest)
             found[stage.key] = manifest

@@ -17,23 +17,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.running.pulse import ALIVE, Emit, Pulse
 
 if TYPE_CHECKING:
     from mibench.planning.plan import Stage
     from mibench.store.artifacts import Store
-
-
-STAGES = {
-    "evaluator": "mibench.stages.evaluator:run",
-    "target": "mibench.stages.target:run",
-    "prior": "mibench.stages.prior:run",
-    "prepare": "mibench.stages.invert:prepare",
-    "invert": "mibench.stages.invert:run",
-    "utility": "mibench.stages.utility:run",
-    "evaluate": "mibench.stages.evaluate:run",
-    "features": "mibench.stages.features:run",
-}
 
 
 def emit_line(event: dict[str, Any]) -> None:
@@ -85,7 +74,7 @@ def _compute(request: dict[str, Any], stage: Stage, store: Store, workdir: Path,
     with Pulse(workdir / STATE / ALIVE, str(device)) as pulse:
         job = Job(stage, store, registry, workdir, device, pulse.passing(emit))
         _ = job.data  # built now if it is not there, so that it cannot come between seeding and computing
-        module, function = STAGES[stage.kind].split(":")
+        module, function = STAGE_KINDS[stage.kind].compute.split(":")
         result = getattr(import_module(module), function)(job)
     manifest = Manifest(
         kind=stage.kind,

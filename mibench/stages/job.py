@@ -21,7 +21,8 @@ from mibench.images.pixels import Pixels
 from mibench.keys import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
-from mibench.planning.plan import Stage, is_shared
+from mibench.planning.plan import Stage
+from mibench.protocol.stage_kinds import STAGE_KINDS, is_shared
 from mibench.protocol.tracks import Track
 from mibench.random import Stream
 from mibench.registry import Registry
@@ -31,9 +32,6 @@ from mibench.store.artifacts import STATE, Manifest, Store
 from mibench.weights.fit import load_published
 from mibench.weights.imported import load_imported
 from mibench.weights.starting import weights_folder
-
-# prepare and invert are two halves of one attack and share its streams
-_ROLES = {"prepare": "attack", "invert": "attack"}
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -97,7 +95,7 @@ class Job:
 
     @cached_property
     def tools(self) -> Tools:
-        role = _ROLES.get(self.stage.kind, self.stage.kind)
+        role = STAGE_KINDS[self.stage.kind].streams or self.stage.kind
         return Tools(
             self.protocol,
             role,

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from mibench.data.tracked import is_tracked, resolve
 from mibench.errors import UserError
-from mibench.keys import ENGINE_VERSIONS, digest, split_version, stage_key
+from mibench.keys import digest, split_version, stage_key
 from mibench.metrics import METRICS
-from mibench.planning.plan import TRACK_PARTS, is_shared
 from mibench.protocol.methods import Kind
+from mibench.protocol.stage_kinds import STAGE_KINDS, is_shared
 from mibench.protocol.tracks import Track
 from mibench.registry import Registry
 from mibench.store.artifacts import home
@@ -16,18 +16,7 @@ from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
 
-# Whose results a stage reads: those it needs, and those it may have besides.
-PARENTS: dict[str, tuple[set[str], set[str]]] = {
-    "evaluator": (set(), set()),
-    "target": (set(), set()),
-    "prior": (set(), {"target"}),
-    "prepare": ({"target"}, {"prior"}),
-    "invert": ({"target"}, {"prior", "prepare"}),
-    "utility": ({"target"}, set()),
-    "evaluate": ({"evaluator", "invert", "utility"}, set()),
-    "features": ({"target", "invert"}, set()),
-}
-NEEDED = {"evaluator", "target", "invert", "utility", "evaluate"}
+NEEDED = {name for name, kind in STAGE_KINDS.items() if kind.always and not kind.extra}
 
 
 def tracks(found: Submission, registry: Registry) -> dict[str, Track]:
@@ -58,10 +47,10 @@ def check_keys(found: Submission, known: dict[str, Track]) -> str:
         if stage.track not in known:
             raise Refused(f"{name} is of track {shown(stage.track)}, which the submission does not declare.")
         engine, _ = split_version(stage.version)
-        if engine > ENGINE_VERSIONS[stage.kind]:
+        if engine > STAGE_KINDS[stage.kind].version:
             raise Refused(f"{name} was computed by a newer mibench (engine {engine}). Update this one.")
         track = known[stage.track]
-        part = track.part(*TRACK_PARTS[stage.kind], shared=is_shared(stage.kind, stage.inputs))
+        part = track.part(*STAGE_KINDS[stage.kind].track, shared=is_shared(stage.kind, stage.inputs))
         key = stage_key(
             stage.kind, stage.plugin, stage.version, stage.non_default, stage.seed, part, dict(stage.inputs)
         )
@@ -90,12 +79,12 @@ def check_runs(found: Submission, known: dict[str, Track], registry: Registry) -
         roles = _roles(found, record)
         used |= {stage.key for stage in roles.values()}
         for kind, stage in roles.items():
-            needs, may = PARENTS[kind]
+            needs, may = set(STAGE_KINDS[kind].needs), set(STAGE_KINDS[kind].may_read)
             if not needs <= stage.inputs.keys() <= needs | may:
                 raise Refused(f"Run {record.run}: its {kind} has the parents {shown(', '.join(stage.inputs))}.")
             if any(role not in roles or roles[role].key != key for role, key in stage.inputs.items()):
                 raise Refused(f"Run {record.run}: its {kind} was computed from stages of another run.")
-            own = kind not in ("evaluator", "evaluate") and not is_shared(kind, stage.inputs)
+            own = STAGE_KINDS[kind].method and not is_shared(kind, stage.inputs)
             if stage.seed != (record.seed if own else 0) or stage.track != record.track:
                 raise Refused(f"Run {record.run}: its {kind} is of another seed or track.")
         run = digest({"evaluate": roles["evaluate"].key, "target": roles["target"].key})[:12]

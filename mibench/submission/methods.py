@@ -6,13 +6,14 @@ import hashlib
 
 from mibench.keys import split_version
 from mibench.protocol.methods import Kind
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.registry import Registry
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
 from mibench.submission.strict import LINES, Source, read_source
 
-OF = {"target": "defense", "utility": "defense", "features": "defense", "prepare": "attack", "invert": "attack"}
+OF = {name: kind.method for name, kind in STAGE_KINDS.items() if kind.method in ("defense", "attack")}
 USUAL = {"mibench", "torch", "torchvision", "pydantic", "numpy", "math", "typing", "collections", "dataclasses"}
 USUAL |= {"functools", "itertools", "copy"}
 _BASE = {"defense": "Defense", "attack": "Attack"}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mibench.errors import UserError
-from mibench.keys import ENGINE_VERSIONS
 from mibench.planning.plan import Cell, Plan, Stage, make_plan
 from mibench.protocol.methods import Facts
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.protocol.tracks import Track
 
 
@@ -225,7 +225,7 @@ def test_versions_change_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         "evaluate",
         "features",
     }
-    monkeypatch.setitem(ENGINE_VERSIONS, "prior", 2)
+    monkeypatch.setitem(STAGE_KINDS, "prior", replace(STAGE_KINDS["prior"], version=2))
     assert _changed(before, _stages(_defense(), PPA)) == {"prior", "prepare", "invert", "evaluate", "features"}
 
 
@@ -300,7 +300,7 @@ def test_weights_that_arrive_make_a_new_evaluation_and_nothing_else() -> None:
 def test_the_feature_space_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run from before the stage keeps its id and its other keys, and so does one whose stage gets a new version."""
     before = _plan((_defense(), PPA, 0))
-    monkeypatch.setitem(ENGINE_VERSIONS, "features", 2)
+    monkeypatch.setitem(STAGE_KINDS, "features", replace(STAGE_KINDS["features"], version=2))
     after = _plan((_defense(), PPA, 0))
     assert _changed(before.runs[0].stages, after.runs[0].stages) == {"features"}
     assert before.runs[0].run == after.runs[0].run

@@ -23,7 +23,7 @@ from factories import make_catalogue, make_run
 
 from mibench.cli.site_data import catalogue
 from mibench.errors import UserError
-from mibench.keys import ENGINE_VERSIONS
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue, SiteOptions, build_site
 from mibench.publish.aggregate import boards
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
@@ -110,7 +110,7 @@ def test_runs_of_an_older_version_are_stale(now: int, old: bool) -> None:
 
 def test_runs_of_an_older_engine_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stale code" not in words(only([make_run()])[0])
-    monkeypatch.setitem(ENGINE_VERSIONS, "invert", 2)
+    monkeypatch.setitem(STAGE_KINDS, "invert", replace(STAGE_KINDS["invert"], version=2))
     (badge,) = [badge for badge in only([make_run()])[0].badges if badge.word == "stale code"]
     assert "invert" in badge.meaning and "target" not in badge.meaning
 

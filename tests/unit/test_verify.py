@@ -29,7 +29,7 @@ from tiny import edit_registry
 from mibench.data.tracked import is_tracked
 from mibench.errors import UserError
 from mibench.keys import digest, stage_key
-from mibench.planning.plan import TRACK_PARTS
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.registry import Registry
 from mibench.submission.archives import unpack
 from mibench.submission.contents import Submission
@@ -538,7 +538,7 @@ def test_other_parameters_than_were_computed(pack: Path, refusal: Ask, tiny_root
 
     def change(data: dict[str, Any]) -> None:
         data["non_default"] = data["params"] = {"weights": {}}
-        part = track.part(*TRACK_PARTS["evaluate"])
+        part = track.part(*STAGE_KINDS["evaluate"].track)
         data["key"] = stage_key("evaluate", "engine", data["version"], data["non_default"], 0, part, data["inputs"])
 
     edit_stage(path, change)

@@ -1,0 +1,134 @@
+"""The kinds of stages that a run consists of: what each is called, what can change it, whose results it reads and who
+computes it. This table is the only place that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from mibench.protocol.methods import Kind
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """One kind of stage.
+
+    version: of the engine's part; raised when that may change a result. method: whose code it runs, if any's.
+    own: whether that is what the method is there for, so that its time is the method's. track: the sections of a track
+    that can change the result. compute: ``module:function``. needs, may_read: the kinds whose results it reads, always
+    or where the run has them. title: what one is called, of ``track``, ``defense``, ``attack``, ``prior``, ``seed``.
+    streams: the name of its random streams. always: whether every attack has it. shown: its files are shown and no
+    other stage reads them. extra: a run without it still has its result.
+    """
+
+    name: str
+    track: tuple[str, ...]
+    compute: str
+    title: str
+    method: Kind | None = None
+    own: bool = False
+    needs: tuple[str, ...] = ()
+    may_read: tuple[str, ...] = ()
+    version: int = 1
+    streams: str = ""
+    always: bool = True
+    shown: bool = False
+    extra: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.needs + self.may_read
+
+
+# Parents before children. An attack's two halves share its random streams.
+STAGE_KINDS = {
+    kind.name: kind
+    for kind in (
+        StageKind(
+            "evaluator",
+            track=("private", "evaluator"),
+            compute="mibench.stages.evaluator:run",
+            title="evaluator of {track}",
+        ),
+        StageKind(
+            "target",
+            track=("private", "public", "target"),
+            compute="mibench.stages.target:run",
+            title="target {defense} seed {seed}",
+            method="defense",
+            own=True,
+        ),
+        StageKind(
+            "prior",
+            track=("public",),
+            compute="mibench.stages.prior:run",
+            title="prior {prior}",
+            method="prior",
+            own=True,
+            may_read=("target",),
+            always=False,
+        ),
+        StageKind(
+            "prepare",
+            track=("public", "attack"),
+            compute="mibench.stages.invert:prepare",
+            title="prepare {attack} on {defense} seed {seed}",
+            method="attack",
+            own=True,
+            needs=("target",),
+            may_read=("prior",),
+            streams="attack",
+            always=False,
+        ),
+        StageKind(
+            "invert",
+            track=("public", "attack"),
+            compute="mibench.stages.invert:run",
+            title="invert {attack} on {defense} seed {seed}",
+            method="attack",
+            own=True,
+            needs=("target",),
+            may_read=("prior", "prepare"),
+            streams="attack",
+        ),
+        StageKind(
+            "utility",
+            track=("private",),
+            compute="mibench.stages.utility:run",
+            title="utility of {defense} seed {seed}",
+            method="defense",
+            needs=("target",),
+        ),
+        StageKind(
+            "evaluate",
+            track=("private", "attack", "metrics"),
+            compute="mibench.stages.evaluate:run",
+            title="evaluate {attack} on {defense} seed {seed}",
+            needs=("evaluator", "invert", "utility"),
+            shown=True,
+        ),
+        StageKind(
+            "features",
+            track=("private", "attack"),
+            compute="mibench.stages.features:run",
+            title="features {attack} on {defense} seed {seed}",
+            method="defense",
+            needs=("target", "invert"),
+            shown=True,
+            extra=True,
+        ),
+    )
+}
+
+EXTRA = {name for name, kind in STAGE_KINDS.items() if kind.extra}
+ASKING = tuple(name for name, kind in STAGE_KINDS.items() if kind.method in ("prior", "attack"))  # they ask the target
+
+
+def computed_by(method: str) -> tuple[str, ...]:
+    """The kinds of stages whose time is that of a defense, a prior or an attack."""
+    return tuple(name for name, kind in STAGE_KINDS.items() if kind.own and kind.method == method)
+
+
+def is_shared(kind: str, inputs: Container[str]) -> bool:
+    """Whether tracks of one family have the stage in common: what no target has a part in."""
+    return not STAGE_KINDS[kind].needs and STAGE_KINDS[kind].method != "defense" and "target" not in inputs

@@ -130,17 +130,26 @@ def images(cli: Cli) -> dict[str, bytes]:
 
 
 def workers_of(home: Path) -> list[int]:
-    """The processes that compute a stage for ``home``."""
-    found = []
+    """The processes that compute a stage for ``home``, started or forked."""
+    ours: dict[int, bytes] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes()
             environment = (folder / "environ").read_bytes()
         except OSError:
             continue
-        if b"mibench.running.worker" in command and f"MIBENCH_HOME={home}\0".encode() in environment:
-            found.append(int(folder.name))
-    return found
+        if f"MIBENCH_HOME={home}\0".encode() in environment:
+            ours[int(folder.name)] = command
+    servers = {pid for pid, command in ours.items() if b"mibench.running.forkserver" in command}
+    started = [pid for pid, command in ours.items() if b"mibench.running.worker" in command]
+    return started + [pid for pid in servers if _parent(pid) in servers]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:

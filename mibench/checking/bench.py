@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from mibench.planning.plan import Cell, Plan, Stage, make_plan
 from mibench.protocol.methods import Facts, Selection
 from mibench.protocol.tracks import Track
 from mibench.registry import Registry
+from mibench.running.order import Order
 from mibench.running.request import BASELINE
 from mibench.running.worker import compute
+from mibench.stages.events import Emit
 from mibench.stages.job import Job
 from mibench.store.artifacts import Manifest, Store
 
@@ -59,17 +60,16 @@ class Bench:
         values = reduced(self.registry, "prior", name) | params
         return self.registry.facts(Selection("prior", name, (), values), track)
 
-    def compute(self, plan: Plan, last: str, emit: Callable[[dict[str, Any]], None] = lambda event: None) -> Stage:
+    def compute(self, plan: Plan, last: str, emit: Emit = lambda event: None) -> Stage:
         """Compute the stage of kind ``last`` and what it needs."""
         [stage] = [stage for stage in plan.stages.values() if stage.kind == last]
         for kind, _ in stage.inputs.values():
             self.compute(plan, kind, emit)
         if self.store.manifest(stage.kind, stage.key) is None:
-            track = self.registry.track(stage.track).model_dump(mode="json")
-            request = {"home": str(self.home), "device": "cpu", "stage": asdict(stage), "track": track}
+            order = Order(home=self.home, device="cpu", stage=stage, track=self.registry.track(stage.track))
             threads = torch.get_num_threads()
             try:
-                compute(request, emit)
+                compute(order, emit)
             finally:
                 torch.set_num_threads(threads)
         return stage

@@ -118,7 +118,7 @@ def audit(
     plan = build_plan(ws.registry, track, defenses, attacking, 1)
     skipped |= {cell.attack.label: reason for cell, reason in plan.skipped}
 
-    def place(stages: list[Any], tracks: dict[str, dict[str, Any]]) -> LocalExecutor:
+    def place(stages: list[Any], tracks: dict[str, Any]) -> LocalExecutor:
         return LocalExecutor(ws.home, slots(device, jobs, None, 1), tracks, None, code_version())
 
     with listening(len(plan.stages), quiet) as listener:

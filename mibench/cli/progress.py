@@ -6,13 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 
 from mibench.planning.plan import Stage
 from mibench.running.coordinator import Listener
-from mibench.running.executors import LAST
+from mibench.stages import events
 
 _EVERY = 10.0  # seconds between plain lines of one stage
 _LINES = 4  # stages that may each say something every ten seconds; more take turns
@@ -68,7 +67,7 @@ def _plain(name: str) -> Callable[[str, int, int], None]:
     return tell
 
 
-def _silent(stage: Stage, event: dict[str, Any]) -> None:
+def _silent(stage: Stage, event: events.Event) -> None:
     """For --quiet."""
 
 
@@ -77,33 +76,32 @@ def _lines(total: int) -> Listener:
     started: dict[str, float] = {}
     told: dict[str, float] = {}
 
-    def listen(stage: Stage, event: dict[str, Any]) -> None:
+    def listen(stage: Stage, event: events.Event) -> None:
         nonlocal count
         now = time.monotonic()
-        kind = event["event"]
-        if kind == "started":
+        if isinstance(event, events.Started):
             started[stage.key] = told[stage.key] = now
-            click.echo(f"start  {stage.title} on {event['device']}", err=True)
-        elif kind in LAST:
-            count += kind == "done"
+            click.echo(f"start  {stage.title} on {event.device}", err=True)
+        elif isinstance(event, events.Last):
+            count += isinstance(event, events.Done)
             begun = started.pop(stage.key, None)
-            if kind == "failed":
-                click.echo(f"FAILED {stage.title}: {event['message']}", err=True)
-            elif kind == "stopped":
+            if isinstance(event, events.Failed):
+                click.echo(f"FAILED {stage.title}: {event.message}", err=True)
+            elif isinstance(event, events.Stopped):
                 click.echo(f"stop   {stage.title}; it goes on from here", err=True)
             elif begun is not None:
                 click.echo(f"done   {stage.title} in {now - begun:.1f} s ({count} of {total})", err=True)
-        elif kind == "elsewhere":
+        elif isinstance(event, events.Elsewhere):
             click.echo(f"wait   {stage.title} is computed by another process", err=True)
-        elif kind == "note":
-            click.echo(f"note   {stage.title}: {event['message']}", err=True)
-        elif kind == "progress" and now - told[stage.key] >= _EVERY * max(1, len(started) // _LINES):
+        elif isinstance(event, events.Note):
+            click.echo(f"note   {stage.title}: {event.message}", err=True)
+        elif now - told[stage.key] >= _EVERY * max(1, len(started) // _LINES):
             told[stage.key] = now
-            loss = "" if event["loss"] is None else f", loss {event['loss']:.4g}"
-            rate = (now - started[stage.key]) / max(event["step"] or 0, 1)
-            steps = f" {event['step']}/{event['steps']}" if event["steps"] else ""
-            left = "" if not event["steps"] else f", {rate * (event['steps'] - event['step']):.0f} s left"
-            click.echo(f"...    {stage.title}: {event['name']}{steps}{loss}{left}", err=True)
+            loss = "" if event.loss is None else f", loss {event.loss:.4g}"
+            rate = (now - started[stage.key]) / max(event.step, 1)
+            steps = f" {event.step}/{event.steps}" if event.steps else ""
+            left = "" if not event.steps else f", {rate * (event.steps - event.step):.0f} s left"
+            click.echo(f"...    {stage.title}: {event.name}{steps}{loss}{left}", err=True)
 
     return listen
 
@@ -148,38 +146,35 @@ def _bars(total: int) -> Iterator[Listener]:
             failed = f", {failures} failed" if failures else ""
             progress.update(whole, note=f"{len(tasks)} running{failed}")
 
-        def listen(stage: Stage, event: dict[str, Any]) -> None:
+        def listen(stage: Stage, event: events.Event) -> None:
             nonlocal failures
-            kind = event["event"]
-            if kind == "started":
+            if isinstance(event, events.Started):
                 begun[stage.key] = time.monotonic()
                 tasks[stage.key] = progress.add_task(f"  {stage.title}", total=None, note="")
                 fit()
-            elif kind == "progress":
-                note = "" if event["loss"] is None else f"loss {event['loss']:.4g}"
-                name = f"  {stage.title}: {event['name']}"
+            elif isinstance(event, events.Progress):
                 progress.update(
                     tasks[stage.key],
-                    description=name,
-                    completed=event["step"] or 0,
-                    total=event["steps"] or None,
-                    note=note,
+                    description=f"  {stage.title}: {event.name}",
+                    completed=event.step,
+                    total=event.steps or None,
+                    note="" if event.loss is None else f"loss {event.loss:.4g}",
                 )
-            elif kind == "note":
-                say("note", "yellow", f"{stage.title}: {event['message']}")
-            elif kind == "elsewhere":
+            elif isinstance(event, events.Note):
+                say("note", "yellow", f"{stage.title}: {event.message}")
+            elif isinstance(event, events.Elsewhere):
                 say("wait", "yellow", f"{stage.title} is computed by another process")
-            elif kind in LAST:
-                if kind == "failed":
+            else:
+                if isinstance(event, events.Failed):
                     failures += 1
-                    say("failed", "red", f"{stage.title}: {event['message']}")
-                elif kind == "stopped":
+                    say("failed", "red", f"{stage.title}: {event.message}")
+                elif isinstance(event, events.Stopped):
                     say("stopped", "yellow", f"{stage.title}; it goes on from here")
                 elif stage.key in begun:
                     say("done", "green", f"{stage.title} in {time.monotonic() - begun[stage.key]:.1f} s")
                 if stage.key in tasks:
                     progress.remove_task(tasks.pop(stage.key))
-                if kind != "stopped":
+                if not isinstance(event, events.Stopped):
                     progress.advance(whole)
                 fit()
 

@@ -77,7 +77,7 @@ def run(
     if todo and (lacking := missing_data(plan, ws.home)):
         raise MissingError("\n".join(lacking))
 
-    def place(stages: list[Any], tracks: dict[str, dict[str, Any]]) -> Executor:
+    def place(stages: list[Any], tracks: dict[str, Any]) -> Executor:
         if options is not None:
             from mibench.running.executors.slurm import SlurmExecutor
 

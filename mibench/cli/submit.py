@@ -207,7 +207,7 @@ def _compute(ws: Workspace, run: str, plan: Any, device: str, jobs: int | None, 
     database = Database.open(f"sqlite:///{store.home / 'mibench.db'}", store.home)
     todo = needed(plan, lookup(store, plan, []))
 
-    def place(stages: list[Any], tracks: dict[str, dict[str, Any]]) -> LocalExecutor:
+    def place(stages: list[Any], tracks: dict[str, Any]) -> LocalExecutor:
         return LocalExecutor(store.home, slots(device, jobs, None, 1), tracks, None, code_version())
 
     with listening(len(todo), quiet) as listener:

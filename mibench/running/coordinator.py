@@ -12,7 +12,8 @@ from typing import Literal
 from mibench.errors import EXIT_ENVIRONMENT, EXIT_FAILED
 from mibench.planning.plan import Stage
 from mibench.planning.schedule import Schedule
-from mibench.running.executors import LAST, Event, Executor
+from mibench.running.executors import Executor
+from mibench.stages.events import Done, Elsewhere, Event, Failed, Last, Note, Started, Stopped
 
 Listener = Callable[[Stage, Event], None]
 State = Literal["done", "busy", "free"]
@@ -72,20 +73,21 @@ def coordinate(
                 outcome.interrupted = True
                 (executor.stop if obeyed == 1 else executor.kill)()
                 for stage in running.values() if obeyed == 1 else ():
-                    listener(stage, {"event": "note", "message": ASKED})
+                    listener(stage, Note(message=ASKED))
             if not running and (asked or not elsewhere):
                 break
             for key, event in executor.wait(POLL if elsewhere and not asked else None):
                 stage = running[key]
-                if event["event"] in LAST:
+                if isinstance(event, Last):
                     del running[key]
-                if event["event"] == "done":
+                if isinstance(event, Failed) and event.ended and asked:
+                    event = Stopped()  # by us
+                if isinstance(event, Done):
                     finish(stage)
-                elif event["event"] == "failed" and not (asked and event.get("ended")):
-                    outcome.fail(key, event["message"], event.get("exit_code", EXIT_FAILED))
+                elif isinstance(event, Failed):
+                    outcome.fail(key, event.message, event.exit_code)
                     outcome.blocked |= schedule.fail(key)
-                elif event["event"] in LAST:
-                    event = event | {"event": "stopped"}
+                elif isinstance(event, Stopped):
                     if asked:
                         outcome.stopped.add(key)
                     else:
@@ -127,11 +129,11 @@ def _start(
             finish(stage)
         elif state == "busy":
             elsewhere[stage.key] = stage
-            listener(stage, {"event": "elsewhere"})
+            listener(stage, Elsewhere())
         else:
             where = executor.start(stage)
             running[stage.key] = stage
-            listener(stage, {"event": "started", "device": where})
+            listener(stage, Started(device=where))
             free -= 1
 
 

@@ -7,13 +7,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-Emit = Callable[[dict[str, Any]], None]
-
+from mibench.stages.events import Emit, Progress, Said
 
 ALIVE = "alive.json"  # in a stage's state: what it is doing, for whoever asks
 
@@ -29,7 +27,7 @@ class Pulse:
         self._path, self._device = path, device
         self._start, self._busy = time.monotonic(), time.process_time()
         self._before = pulse_of(path)
-        self._progress: dict[str, Any] = {}
+        self._progress: Progress | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -46,8 +44,8 @@ class Pulse:
         return float(self._before.get("device_seconds", 0.0)) + here
 
     def passing(self, emit: Emit) -> Emit:
-        def tell(event: dict[str, Any]) -> None:
-            if event["event"] == "progress":
+        def tell(event: Said) -> None:
+            if isinstance(event, Progress):
                 self._progress = event
             emit(event)
 
@@ -60,7 +58,8 @@ class Pulse:
 
     def _beat(self) -> None:
         scratch = self._path.with_suffix(".new")
-        progress = {name: self._progress.get(name) for name in ("name", "step", "steps", "loss")}
+        said = self._progress.model_dump(exclude={"event"}) if self._progress else {}
+        progress = dict.fromkeys(("name", "step", "steps", "loss")) | said
         if progress["loss"] is not None and not math.isfinite(progress["loss"]):
             progress["loss"] = None
         cost = {"seconds": self.seconds, "device_seconds": self.device_seconds}

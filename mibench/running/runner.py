@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from mibench.errors import EXIT_FAILED, UserError, unknown
 from mibench.planning.estimates import estimate, filled, past_seconds
 from mibench.planning.plan import Plan, Stage
 from mibench.planning.schedule import Schedule
 from mibench.protocol.stage_kinds import EXTRA, STAGE_KINDS
+from mibench.protocol.tracks import Track
 from mibench.records import RunRecord
 from mibench.running import grids
 from mibench.running.coordinator import Listener, Outcome, State, coordinate
 from mibench.running.executors import Executor
 from mibench.running.recording import Recorder, record_key
+from mibench.stages.events import Failed
 from mibench.store import attempts
 from mibench.store.artifacts import Damaged, Manifest, Store
 from mibench.store.db import Database
@@ -81,7 +82,7 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
     return [stage for stage in plan.stages.values() if stage.key not in done]
 
 
-Place = Callable[[list[Stage], dict[str, dict[str, Any]]], Executor]
+Place = Callable[[list[Stage], dict[str, Track]], Executor]
 
 
 def execute(
@@ -132,8 +133,8 @@ def _compute(
                 message = f"It failed before, at {attempt.ended}: {attempt.message} Try again with --retry-failed."
                 before.fail(key, message, EXIT_FAILED)
                 before.blocked |= schedule.fail(key)
-                listener(schedule.stages[key], {"event": "failed", "message": message})
-    executor = place(todo, {run.cell.track.id: run.cell.track.model_dump(mode="json") for run in plan.runs})
+                listener(schedule.stages[key], Failed(message=message))
+    executor = place(todo, {run.cell.track.id: run.cell.track for run in plan.runs})
 
     def look(stage: Stage) -> State:
         if store.path(stage.kind, stage.key).exists() and _whole(store, stage, [], verify=False) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,12 +27,11 @@ from mibench.random import Stream
 from mibench.registry import Registry
 from mibench.registry.guard import closed, undisturbed
 from mibench.registry.loading import track_info
+from mibench.stages.events import Emit, Note, Progress
 from mibench.store.artifacts import STATE, Manifest, Store
 from mibench.weights.fit import load_published
 from mibench.weights.imported import load_imported
 from mibench.weights.starting import weights_folder
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Tools:
         return Loop(name, steps, state, self.scratch, self.progress, stream_seed(self.track, self.role, self.seed))
 
     def progress(self, step: int, steps: int, loss: float | None, name: str) -> None:
-        self.emit({"event": "progress", "name": name, "step": step, "steps": steps, "loss": loss})
+        self.emit(Progress(name=name, step=step, steps=steps, loss=loss))
 
 
 @dataclass
@@ -146,7 +144,7 @@ class Job:
             served: Classifier = defense.deploy(net.to(self.device).eval())
         if changed:
             note = f"{manifest.plugin} replaced {', '.join(sorted(changed))}; this was undone."
-            self.emit({"event": "note", "message": note})
+            self.emit(Note(message=note))
         return served
 
     def network(self, arch: str, num_classes: int | None = None) -> Classifier:

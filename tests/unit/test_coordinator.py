@@ -22,8 +22,8 @@ from mibench.planning.estimates import estimate, filled, past_seconds
 from mibench.planning.plan import Stage
 from mibench.planning.schedule import Schedule, chains
 from mibench.running.coordinator import coordinate
-from mibench.running.executors import Event
 from mibench.running.forecast import bound, makespan
+from mibench.stages.events import Done, Event, Failed, Last, Said, Stopped
 
 
 def stage(name: str, *parents: str) -> Stage:
@@ -61,7 +61,7 @@ class Script:
 
     alone = True
 
-    def __init__(self, slots: int = 1, ends: dict[str, Event] | None = None) -> None:
+    def __init__(self, slots: int = 1, ends: dict[str, Last] | None = None) -> None:
         self.slots, self.ends = slots, ends or {}
         self.running: deque[str] = deque()
         self.order: list[str] = []
@@ -76,22 +76,22 @@ class Script:
         self.order.append(stage.key)
         return "here"
 
-    def wait(self, seconds: float | None) -> Iterator[tuple[str, Event]]:
+    def wait(self, seconds: float | None) -> Iterator[tuple[str, Said]]:
         if self.on_wait:
             self.on_wait(self)
         if self.running:
             key = self.running.popleft()
-            yield key, self.ends.get(key, {"event": "done"})
+            yield key, self.ends.get(key, Done())
 
     def wake(self) -> None: ...
 
     def stop(self) -> None:
         self.asked.append("stop")
-        self.ends = {key: {"event": "stopped"} for key in self.running}
+        self.ends = {key: Stopped() for key in self.running}
 
     def kill(self) -> None:
         self.asked.append("kill")
-        self.ends = {key: {"event": "failed", "message": "killed", "ended": True} for key in self.running}
+        self.ends = {key: Failed(message="killed", ended=True) for key in self.running}
 
     def close(self) -> None: ...
 
@@ -103,7 +103,7 @@ def silent(stage: Stage, event: Event) -> None: ...
 @given(graphs(), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_every_stage_once_and_parents_first(stages: list[Stage], slots: int, dice: random.Random) -> None:
     wrong = {own.key for own in stages if dice.random() < 0.15}
-    executor = Script(slots, {key: {"event": "failed", "message": "no", "exit_code": 1} for key in wrong})
+    executor = Script(slots, {key: Failed(message="no") for key in wrong})
     outcome = coordinate(Schedule(stages), executor, silent)
     above = {own.key: ancestors(stages, own.key) for own in stages}
     blocked = {key for key, parents in above.items() if parents & wrong}
@@ -157,9 +157,9 @@ def test_what_is_done_is_not_waited_for() -> None:
 
 
 def test_missing_things_outrank_failures() -> None:
-    ends: dict[str, Event] = {
-        "a": {"event": "failed", "message": "no disk", "exit_code": EXIT_ENVIRONMENT},
-        "e": {"event": "failed", "message": "NaN", "exit_code": 1},
+    ends: dict[str, Last] = {
+        "a": Failed(message="no disk", exit_code=EXIT_ENVIRONMENT),
+        "e": Failed(message="NaN"),
     }
     assert coordinate(Schedule(DIAMOND), Script(2, ends), silent).exit_code == EXIT_ENVIRONMENT
 
@@ -174,7 +174,7 @@ def test_another_coordinator_is_left_its_stages() -> None:
     outcome = coordinate(
         Schedule(DIAMOND),
         executor,
-        lambda own, event: told.append((own.key, event["event"])),
+        lambda own, event: told.append((own.key, event.event)),
         look=look,
         on_done=lambda own: told.append((own.key, "recorded")),
     )

@@ -215,8 +215,8 @@ def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path) -> N
     import torch
 
     from mibench.planning.plan import Stage
+    from mibench.protocol.stage_kinds import STAGE_KINDS
     from mibench.running.request import build_plan
-    from mibench.running.worker import STAGES
     from mibench.stages.job import Job
     from mibench.store.artifacts import STATE, Manifest, Store
 
@@ -228,7 +228,7 @@ def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path) -> N
         with store.claim(stage.kind, stage.key) as claim:
             (claim.workdir / STATE).mkdir(exist_ok=True)
             job = Job(stage, store, documented, claim.workdir, torch.device("cpu"), lambda event: None)
-            module, function = STAGES[stage.kind].split(":")
+            module, function = STAGE_KINDS[stage.kind].compute.split(":")
             manifest = Manifest(
                 kind=stage.kind,
                 key=stage.key,

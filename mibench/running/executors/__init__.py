@@ -4,15 +4,10 @@ means for the rest, is decided in ``mibench/running/coordinator.py``, once for a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from mibench.planning.plan import Stage
-
-Event = dict[str, Any]
-"""``{"event": "progress", "name", "step", "steps", "loss"}``, ``{"event": "note", "message"}``, and last one of
-``{"event": "done"}``, ``{"event": "failed", "message", "exit_code"}`` and ``{"event": "stopped"}``."""
-
-LAST = ("done", "failed", "stopped")
+from mibench.stages.events import Said
 
 
 class Executor(Protocol):
@@ -26,8 +21,9 @@ class Executor(Protocol):
     def start(self, stage: Stage) -> str:
         """Start a stage whose parents are done; says where (``cpu``, ``cuda:1``, ``job 4711``)."""
 
-    def wait(self, seconds: float | None) -> Iterable[tuple[str, Event]]:
-        """What happened, by key of the stage; waits until something did, or for so many seconds."""
+    def wait(self, seconds: float | None) -> Iterable[tuple[str, Said]]:
+        """What happened, by key of the stage, last one of ``Done``, ``Failed`` and ``Stopped``; waits until something
+        did, or for so many seconds."""
 
     def wake(self) -> None:
         """Make ``wait`` return soon; called by a signal handler."""

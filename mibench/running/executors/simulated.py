@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 
 from mibench.planning.plan import Stage
-from mibench.running.executors import Event
+from mibench.stages.events import Done, Said
 
 
 class SimulatedExecutor:
@@ -32,10 +32,10 @@ class SimulatedExecutor:
         heapq.heappush(self._running, (self.now + takes, self._count, stage.key))
         return "simulated"
 
-    def wait(self, seconds: float | None) -> Iterator[tuple[str, Event]]:
+    def wait(self, seconds: float | None) -> Iterator[tuple[str, Said]]:
         self.now, _, key = heapq.heappop(self._running)
         self._free += 1
-        yield key, {"event": "done"}
+        yield key, Done()
 
     def wake(self) -> None:
         pass

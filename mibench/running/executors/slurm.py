@@ -18,16 +18,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mibench.errors import EXIT_FAILED, EXIT_INTERRUPTED, MissingError, UserError
 from mibench.planning.plan import Stage
-from mibench.running.executors import Event
+from mibench.protocol.tracks import Track
 from mibench.running.executors.local import GRACE, log_file
+from mibench.running.order import Order
 from mibench.running.pulse import ALIVE, pulse_of
+from mibench.stages.events import Done, Failed, Last, Note, Progress, Said, Stopped
 from mibench.store import atomic, attempts
 from mibench.store.artifacts import STATE, Store
 
@@ -164,7 +166,7 @@ class _Job:
     id: str
     stage: Stage
     state: str = ""
-    told: str = ""  # the last progress, as text
+    told: Progress | None = None  # the last
     gone: float | None = None  # when it was first missing from the queue
 
 
@@ -177,7 +179,7 @@ class SlurmExecutor:
         self,
         home: Path,
         options: Mapping[str, str | bool],
-        tracks: Mapping[str, dict[str, Any]] | None = None,
+        tracks: Mapping[str, Track] | None = None,
         jobs: int | None = None,
         limit: float | None = None,
         code: dict[str, Any] | None = None,
@@ -218,9 +220,9 @@ class SlurmExecutor:
     def _submit(self, stage: Stage, folder: Path) -> str:
         import submitit
 
-        request = folder / "request.json"
-        asked = {"home": str(self._home), "device": "auto", "stage": asdict(stage), "code": self._code}
-        atomic.write_json(request, asked | {"track": self._tracks.get(stage.track), "tethered": False})
+        track = self._tracks.get(stage.track)
+        order = Order(home=self._home, device="auto", stage=stage, track=track, code=self._code, tethered=False)
+        request = order.write(folder / "request.json")
         options = dict(self._options)
         executor = submitit.SlurmExecutor(folder / "submitit", max_num_timeout=REQUEUES)
         warning = options.pop("signal-delay", 90)
@@ -242,7 +244,7 @@ class SlurmExecutor:
                 "time with --jobs; jobs that were taken go on, and the same command finds them."
             ) from error
 
-    def wait(self, seconds: float | None) -> Iterator[tuple[str, Event]]:
+    def wait(self, seconds: float | None) -> Iterator[tuple[str, Said]]:
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             found = list(self._poll())
@@ -257,14 +259,14 @@ class SlurmExecutor:
         while not self._woken and time.monotonic() < end:
             time.sleep(0.1)
 
-    def _poll(self) -> Iterator[tuple[str, Event]]:
+    def _poll(self) -> Iterator[tuple[str, Said]]:
         queue = {} if self._killed else _queue()
         if self._stopping and time.monotonic() > self._asked + ASK_AGAIN:
             self._ask_to_end()
         self._silent = self._silent + 1 if queue is None else 0
         if queue is None:
             if self._silent == 3:
-                yield next(iter(self._running)), {"event": "note", "message": "SLURM does not answer; asking again"}
+                yield next(iter(self._running)), Note(message="SLURM does not answer; asking again")
             return
         for key, job in list(self._running.items()):
             if job.id in queue:
@@ -276,41 +278,42 @@ class SlurmExecutor:
                 del self._running[key]
                 yield key, last
 
-    def _progress(self, key: str, job: _Job, state: str, reason: str) -> Iterator[tuple[str, Event]]:
+    def _progress(self, key: str, job: _Job, state: str, reason: str) -> Iterator[tuple[str, Said]]:
         said = pulse_of(self._store.workdir(key) / STATE / ALIVE).get("progress") or {}
-        progress: Event = {"name": f"in the queue ({reason})", "step": 0, "steps": 0, "loss": None}
-        if state != "PENDING":
-            progress = {name: said.get(name) for name in ("name", "step", "steps", "loss")}
-        text = json.dumps(progress)
+        progress = Progress(name=f"in the queue ({reason})")
         job.state = state
-        if text != job.told and progress["name"]:
-            job.told = text
-            yield key, {"event": "progress"} | progress
+        if state != "PENDING":
+            if not said.get("name"):
+                return
+            progress = Progress(**said)
+        if progress != job.told:
+            job.told = progress
+            yield key, progress
 
-    def _last_word(self, job: _Job) -> Event | None:
+    def _last_word(self, job: _Job) -> Last | None:
         """What became of a job that left the queue; None while the disk may not show it yet."""
         key, kind = job.stage.key, job.stage.kind
         attempt = attempts.last(self._home, key)
         if self._store.path(kind, key).exists():
-            return {"event": "done"}
+            return Done()
         ended = attempt is not None and attempt.outcome is not None and attempt.job == job.id
         if ended and attempt is not None and attempt.outcome not in ("done", "stopped"):
             code = attempt.exit_code or EXIT_FAILED
-            return {"event": "failed", "message": attempt.message or str(attempt.outcome), "exit_code": code}
+            return Failed(message=attempt.message or str(attempt.outcome), exit_code=code)
         if self._stopping:
-            return {"event": "stopped"}
+            return Stopped()
         state = _final_state(job.id)
         if state in LIVE:
             return None  # between two turns
         if ended and attempt is not None and attempt.outcome == "stopped" and state != "CANCELLED":
-            return {"event": "stopped"}  # it gave way and was not queued again by the cluster: we do that
+            return Stopped()  # it gave way and was not queued again by the cluster: we do that
         job.gone = job.gone or time.monotonic()
         if state in ("", "COMPLETED") and time.monotonic() < job.gone + PATIENCE:
             return None
         log = log_file(self._home, kind, key)
         message = f"Job {job.id} ended as {state or 'unknown'} without a result. Log: {log}"
         attempts.died(self._home, key, message)
-        return {"event": "failed", "message": message, "exit_code": EXIT_FAILED}
+        return Failed(message=message)
 
     def wake(self) -> None:
         self._woken = True

@@ -15,6 +15,7 @@ from mibench import stopping
 from mibench.contracts import AttackContext, ImageSet, Loop, Oracle, Reconstruction
 from mibench.errors import StageFailed
 from mibench.images.pixels import write_png
+from mibench.keys import digest
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
 from mibench.store.atomic import write_json
@@ -88,7 +89,6 @@ def run(job: Job) -> dict[str, Any]:
         )
         done |= set(labels)
         left = left[len(labels) :]
-    memory.remember()
     return _collect(job)
 
 
@@ -161,13 +161,14 @@ def _collect(job: Job) -> dict[str, Any]:
 
 
 class _BlockSize:
-    """How many identities fit on the device at once: found once, remembered per device and attack. It never enters a
-    stage key, because it never changes a result."""
+    """How many identities fit on the device at once: found once, remembered per device, track, and attack with its
+    parameters. It never enters a stage key, because it never changes a result."""
 
     def __init__(self, job: Job) -> None:
         device = torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "cpu"
+        stage = job.stage
         self._path = job.store.home / "cache" / "blocks.json"
-        self._name = f"{device}/{job.stage.track}/{job.stage.plugin}/{job.stage.key[:12]}"
+        self._name = f"{device}/{stage.track}/{stage.plugin}/{digest(stage.params)[:12]}"
         self.size = int(self._read().get(self._name, LARGEST_BLOCK))
 
     def _read(self) -> dict[str, int]:
@@ -178,12 +179,9 @@ class _BlockSize:
             return {}
 
     def halve(self, used: int) -> None:
+        """``used`` were too many. Raises StageFailed if that was one."""
         if used == 1:
             raise StageFailed("One identity alone does not fit into the device's memory.")
         torch.cuda.empty_cache()
         self.size = used // 2
-
-    def remember(self) -> None:
-        if self.size != LARGEST_BLOCK:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._read() | {self._name: self.size})
+        write_json(self._path, self._read() | {self._name: self.size})

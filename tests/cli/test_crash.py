@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tiny import Cli, images, make_root, numbers, until, workers_of
 
+from mibench.keys import digest
 from mibench.protocol.methods import Selection
 from mibench.registry import Registry
 from mibench.running.request import build_plan
@@ -44,7 +45,7 @@ def new_home(home: Path, root: Path) -> tuple[Cli, dict[str, str]]:
     keys = {stage["kind"]: stage["key"] for stage in planned["stages"]}
     memory = home / "cache" / "blocks.json"
     memory.parent.mkdir(parents=True, exist_ok=True)
-    memory.write_text(json.dumps({f"cpu/tiny/gmi/{keys['invert'][:12]}": BLOCK}))
+    memory.write_text(json.dumps({f"cpu/tiny/gmi/{digest(stage_of(root, keys['invert'])['params'])[:12]}": BLOCK}))
     return cli, keys
 
 

@@ -55,7 +55,16 @@ def empty_stages(count: int) -> Plan:
         parents = {} if number % 5 == 0 or before is None else {"target": ("target", before.key)}
         key = digest(["empty", number])
         before = stages[key] = Stage(
-            "target", key, "none", 1, {}, {}, number, "orl32", parents, title=f"stage {number}"
+            kind="target",
+            key=key,
+            plugin="none",
+            version=1,
+            params={},
+            non_default={},
+            seed=number,
+            track="orl32",
+            inputs=parents,
+            title=f"stage {number}",
         )
     return Plan(stages, [])
 
@@ -134,7 +143,20 @@ def looking(folder: Path, count: int = 10_000) -> dict[str, float]:
     for number in range(count):
         keys = {kind: digest([kind, number]) for kind in ("target", "invert", "utility", "evaluate", "features")}
         for kind, key in keys.items():
-            manifests.append(Manifest(kind, key, "none", 1, {}, {}, number, "orl32", 1, environment=environment))
+            manifests.append(
+                Manifest(
+                    kind=kind,
+                    key=key,
+                    plugin="none",
+                    version=1,
+                    params={},
+                    non_default={},
+                    seed=number,
+                    track="orl32",
+                    track_version=1,
+                    environment=environment,
+                )
+            )
             (store.path(kind, key)).mkdir(parents=True)
             (store.path(kind, key) / "manifest.json").write_text("{}")
         infos = [StageInfo(kind, key, "none", 1, {}, number, 1.0) for kind, key in keys.items()]
@@ -148,7 +170,18 @@ def looking(folder: Path, count: int = 10_000) -> dict[str, float]:
             chance=0.03,
             command="",
         )
-        run = Manifest("run", digest(["run", number]), "engine", 1, {}, {}, number, "orl32", 1, environment=environment)
+        run = Manifest(
+            kind="run",
+            key=digest(["run", number]),
+            plugin="engine",
+            version=1,
+            params={},
+            non_default={},
+            seed=number,
+            track="orl32",
+            track_version=1,
+            environment=environment,
+        )
         manifests.append(replace(run, result={"record": record.to_json()}))
     database.ingest(manifests)
     command = [sys.executable, "-m", "mibench", "status", "--json"]

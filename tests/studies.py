@@ -8,9 +8,9 @@ from typing import Any
 
 from mibench.study.design import (
     LOOKALIKES,
+    ImageRef,
     Person,
     Question,
-    Source,
     Study,
     Subject,
     arrange,
@@ -26,12 +26,12 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "site" / "study"
 
 
 def make_subject(run: str) -> Subject:
-    return Subject(run, f"d+{run[0]}", "orl32", {n: [Source(run, f"{n}-{i}") for i in range(4)] for n in LABELS})
+    return Subject(run, f"d+{run[0]}", "orl32", {n: [ImageRef(run, f"{n}-{i}") for i in range(4)] for n in LABELS})
 
 
 def make_people() -> dict[int, Person]:
-    def photos(split: str, label: int) -> list[Source]:
-        return [Source(f"orl32/{split}", f"{label}-{i}") for i in range(4)]
+    def photos(split: str, label: int) -> list[ImageRef]:
+        return [ImageRef(f"orl32/{split}", f"{label}-{i}") for i in range(4)]
 
     return {
         label: Person(

@@ -8,6 +8,7 @@ from pathlib import Path
 from mibench.metrics import METRICS
 from mibench.protocol.method_files import Entry
 from mibench.protocol.methods import Kind
+from mibench.protocol.tracks import Track
 from mibench.publish import Catalogue
 from mibench.registry import Registry
 
@@ -15,60 +16,66 @@ from mibench.registry import Registry
 def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
     """Plain facts about tracks, methods and metrics, from the registry, and about those of ``defenses`` that are
     combinations (``re+bido``)."""
-
-    def facts(kind: Kind, name: str, entry: Entry) -> dict[str, object]:
-        known: dict[str, object] = {
-            "title": entry.title,
-            "kind": entry.kind,
-            "code_version": registry.version(kind, name),
-        }
-        known |= {"access": entry.access, "prior": entry.prior, "family": entry.family, "adaptive": entry.adaptive}
-        known |= {"presets": entry.presets, "costs": entry.costs, "deviations": registry.deviations(kind, name)}
-        if entry.reported:
-            known |= {"reported": list(entry.reported)}
-        if entry.paper:
-            known |= {"paper": f"{entry.paper.title} ({entry.paper.venue} {entry.paper.year})"}
-            known |= {"url": entry.paper.url, "year": entry.paper.year, "reference": entry.paper.model_dump()}
-        return known
-
-    tracks: dict[str, dict[str, object]] = {
-        name: {
-            "title": track.title,
-            "version": track.version,
-            "kind": track.kind,
-            "sensitive": track.sensitive,
-            "publish_private": track.publish_private,
-            "chance": track.chance,
-            "identities": len(track.identities),
-            "metrics": list(track.metrics),
-            "resolution": f"{track.resolution} x {track.resolution}, {track.channels} channel(s)",
-            "private": track.private.model_dump(),
-            "public": track.public.model_dump(),
-            "images_per_identity": track.attack.images_per_identity,
-            "target": track.target.model_dump(),
-            "evaluator": track.evaluator.model_dump(),
-            "split": track.split,
-        }
-        for name, track in {**registry.suite_tracks, **registry.tracks}.items()
-    }
-    for name, track in registry.suite_tracks.items():
-        if track.reported:
-            tracks[name] |= {"reported": track.reported}
-    known = {name: facts("defense", name, entry) for name, entry in registry.entries("defense").items()}
+    known = _methods(registry, "defense")
     for name in sorted(set(defenses)):
         parts = name.split("+")
         if len(parts) > 1 and all(part in known for part in parts):
             title = " with ".join(str(known[part]["title"]) for part in parts)
             known[name] = {"title": title, "kind": "combination", "code_version": 1}
-    return Catalogue(
-        tracks,
-        known,
-        {name: facts("attack", name, entry) for name, entry in registry.entries("attack").items()},
-        {
-            name: {"title": m.title, "direction": m.direction, "unit": m.unit, "help": m.help}
-            for name, m in METRICS.items()
-        },
-    )
+    tracks = {name: _track_facts(track) for name, track in {**registry.suite_tracks, **registry.tracks}.items()}
+    for name, track in registry.suite_tracks.items():
+        if track.reported:
+            tracks[name] |= {"reported": track.reported}
+    metrics = {
+        name: {"title": m.title, "direction": m.direction, "unit": m.unit, "help": m.help}
+        for name, m in METRICS.items()
+    }
+    return Catalogue(tracks, known, _methods(registry, "attack"), metrics)
+
+
+def _methods(registry: Registry, kind: Kind) -> dict[str, dict[str, object]]:
+    return {name: _method_facts(registry, kind, name, entry) for name, entry in registry.entries(kind).items()}
+
+
+def _method_facts(registry: Registry, kind: Kind, name: str, entry: Entry) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "title": entry.title,
+        "kind": entry.kind,
+        "code_version": registry.version(kind, name),
+        "access": entry.access,
+        "prior": entry.prior,
+        "family": entry.family,
+        "adaptive": entry.adaptive,
+        "presets": entry.presets,
+        "costs": entry.costs,
+        "deviations": registry.deviations(kind, name),
+    }
+    if entry.reported:
+        facts |= {"reported": list(entry.reported)}
+    if entry.paper:
+        facts |= {"paper": f"{entry.paper.title} ({entry.paper.venue} {entry.paper.year})"}
+        facts |= {"url": entry.paper.url, "year": entry.paper.year, "reference": entry.paper.model_dump()}
+    return facts
+
+
+def _track_facts(track: Track) -> dict[str, object]:
+    return {
+        "title": track.title,
+        "version": track.version,
+        "kind": track.kind,
+        "sensitive": track.sensitive,
+        "publish_private": track.publish_private,
+        "chance": track.chance,
+        "identities": len(track.identities),
+        "metrics": list(track.metrics),
+        "resolution": f"{track.resolution} x {track.resolution}, {track.channels} channel(s)",
+        "private": track.private.model_dump(),
+        "public": track.public.model_dump(),
+        "images_per_identity": track.attack.images_per_identity,
+        "target": track.target.model_dump(),
+        "evaluator": track.evaluator.model_dump(),
+        "split": track.split,
+    }
 
 
 def private_image(registry: Registry, home: Path, track: str, label: int, index: int) -> Path | None:

@@ -64,21 +64,21 @@ def _live(ws: Workspace) -> None:
 
 def _look(ws: Workspace) -> tuple[dict[str, Any], bool]:
     """What ``--json`` prints; whether anything moves."""
-    from mibench.running.standing import standings
+    from mibench.running.grid_states import grid_states
 
     counts = ws.database.counts()
-    known = standings(ws.store)
+    known = grid_states(ws.store)
     work = ws.store.work
     unfinished = sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []
     found = {
         "home": str(ws.home),
         "stages": {kind: count for kind, (count, _) in sorted(counts.items())},
         "seconds": round(sum(seconds for _, seconds in counts.values()), 1),
-        "grids": [standing.to_json() for standing in known],
+        "grids": [grid.to_json() for grid in known],
         "unfinished": [key for key in unfinished if not ws.store.held(key)],
         "damaged": _damaged(ws),
     }
-    return found, any(standing.moving for standing in known)
+    return found, any(grid.moving for grid in known)
 
 
 def _damaged(ws: Workspace) -> list[str]:
@@ -96,7 +96,7 @@ def _damaged(ws: Workspace) -> list[str]:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    from mibench.running.standing import progress_text
+    from mibench.running.grid_states import progress_text
 
     lines = [f"home: {found['home']}"]
     lines += [f"  {kind:<9} {count}" for kind, count in found["stages"].items()]

@@ -48,7 +48,16 @@ def build(
 
     records = [ws.find_run(run) for run in runs]
     made = build_study(
-        ws.registry, ws.store, records, out, raters, each, identities, per_identity, seed, private_images=private_images
+        registry=ws.registry,
+        store=ws.store,
+        records=records,
+        out=out,
+        raters=raters,
+        each=each,
+        identities=identities,
+        per_identity=per_identity,
+        seed=seed,
+        private_images=private_images,
     )
     size = made.page.stat().st_size / 2**20
     click.echo(

@@ -96,13 +96,13 @@ def combined(parts: Sequence[Facts]) -> Facts:
     versions = {part.id: part.version for part in parts if part.version > 1}
     extra = {"versions": versions} if versions else {}
     return Facts(
-        "defense",
-        "+".join(part.id for part in parts),
-        "+".join(part.label for part in parts),
-        1,
-        {part.id: part.params for part in parts} | extra,
-        {part.id: part.non_default for part in parts} | extra,
-        "+".join(part.source_sha256 for part in parts),
-        next((part.skip for part in parts if part.skip), None),
-        tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
+        kind="defense",
+        id="+".join(part.id for part in parts),
+        label="+".join(part.label for part in parts),
+        version=1,
+        params={part.id: part.params for part in parts} | extra,
+        non_default={part.id: part.non_default for part in parts} | extra,
+        source_sha256="+".join(part.source_sha256 for part in parts),
+        skip=next((part.skip for part in parts if part.skip), None),
+        deviations=tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
     )

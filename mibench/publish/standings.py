@@ -61,15 +61,15 @@ def _standing(rows: list[Row], board: Board, catalogue: Catalogue) -> Standing:
     worst = next((row for row in rows if row.worst), None)
     runs = [run for row in rows for run in row.runs]
     return Standing(
-        rows[0].defense,
-        rows[0].defense_label,
-        rows[0].rank,
-        rows[0].missing,
-        any(row.front for row in rows),
-        _natural(runs),
-        worst,
-        {row.attack_label: row for row in rows},
-        tuple(_badges(rows, runs, board, catalogue)),
+        defense=rows[0].defense,
+        label=rows[0].defense_label,
+        rank=rows[0].rank,
+        missing=rows[0].missing,
+        front=any(row.front for row in rows),
+        natural=_natural(runs),
+        worst=worst,
+        cells={row.attack_label: row for row in rows},
+        badges=tuple(_badges(rows, runs, board, catalogue)),
     )
 
 

@@ -55,14 +55,14 @@ def track_info(track: Track) -> Any:
     from mibench.contracts import TrackInfo
 
     return TrackInfo(
-        track.id,
-        track.kind,
-        track.resolution,
-        track.channels,
-        track.private.identities,
-        track.fill,
-        track.public.labelled,
-        track.normalisation,
-        track.target.arch,
-        track.target.initial,
+        id=track.id,
+        kind=track.kind,
+        resolution=track.resolution,
+        channels=track.channels,
+        num_classes=track.private.identities,
+        fill=track.fill,
+        public_labelled=track.public.labelled,
+        normalisation=track.normalisation,
+        arch=track.target.arch,
+        initial=track.target.initial,
     )

@@ -69,15 +69,15 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
     initial_logits, _ = predict(evaluator, job.evaluator_inputs(initial))
     _, private_features = predict(evaluator, job.evaluator_inputs(Pixels.of(seen, job.device)))
     return Evidence(
-        images.to("cpu"),
-        torch.tensor([entry["label"] for entry in entries]),
-        torch.tensor([entry["selected"] for entry in entries]),
-        logits.cpu(),
-        features.cpu(),
-        initial_logits.cpu(),
-        Pixels.of(private, torch.device("cpu")),
-        torch.from_numpy(np.array(labels)),
-        private_features.cpu(),
-        answers["logits"],
-        answers["labels"],
+        images=images.to("cpu"),
+        label=torch.tensor([entry["label"] for entry in entries]),
+        selected=torch.tensor([entry["selected"] for entry in entries]),
+        logits=logits.cpu(),
+        features=features.cpu(),
+        initial_logits=initial_logits.cpu(),
+        private_images=Pixels.of(private, torch.device("cpu")),
+        private_labels=torch.from_numpy(np.array(labels)),
+        private_features=private_features.cpu(),
+        test_logits=answers["logits"],
+        test_labels=answers["labels"],
     )

@@ -36,7 +36,16 @@ class _Context(TrainContext):
     ) -> Classifier:
         d, recipe = self._defense, recipe or self.recipe
         return fit_classifier(
-            self.net, self.data, recipe, self.stream, self.loop, name, d.loss, d.augment, d.sampler, inside
+            net=self.net,
+            data=self.data,
+            recipe=recipe,
+            stream=self.stream,
+            loop=self.loop,
+            name=name,
+            loss=d.loss,
+            augment=d.augment,
+            sampler=d.sampler,
+            inside=inside,
         )
 
     def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:

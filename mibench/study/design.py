@@ -15,7 +15,7 @@ LOOKALIKES = 5  # other people in a line-up
 BLOCKS: tuple[Task, ...] = ("lineup", "same", "pair")  # the line-up first: the others show whose photo it should be
 
 
-class Source(NamedTuple):
+class ImageRef(NamedTuple):
     """An image: ``owner`` is ``<track>/train``, ``<track>/test`` or a run; ``name`` the image there."""
 
     owner: str
@@ -26,11 +26,11 @@ class Source(NamedTuple):
 class Person:
     """One private identity: all its photos, the four to show first, and the people that look most alike."""
 
-    photos: tuple[Source, ...]
+    photos: tuple[ImageRef, ...]
     lookalikes: tuple[int, ...] = ()
 
     @property
-    def shown(self) -> tuple[Source, ...]:
+    def shown(self) -> tuple[ImageRef, ...]:
         return self.photos[:REFERENCES]
 
 
@@ -41,7 +41,7 @@ class Subject:
     run: str
     name: str
     track: str
-    images: Mapping[int, Sequence[Source]]
+    images: Mapping[int, Sequence[ImageRef]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Question:
     kind: Kind
     track: str
     identity: int
-    photos: tuple[Source, ...] = ()
-    query: Source | None = None
-    options: tuple[tuple[Source, str], ...] = ()
+    photos: tuple[ImageRef, ...] = ()
+    query: ImageRef | None = None
+    options: tuple[tuple[ImageRef, str], ...] = ()
     run: str | None = None
     correct: str | None = None  # the meaning of the right answer, if there is one
 
@@ -68,7 +68,7 @@ class Study:
     items: dict[str, dict[str, Any]]
     answers: dict[str, dict[str, Any]]
     order: dict[str, list[tuple[str, list[int]]]]
-    files: dict[str, Source] = field(default_factory=dict)
+    files: dict[str, ImageRef] = field(default_factory=dict)
 
 
 def draw(*parts: str | int) -> random.Random:
@@ -81,7 +81,7 @@ def choose_identities(track: str, labels: Sequence[int], count: int, seed: int) 
     return sorted(draw(seed, track, "identities").sample(list(labels), min(count, len(labels))))
 
 
-def order_photos(track: str, label: int, train: Sequence[Source], test: Sequence[Source], seed: int) -> Person:
+def order_photos(track: str, label: int, train: Sequence[ImageRef], test: Sequence[ImageRef], seed: int) -> Person:
     """A person whose training photos come first, each group shuffled."""
     rng = draw(seed, track, "photos", label)
     return Person((*rng.sample(list(train), len(train)), *rng.sample(list(test), len(test))))
@@ -108,14 +108,14 @@ def questions(
     return found
 
 
-def _some(subject: Subject, label: int, count: int, seed: int) -> list[Source]:
+def _some(subject: Subject, label: int, count: int, seed: int) -> list[ImageRef]:
     """``count`` reconstructions of an identity: the same places in every run that has as many."""
     made = list(subject.images.get(label, ()))
     places = draw(seed, subject.track, "reconstructions", label).sample(range(len(made)), min(count, len(made)))
     return [made[place] for place in places]
 
 
-def _judge(subject: Subject, label: int, source: Source, people: Mapping[int, Person], seed: int) -> list[Question]:
+def _judge(subject: Subject, label: int, source: ImageRef, people: Mapping[int, Person], seed: int) -> list[Question]:
     person, track = people[label], subject.track
     found = [Question("same", "reconstruction", track, label, person.shown, source, run=subject.run)]
     if len(person.lookalikes) == LOOKALIKES:
@@ -146,7 +146,7 @@ def _controls(track: str, people: Mapping[int, Person], chosen: Sequence[int], c
     return found
 
 
-def _unseen(person: Person, turn: int) -> Source:
+def _unseen(person: Person, turn: int) -> ImageRef:
     """Another photo each turn, those that are not shown beside reconstructions first."""
     photos = (*person.photos[REFERENCES:], *person.shown)
     spare = len(person.photos) - REFERENCES
@@ -210,11 +210,11 @@ def _order(names: Sequence[str], asked: Sequence[Question], rng: random.Random) 
     return found
 
 
-def _sources(item: Question) -> list[Source]:
+def _sources(item: Question) -> list[ImageRef]:
     return [*item.photos, *([item.query] if item.query else []), *(source for source, _ in item.options)]
 
 
-def _for_page(item: Question, files: Mapping[Source, str], nouns: Mapping[str, str]) -> dict[str, Any]:
+def _for_page(item: Question, files: Mapping[ImageRef, str], nouns: Mapping[str, str]) -> dict[str, Any]:
     return {
         "task": item.task,
         "noun": nouns[item.track],
@@ -224,7 +224,7 @@ def _for_page(item: Question, files: Mapping[Source, str], nouns: Mapping[str, s
     }
 
 
-def _for_key(item: Question, files: Mapping[Source, str]) -> dict[str, Any]:
+def _for_key(item: Question, files: Mapping[ImageRef, str]) -> dict[str, Any]:
     choices = {files[source]: meaning for source, meaning in item.options} or {name: name for name in SAME_ANSWERS}
     if item.task == "pair":
         choices[NEITHER] = NEITHER

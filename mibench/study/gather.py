@@ -19,17 +19,17 @@ from mibench.records import RunRecord
 from mibench.registry import Registry
 from mibench.running.recording import image_file
 from mibench.store.artifacts import Store
-from mibench.study.design import LOOKALIKES, Person, Source, Subject, order_photos
+from mibench.study.design import LOOKALIKES, ImageRef, Person, Subject, order_photos
 
 
 @dataclass
 class Album:
     """Where the bytes of each image are: the file of a reconstruction, or a track's arrays and an index."""
 
-    files: dict[Source, Path] = field(default_factory=dict)
-    arrays: dict[Source, tuple[NDArray[np.uint8], int]] = field(default_factory=dict)
+    files: dict[ImageRef, Path] = field(default_factory=dict)
+    arrays: dict[ImageRef, tuple[NDArray[np.uint8], int]] = field(default_factory=dict)
 
-    def png(self, source: Source) -> bytes:
+    def png(self, source: ImageRef) -> bytes:
         """The image as a PNG without metadata. All images of a study are written alike, so that neither their size
         nor their headers tell a reconstruction from a photo."""
         if source in self.arrays:
@@ -46,14 +46,14 @@ class Album:
 
 def subject(store: Store, record: RunRecord, album: Album) -> Subject:
     """A run's reconstructions by identity. Raises MissingError if their files are not in the store."""
-    images: dict[int, list[Source]] = defaultdict(list)
+    images: dict[int, list[ImageRef]] = defaultdict(list)
     for entry in sorted(record.images, key=lambda entry: (int(entry["label"]), int(entry["index"]))):
         path = image_file(store, record, entry)
         if path is None:
             raise MissingError(
                 f"The reconstructions of run {record.run} ({record.name}) are not in this store. Type: {record.command}"
             )
-        source = Source(record.run, str(entry["file"]))
+        source = ImageRef(record.run, str(entry["file"]))
         album.files[source] = path
         images[int(entry["label"])].append(source)
     if not images:
@@ -82,11 +82,11 @@ def people(
     return found
 
 
-def _photos(track: Track, data: TrackData, split: str, album: Album) -> dict[int, list[Source]]:
+def _photos(track: Track, data: TrackData, split: str, album: Album) -> dict[int, list[ImageRef]]:
     images, labels = data.private_train() if split == "train" else data.private_test()
-    found: dict[int, list[Source]] = defaultdict(list)
+    found: dict[int, list[ImageRef]] = defaultdict(list)
     for index, label in enumerate(np.asarray(labels).tolist()):
-        source = Source(f"{track.id}/{split}", f"{index}.png")
+        source = ImageRef(f"{track.id}/{split}", f"{index}.png")
         album.arrays[source] = images, index
         found[label].append(source)
     return found

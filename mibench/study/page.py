@@ -11,11 +11,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mibench.study.design import Source, Study
+from mibench.study.design import ImageRef, Study
 from mibench.study.key import NEITHER, SAME_ANSWERS, SCHEMA
 
 
-def render(folder: Path, study: str, content: Study, png: Callable[[Source], bytes]) -> str:
+def render(folder: Path, study: str, content: Study, png: Callable[[ImageRef], bytes]) -> str:
     """The page of a study from the template, script and style in ``folder`` (``site/study``).
 
     Its content-security policy allows exactly this script and this style, by their hashes, and images inside the

@@ -18,15 +18,15 @@ _FFHQ_LICENCE = "CC BY-NC-SA 4.0; each photo has its own Creative Commons licenc
 def ffhq64(count: int = FFHQ) -> DataSet:
     """Thumbnails, central 88 of 128 pixels to 64."""
     return _faces(
-        "ffhq64",
-        "FFHQ thumbnails, central 88 pixels to 64x64",
-        _FFHQ_GET.format("`thumbnails128x128`"),
-        _FFHQ_LICENCE,
-        "  thumbnails128x128/00000/00000.png ... 69000/69999.png (128x128)",
-        (("thumbnails128x128",),),
-        View(64, (("centre", 88), ("resize", 64))),
-        (128, 128),
-        count,
+        name="ffhq64",
+        title="FFHQ thumbnails, central 88 pixels to 64x64",
+        get=_FFHQ_GET.format("`thumbnails128x128`"),
+        licence=_FFHQ_LICENCE,
+        tree="  thumbnails128x128/00000/00000.png ... 69000/69999.png (128x128)",
+        marks=(("thumbnails128x128",),),
+        view=View(64, (("centre", 88), ("resize", 64))),
+        size=(128, 128),
+        count=count,
         numbered=True,
     )
 
@@ -34,15 +34,15 @@ def ffhq64(count: int = FFHQ) -> DataSet:
 def ffhq256(count: int = FFHQ) -> DataSet:
     """Central 800 of 1024 pixels to 256."""
     return _faces(
-        "ffhq256",
-        "FFHQ, central 800 pixels to 256x256",
-        _FFHQ_GET.format("`images1024x1024`"),
-        _FFHQ_LICENCE,
-        "  images1024x1024/00000/00000.png ... 69000/69999.png (1024x1024)",
-        (("images1024x1024",),),
-        View(256, (("centre", 800), ("resize", 256))),
-        (1024, 1024),
-        count,
+        name="ffhq256",
+        title="FFHQ, central 800 pixels to 256x256",
+        get=_FFHQ_GET.format("`images1024x1024`"),
+        licence=_FFHQ_LICENCE,
+        tree="  images1024x1024/00000/00000.png ... 69000/69999.png (1024x1024)",
+        marks=(("images1024x1024",),),
+        view=View(256, (("centre", 800), ("resize", 256))),
+        size=(1024, 1024),
+        count=count,
         numbered=True,
     )
 
@@ -50,15 +50,15 @@ def ffhq256(count: int = FFHQ) -> DataSet:
 def metfaces256(count: int = 1_336) -> DataSet:
     """Central 800 of 1024 pixels to 256."""
     return _faces(
-        "metfaces256",
-        "MetFaces, central 800 pixels to 256x256",
-        "https://github.com/NVlabs/metfaces-dataset: `images` (aligned, 1024x1024)",
-        "CC BY-NC 2.0",
-        "  images/*.png (1,336 images, 1024x1024)",
-        (("images", "images1024x1024"),),
-        View(256, (("centre", 800), ("resize", 256))),
-        (1024, 1024),
-        count,
+        name="metfaces256",
+        title="MetFaces, central 800 pixels to 256x256",
+        get="https://github.com/NVlabs/metfaces-dataset: `images` (aligned, 1024x1024)",
+        licence="CC BY-NC 2.0",
+        tree="  images/*.png (1,336 images, 1024x1024)",
+        marks=(("images", "images1024x1024"),),
+        view=View(256, (("centre", 800), ("resize", 256))),
+        size=(1024, 1024),
+        count=count,
         sensitive=False,
     )
 
@@ -66,15 +66,15 @@ def metfaces256(count: int = 1_336) -> DataSet:
 def afhqdog256() -> DataSet:
     """The training dogs, resized to 256."""
     return _faces(
-        "afhqdog256",
-        "AFHQ dogs, 256x256",
-        "https://github.com/clovaai/stargan-v2: `bash download.sh afhq-dataset`",
-        "CC BY-NC 4.0",
-        "  train/dog/*.jpg (512x512; 4,739 images in the first release)",
-        (("train/dog", "afhq/train/dog"),),
-        View(256, (("resize", 256),)),
-        (512, 512),
-        None,
+        name="afhqdog256",
+        title="AFHQ dogs, 256x256",
+        get="https://github.com/clovaai/stargan-v2: `bash download.sh afhq-dataset`",
+        licence="CC BY-NC 4.0",
+        tree="  train/dog/*.jpg (512x512; 4,739 images in the first release)",
+        marks=(("train/dog", "afhq/train/dog"),),
+        view=View(256, (("resize", 256),)),
+        size=(512, 512),
+        count=None,
         sensitive=False,
     )
 

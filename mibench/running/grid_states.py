@@ -15,7 +15,7 @@ from mibench.store.artifacts import STATE, Store
 
 
 @dataclass
-class Standing:
+class GridState:
     """The stages of a grid by state. ``left``: seconds of computing in those that are not done, as far as known."""
 
     grid: grids.Summary
@@ -45,37 +45,37 @@ class Standing:
         }
 
 
-def standings(store: Store) -> list[Standing]:
+def grid_states(store: Store) -> list[GridState]:
     """Every grid that was begun and not ended, oldest first."""
     busy = {file.stem for file in store.work.glob("*.lock") if store.held(file.stem)}
     found = (grids.summary(store.home, name) for name in grids.names(store.home))
-    return [_standing(store, grid, busy) for grid in found if grid is not None]
+    return [_state(store, grid, busy) for grid in found if grid is not None]
 
 
-def _standing(store: Store, grid: grids.Summary, busy: set[str]) -> Standing:
-    standing = Standing(grid)
+def _state(store: Store, grid: grids.Summary, busy: set[str]) -> GridState:
+    whole = GridState(grid)
     root = str(store.root)
     state: list[str] = []
     for line in grid.stages:
         above = {state[place] for place in line.parents}
         if os.path.exists(f"{root}/{line.kind}/{line.key[:2]}/{line.key}/manifest.json"):  # noqa: PTH110 (speed)
             state.append("done")
-            standing.done.append(line)
+            whole.done.append(line)
             continue
-        standing.left += line.seconds or 0.0
+        whole.left += line.seconds or 0.0
         if line.key in busy:
             state.append("running")
-            standing.running.append((line, pulse_of(store.workdir(line.key) / STATE / ALIVE)))
+            whole.running.append((line, pulse_of(store.workdir(line.key) / STATE / ALIVE)))
         elif above & {"failed", "blocked"}:
             state.append("blocked")
-            standing.blocked.append(line)
+            whole.blocked.append(line)
         elif above <= {"done"} and (message := _failed(store, line)):
             state.append("failed")
-            standing.failed.append((line, message))
+            whole.failed.append((line, message))
         else:
             state.append("waiting")
-            standing.waiting.append(line)
-    return standing
+            whole.waiting.append(line)
+    return whole
 
 
 def _failed(store: Store, line: Line) -> str | None:

@@ -236,11 +236,13 @@ def warm_up() -> Callable[[Path], int]:
     """Import what workers need: torch and the stages, and nothing of a method. Returns what a worker does."""
     import torch
 
+    from mibench.running.environment import LIBRARIES, resident_libraries
     from mibench.running.worker import work
 
     for kind in STAGE_KINDS.values():
         import_module(kind.compute.partition(":")[0])
     torch.set_num_threads(1)
+    LIBRARIES.append(resident_libraries())
     gc.collect()
     gc.freeze()  # shared with the workers instead of copied
     return work

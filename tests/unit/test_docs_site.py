@@ -87,7 +87,7 @@ def test_links_lead_to_files_and_anchors(built: Path) -> None:
 
 
 def test_files_of_the_repository_are_pages(built: Path) -> None:
-    text = (built / "source" / "mibench" / "contracts.py.html").read_text(encoding="utf-8")
+    text = (built / "source" / "mibench" / "contracts" / "__init__.py.html").read_text(encoding="utf-8")
     assert "Everything a plugin author needs" in text
 
 

@@ -9,17 +9,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mibench.contracts import (
-    Access,
-    Attack,
-    AttackContext,
-    BaseParams,
-    Oracle,
-    PriorModel,
-    PriorRef,
-    Reconstruction,
-    Rng,
-)
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.queries import label_hunt, one_by_one
+from mibench.random import Rng
 
 
 class BrepMi(Attack):
@@ -55,62 +47,54 @@ class BrepMi(Attack):
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """The label hunt: ``start`` (K, d), the first latent seen of each class, and ``reached`` (K,) bool."""
-        p, classes = self.params, ctx.track.num_classes
+        p, rng = self.params, ctx.stream("hunt")
         assert prior is not None
-        rng = ctx.stream("hunt")
-        start = torch.zeros(classes, prior.latent_dim, device=ctx.device)
-        reached = torch.zeros(classes, dtype=torch.bool, device=ctx.device)
-        for _ in ctx.steps("label hunt", p.max_hunt):
-            z = rng.normal(p.hunt_batch, prior.latent_dim).clamp(-p.bound, p.bound)
-            with torch.no_grad(), oracle.phase("search"):
-                found = oracle.labels(prior.generator(z)).tolist()
-            for i, label in enumerate(found):
-                if not reached[label]:
-                    start[label], reached[label] = z[i], True
-            if bool(reached[list(ctx.identities)].all()):
-                break
-        return {"start": start, "reached": reached}
+        rounds = ctx.steps("label hunt", p.max_hunt)
+        batches = (rng.normal(p.hunt_batch, prior.latent_dim).clamp(-p.bound, p.bound) for _ in rounds)
+        return label_hunt(oracle, prior, batches, ctx)
 
     @torch.no_grad()
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
-        """One identity at a time, always calls of the same shape: a label at the boundary can hang on the last bit, and
-        that must not depend on which identities are computed together."""
         p, generator, rows = self.params, prior.generator, ctx.rows(labels, 1)
         spheres, latents = rows.streams("sphere"), rows.streams("latent")
-        for i in ctx.steps("brepmi", len(rows)):
-            row, label = torch.tensor([i], device=ctx.device), rows.identities[i]
 
-            def phi(z: Tensor, row: Tensor = row, label: int = label) -> Tensor:
+        def search(row: Tensor, y: int) -> Reconstruction:
+            def phi(z: Tensor) -> Tensor:
                 """+1 where the target says y, -1 where it does not."""
-                return 2.0 * (oracle.labels(generator(z), rows.take(row, each=len(z))) == label) - 1
+                return 2.0 * (oracle.labels(generator(z), rows.take(row, each=len(z))) == y) - 1
 
-            reached = ctx.artifact["reached"][label]
+            reached = ctx.artifact["reached"][y]
             anywhere = latents.take(row).normal(1, prior.latent_dim).clamp(-p.bound, p.bound)
-            start = torch.where(reached, ctx.artifact["start"][label], anywhere)
+            start = torch.where(reached, ctx.artifact["start"][y], anywhere)
             z, facts = self.repel(start, phi, spheres.take(row))
             images, initial = generator(z).clamp(0, 1), generator(start).clamp(0, 1)
-            yield Reconstruction(label, images, initial, notes={"reached": float(reached), **facts})
+            return Reconstruction(y, images, initial, notes={"reached": float(reached), **facts})
+
+        yield from one_by_one(ctx, "brepmi", rows, search)
 
     def repel(self, z: Tensor, phi: Callable[[Tensor], Tensor], sphere: Rng) -> tuple[Tensor, dict[str, float]]:
         """From z (1, d), in the class if all went well: z when R last grew, else the last z, and how it went."""
-        p, n, d = self.params, self.params.sphere_points, z.shape[1]
+        p, N, d = self.params, self.params.sphere_points, z.shape[1]
         R, best = p.radius, z
-        it = last = rejected = growths = grew = rounds = 0
-        while it - last < p.patience and rejected < p.max_rejections and growths < p.max_growths:
-            if rounds == p.max_rounds:
-                break
+        steps = last = rejected = growths = grew = rounds = 0
+        while (
+            steps - last < p.patience
+            and rejected < p.max_rejections
+            and growths < p.max_growths
+            and rounds < p.max_rounds
+        ):
             rounds += 1
-            points = R * normalize(sphere.normal(1, n, d)[0])
-            q = phi(z + points)
-            step = min(R / 3, p.largest_step)
-            grow = float(q.sum()) > p.inside * n
+            alpha = min(R / 3, p.largest_step)
+            u = R * normalize(sphere.normal(1, N, d)[0])
+            Phi = phi(z + u)
+            grow = float(Phi.sum()) > p.inside * N
             if grow:
-                R, last, growths = p.growth * R, it, growths + 1
-            c = (q - 1) / 2  # repulsion only: points inside do not attract
-            away = (c[:, None] * points).mean(0, keepdim=True) / R  # points at the old radius, divided by the new one
-            proposal = (z + step * away).clamp(-p.bound, p.bound)
+                R, last, growths = p.growth * R, steps, growths + 1
+            # Only points outside repel. They lie on the old radius and are divided by the new one, as in released code.
+            M = ((Phi - 1) / 2)[:, None].mul(u).mean(0, keepdim=True) / R
+            proposal = (z + alpha * M).clamp(-p.bound, p.bound)
             if float(phi(proposal)) < 0:
                 rejected += 1
                 continue
@@ -118,6 +102,6 @@ class BrepMi(Attack):
             if grow:
                 best, grew = z, grew + 1
             else:
-                it += 1
-        facts = {"grew": grew, "radius": R, "rounds": rounds, "finished": it - last >= p.patience}
+                steps += 1
+        facts = {"grew": grew, "radius": R, "rounds": rounds, "finished": steps - last >= p.patience}
         return best if grew else z, {name: float(value) for name, value in facts.items()}

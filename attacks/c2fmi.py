@@ -1,28 +1,23 @@
 """C2FMI: from coarse to fine, model inversion from scores (Ye et al., TDSC 2023)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
-from mibench.primitives.embedding import (
-    InverseMap,
-    fit_inverse_map,
-    fit_people,
-    full_confidence,
-    people_embedding,
-    visible,
-)
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
+from mibench.nets.generator import Generator
+from mibench.primitives.embedding import full_confidence, prepare_inverse_map, stored_inverse_map
 from mibench.primitives.evolution import confidence, differential_evolution
 from mibench.primitives.latents import descend_adam
-from mibench.primitives.pool import CHUNK, render_single, style_pool
-from mibench.primitives.training import pack, unpack
+from mibench.primitives.pool import StyleParams, StyleSearch, mean_styles, render_single
+from mibench.primitives.queries import one_by_one
+from mibench.random import Rng
 
 
-class C2fmi(Attack):
+class C2fmi(StyleSearch, Attack):
     """M tells from the target's scores how the attacker's own embedding e sees the image. Coarse: descend to w with
     e(G(w)) = M(full confidence in y). Fine: differential evolution of the best w with fitness p_y."""
 
@@ -35,9 +30,7 @@ class C2fmi(Attack):
         "A generator without mapping network (DCGAN) has w = z. No face detector crops the result.",
     )
 
-    class Params(BaseParams):
-        prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
-        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
+    class Params(StyleParams):
         embedding: Literal["casia", "public"] = Field("casia", description="e: published, or of the public people")
         casia_weights: str | None = Field(None, description="id of the imported InceptionResnetV1 of CASIA-WebFace")
         embedding_steps: int = Field(400, ge=1, description="training steps of e if embedding=public")
@@ -57,9 +50,6 @@ class C2fmi(Attack):
                 raise ValueError("expected keep <= starts, keep <= population, casia_weights only with embedding=casia")
             return self
 
-    def prior(self) -> PriorRef:
-        return PriorRef(self.params.prior, self.params.prior_params)
-
     def skip(self) -> str | None:
         p, scores = self.params, self.track.num_classes
         if p.top is not None and p.top > scores:
@@ -73,54 +63,45 @@ class C2fmi(Attack):
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """M, which learns from the scores and the embeddings of the public images, and e if it is our own."""
-        p, x = self.params, ctx.public.images
-        e = people_embedding(ctx, p.casia_weights)
-        own = {"e": fit_people(ctx, e, p.embedding_steps)} if p.embedding == "public" else {}
-        with torch.no_grad(), oracle.phase("search"):
-            seen = torch.cat([visible(oracle.scores(chunk), p.top) for chunk in x.split(CHUNK)])
-            wanted = torch.cat([e(chunk) for chunk in x.split(CHUNK)])
-        M = InverseMap(self.track.num_classes, p.width, wanted.shape[1]).to(ctx.device)
-        return pack(M=fit_inverse_map(ctx, M, seen, wanted, p.epochs), **own)
+        p = self.params
+        return prepare_inverse_map(oracle, ctx, p.casia_weights, p.embedding_steps, p.top, p.width, p.epochs)
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
-        p, generator, classes, rows = self.params, prior.generator, self.track.num_classes, ctx.rows(labels, 1)
-        e, streams = people_embedding(ctx, p.casia_weights), rows.streams("w")
-        if p.embedding == "public":
-            unpack(e, ctx.artifact, "e")
-        M = unpack(InverseMap(classes, p.width, len(ctx.artifact["M/5.bias"])).to(ctx.device), ctx.artifact, "M")
+        p, G, rows = self.params, prior.generator, ctx.rows(labels, 1)
+        e, M = stored_inverse_map(ctx, p.casia_weights, p.width)
+        streams = rows.streams("w")
 
         def search(row: Tensor, y: int) -> Reconstruction:
             rng = streams.take(row)
 
-            def drawn(n: int, mean_of: int) -> Tensor:
-                """(n, d), each the mean of some mapped latents."""
-                w = style_pool(generator, rng.normal(1, n * mean_of, prior.latent_dim)[0])
-                return w.unflatten(0, (n, mean_of)).mean(1)
-
-            def judge(w: Tensor) -> Tensor:
-                with torch.no_grad():
-                    p_w = oracle.scores(render_single(generator, w), rows.take(row, each=len(w)))
-                return confidence(p_w, y, p.top)
-
             def gap(w: Tensor) -> Tensor:
-                wanted = M(full_confidence(rng.normal(1, len(w), classes)[0], y))
-                return (e(render_single(generator, w)) - wanted).square().mean(1)
+                wanted = M(full_confidence(rng.normal(1, len(w), self.track.num_classes)[0], y))
+                return (e(render_single(G, w)) - wanted).square().mean(1)
 
-            start = drawn(p.starts, 2)
-            lr = [p.coarse_lr * 0.95 ** (step // 20) for step in range(p.coarse_steps)]
-            w = descend_adam(start, gap, range(len(lr)), lr.__getitem__, reference_batch=p.starts)
+            @torch.no_grad()
+            def fitness(w: Tensor) -> Tensor:
+                return confidence(oracle.scores(render_single(G, w), rows.take(row, each=len(w))), y, p.top)
+
+            start = mean_styles(G, rng, p.starts, of=2)
+            w = descend_adam(start, gap, range(p.coarse_steps), self.coarse_rate, reference_batch=p.starts)
             with oracle.phase("search"):
-                coarse = judge(w)
-            w = w[coarse.topk(p.keep).indices]
-            x1, x2, x3 = w[(rng.uniform(1, 3, p.population - len(w))[0] * len(w)).long()]
-            filler = 0.7 * (0.25 * x1 + 0.25 * x2 + 0.5 * x3) + 0.3 * drawn(len(x1), 3)
-            w, f = differential_evolution(torch.cat([w, filler]), judge, p.generations, rng)
+                coarse = fitness(w)
+            population = self.population(w[coarse.topk(p.keep).indices], G, rng)
+            w, f = differential_evolution(population, fitness, p.generations, rng)
             best = f.argmax()[None]
             with torch.no_grad():
-                images, initial = render_single(generator, w[best]), render_single(generator, start[:1])
+                images, initial = render_single(G, w[best]), render_single(G, start[:1])
             return Reconstruction(y, images, initial, f[best], notes={"coarse": float(coarse.max())})
 
-        for i in ctx.steps("c2fmi", len(rows)):
-            yield search(torch.tensor([i], device=ctx.device), rows.identities[i])
+        yield from one_by_one(ctx, "c2fmi", rows, search)
+
+    def coarse_rate(self, step: int) -> float:
+        return float(self.params.coarse_lr * 0.95 ** (step // 20))
+
+    def population(self, w: Tensor, G: Generator, rng: Rng) -> Tensor:
+        """The best of the coarse search, filled up with mixtures of three of them and of a mean of three new w."""
+        x1, x2, x3 = w[(rng.uniform(1, 3, self.params.population - len(w))[0] * len(w)).long()]
+        mixture = 0.7 * (0.25 * x1 + 0.25 * x2 + 0.5 * x3) + 0.3 * mean_styles(G, rng, len(x1), of=3)
+        return torch.cat([w, mixture])

@@ -2,23 +2,23 @@
 Intermediate Features for Enhanced Model Inversion Attacks", ECCV 2024)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.errors import StageFailed
 from mibench.images.augment import resized_crop
 from mibench.primitives.latents import descend_adam, l1_ball
 from mibench.primitives.losses import poincare
-from mibench.primitives.pool import score_pool, top_of_pool
+from mibench.primitives.pool import PoolParams, TruncatedPool
 
 RADII = (1000.0, 2000.0, 3000.0, 4000.0, 5000.0, 6000.0, 8000.0, 8000.0)
 
 
-class IfGmi(Attack):
+class IfGmi(TruncatedPool, Attack):
     """Optimise w through the whole generator, then, stage by stage, w and the input h_s of block s through the blocks
     from s on, both within an L1 ball around where the stage started. All candidates are kept."""
 
@@ -31,12 +31,7 @@ class IfGmi(Attack):
         "Crops are drawn per row, not once per batch.",
     )
 
-    class Params(BaseParams):
-        prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
-        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
-        pool: int = Field(5000, ge=1, description="latents in the candidate search (S)")
-        truncation: float = Field(0.5, gt=0, description="psi, scale of the pool's latents")
-        truncation_cutoff: int | None = Field(8, ge=1, description="layers of w that are truncated")
+    class Params(PoolParams):
         candidates: int = Field(50, ge=1, description="pool members optimised and kept per identity")
         stage: int = Field(3, ge=0, description="the stage whose images are returned; 0 optimises w alone")
         iterations: tuple[int, ...] = Field((70, 25, 25, 25), description="steps of each stage, at least 0")
@@ -56,19 +51,6 @@ class IfGmi(Attack):
                 raise ValueError("expected iterations of at least 0 and radii above 0")
             return self
 
-    def prior(self) -> PriorRef:
-        return PriorRef(self.params.prior, self.params.prior_params)
-
-    def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
-        """The (S, num_ws, d) style latents that every identity's candidates come from."""
-        z = ctx.stream("pool").normal(self.params.pool, prior.latent_dim)
-        return prior.generator.map(z, self.params.truncation, self.params.truncation_cutoff)
-
-    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        """(S, K) confidence of the target in each pool image: mean softmax of the image and its mirror."""
-        assert prior is not None
-        return {"confidence": score_pool(oracle, self.pool(prior, ctx), prior.generator.synthesis, mirrored=True)}
-
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
@@ -78,8 +60,7 @@ class IfGmi(Attack):
                 f"The generator has the stages 0 to {generator.blocks - 1}; stage {p.stage} was asked for."
             )
         rows = ctx.rows(labels, p.candidates)
-        best = top_of_pool(ctx.artifact["confidence"], labels, p.candidates)
-        w = self.pool(prior, ctx)[best.flatten(), 0]  # one w, repeated in all layers
+        w = self.candidates(prior, labels, ctx, p.candidates)  # repeated in all layers
         crops, d = rows.streams("crop"), w.shape[1]
 
         def render(s: int, v: Tensor, shape: Sequence[int]) -> Tensor:

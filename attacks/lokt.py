@@ -1,33 +1,20 @@
 """LOKT: label-only model inversion via knowledge transfer (Nguyen et al., NeurIPS 2023)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mibench.contracts import (
-    Access,
-    Attack,
-    AttackContext,
-    BaseParams,
-    Oracle,
-    PriorModel,
-    PriorRef,
-    Reconstruction,
-    Stream,
-)
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.images.augment import random_view
-from mibench.nets import classifier_type
-from mibench.nets.imagenet import ImageNetClassifier
-from mibench.primitives.distillation import student_network
-from mibench.primitives.latents import descend_adam
+from mibench.primitives.distillation import new_students, stored_students, without_imagenet
 from mibench.primitives.losses import cross_entropy, ensemble_mean, max_margin
-from mibench.primitives.selection import every_restart
-from mibench.primitives.training import fit_student, pack, unpack
-
-CHUNK = 250
+from mibench.primitives.queries import in_chunks
+from mibench.primitives.recovery import recover_conditionally
+from mibench.primitives.training import fit_student, pack
+from mibench.random import Stream
 
 
 class Lokt(Attack):
@@ -60,10 +47,10 @@ class Lokt(Attack):
 
         @model_validator(mode="after")
         def _one_weight_per_surrogate(self) -> Self:
-            if (given := len(self.surrogate_weights)) not in ((0, len(self.surrogates)) if self.pretrained else (0,)):
+            given, expected = len(self.surrogate_weights), (0, len(self.surrogates)) if self.pretrained else (0,)
+            if given not in expected:
                 raise ValueError(f"{given} surrogate_weights do not go with this pretrained and these surrogates")
-            types = [classifier_type(arch) for arch in self.surrogates]  # are known
-            if self.pretrained and not all(issubclass(kind, ImageNetClassifier) for kind in types):
+            if without_imagenet(self.surrogates) and self.pretrained:
                 raise ValueError("not all of these surrogates have ImageNet weights: set pretrained=false")
             return self
 
@@ -84,27 +71,22 @@ class Lokt(Attack):
         y = torch.arange(ctx.track.num_classes, device=ctx.device).repeat_interleave(p.per_class)
         z = ctx.stream("synthetic").normal(len(y), prior.latent_dim)
         with torch.no_grad(), oracle.phase("search"):
-            pairs = zip(z.split(CHUNK), y.split(CHUNK), strict=True)
-            answers = torch.cat([oracle.labels(prior(*chunk)) for chunk in pairs])
-        surrogates = [student_network(arch, ctx) for arch in p.surrogates]
-        for net, weights in zip(surrogates, p.surrogate_weights, strict=False):  # none if not pretrained
-            ctx.load_weights(net.get_submodule("backbone"), weights)
+            yhat = in_chunks(lambda z, y: oracle.labels(prior(z, y)), z, y)
 
-        def lesson(net: nn.Module) -> Callable[[int, Stream], Tensor]:
+        def fit(S: nn.Module, name: str) -> nn.Module:
             def loss(step: int, rng: Stream) -> Tensor:
-                index = rng.integers(len(y), p.surrogate_batch)
-                x = prior(z[index], y[index]).detach()
-                logits = [net(view).logits for view in (x, random_view(x, rng, jitter_p=0.5))]
-                return ensemble_mean(cross_entropy, logits, answers[index]).mean()
+                i = rng.integers(len(y), p.surrogate_batch)
+                x = prior(z[i], y[i]).detach()
+                logits = [S(view).logits for view in (x, random_view(x, rng, jitter_p=0.5))]
+                return ensemble_mean(cross_entropy, logits, yhat[i]).mean()
 
-            return loss
-
-        for i, net in enumerate(surrogates):
             decay = p.surrogate_weight_decay
-            sgd = torch.optim.SGD(net.parameters(), p.surrogate_lr, p.surrogate_momentum, weight_decay=decay)
+            sgd = torch.optim.SGD(S.parameters(), p.surrogate_lr, p.surrogate_momentum, weight_decay=decay)
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, p.surrogate_steps)
-            fit_student(ctx, f"surrogate{i}", net, p.surrogate_steps, lesson(net), sgd, cosine)
-        return pack(**{f"surrogate{i}": net for i, net in enumerate(surrogates)})
+            return fit_student(ctx, name, S, p.surrogate_steps, loss, sgd, cosine)
+
+        surrogates = new_students(ctx, p.surrogates, p.surrogate_weights)
+        return pack(**{f"surrogate{i}": fit(S, f"surrogate{i}") for i, S in enumerate(surrogates)})
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
@@ -112,18 +94,13 @@ class Lokt(Attack):
         p = self.params
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
         views = rows.streams("view")
-        fresh = [student_network(arch, ctx) for arch in p.surrogates]
-        surrogates = [unpack(net, ctx.artifact, f"surrogate{i}") for i, net in enumerate(fresh)]
+        surrogates = stored_students(ctx, p.surrogates, "surrogate")
 
         def margin(x: Tensor) -> Tensor:
             view = random_view(x, views, jitter_p=1.0)
-            return ensemble_mean(max_margin, [net(view).logits for net in surrogates], rows.label)
+            return ensemble_mean(max_margin, [S(view).logits for S in surrogates], rows.label)
 
-        def objective(z: Tensor) -> Tensor:
-            x = prior(z, rows.label)
+        def loss(x: Tensor) -> Tensor:
             return margin(x) + margin(x)
 
-        start = rows.streams("latent").normal(len(rows), prior.latent_dim)
-        z = descend_adam(start, objective, ctx.steps("lokt", p.iterations), p.lr)
-        with torch.no_grad():
-            yield from every_restart(rows, prior(z, rows.label), prior(start, rows.label))
+        yield from recover_conditionally(rows, prior, loss, ctx.steps("lokt", p.iterations), p.lr)

@@ -1,17 +1,15 @@
 """LOMMA on KEDMI's search: "Re-thinking Model Inversion Attacks" (Nguyen et al., CVPR 2023)."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction, Rows
 from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
-from mibench.primitives.latents import fit_gaussians
 from mibench.primitives.losses import k_plus_one_prior
+from mibench.primitives.recovery import in_groups, recover_gaussians
 
 
 class LommaKedmi(Attack):
@@ -52,43 +50,21 @@ class LommaKedmi(Attack):
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
-        for group in ctx.groups(labels, self.group):
-            for item in self.recover(oracle, prior, group, ctx):
-                if item.label in labels:
-                    yield item
-
-    def recover(
-        self, oracle: Oracle, prior: PriorModel, group: Sequence[int], ctx: AttackContext
-    ) -> Iterator[Reconstruction]:
-        """One group: fit the Gaussians, draw the images."""
-        p = self.params
-        critic = prior.critic
+        p, critic = self.params, prior.critic
         assert critic is not None
-        rows = ctx.rows(group, 1)
-        noise = rows.streams("noise")
-        models = Ensemble(oracle, rows, ctx, p)
 
         def generator(z: Tensor) -> Tensor:
             return prior.generator(z.clamp(-p.bound, p.bound))
 
-        def objective(z: Tensor) -> Tensor:
-            x = generator(z)
-            return p.identity_weight * models.identity_loss(x) + k_plus_one_prior(critic(x).logits)
+        def recover(rows: Rows) -> Iterator[Reconstruction]:
+            models = Ensemble(oracle, rows, ctx, p)
 
-        def draw() -> Tensor:
-            return noise.normal(len(rows), prior.latent_dim)
+            def objective(z: Tensor) -> Tensor:
+                x = generator(z)
+                return p.identity_weight * models.identity_loss(x) + k_plus_one_prior(critic(x).logits)
 
-        def render(z: Tensor) -> Tensor:
-            with torch.no_grad():
-                return generator(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+            steps, samples = ctx.steps("lomma_kedmi", p.iterations), p.samples or ctx.images_per_identity
+            fit = (steps, p.lr, p.reference_batch, samples)
+            return recover_gaussians(rows, generator, prior.latent_dim, objective, *fit)
 
-        steps = ctx.steps("lomma_kedmi", p.iterations)
-        mu, log_variance = fit_gaussians(
-            len(rows), prior.latent_dim, objective, draw, steps, p.lr, p.reference_batch, ctx.device
-        )
-        sigma = torch.exp(log_variance / 2)
-        samples = p.samples or ctx.images_per_identity
-        eps = rows.streams("draws").normal(len(rows), samples, prior.latent_dim)
-        images, initial = render(mu[:, None] + sigma[:, None] * eps), render(math.exp(0.5) * eps)
-        for i, label in enumerate(group):
-            yield Reconstruction(label, images[i], initial[i], notes={"mean_sigma": float(sigma[i].mean())})
+        yield from in_groups(ctx, labels, self.group, recover)

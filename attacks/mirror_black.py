@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.primitives.evolution import crossover, evolve, log, log_scores, mutate
 from mibench.primitives.latents import PBox
-from mibench.primitives.pool import render_single, score_pool, style_pool, top_of_pool
+from mibench.primitives.pool import PoolParams, UntruncatedPool
+from mibench.primitives.queries import one_by_one
 
 
-class MirrorBlack(Attack):
+class MirrorBlack(UntruncatedPool, Attack):
     """A genetic search over w that maximises log p_y, from the best of a large pool: uniform crossover in favour of the
     fitter parent, mutation in P space, a box. The fittest individual is the one image of an identity."""
 
@@ -27,12 +28,9 @@ class MirrorBlack(Attack):
         "around the pool's mean, and truncation scales w towards 0.",
     )
 
-    class Params(BaseParams):
-        prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
-        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
+    class Params(PoolParams):
         pool: int = Field(100_000, ge=2, description="latents scored once per target")
         truncation: float = Field(0.7, gt=0, description="psi, applied when an image is rendered")
-        truncation_cutoff: int | None = Field(8, ge=1, description="layers of w that are truncated")
         population: int = Field(1000, ge=2, description="individuals per identity, the best of the pool")
         generations: int = Field(100, ge=0, description="generations, at least 0")
         confidence: float = Field(0.95, gt=0, le=1, description="p_y of the fittest that ends the search, in (0, 1]")
@@ -46,23 +44,10 @@ class MirrorBlack(Attack):
                 raise ValueError("expected population <= pool")
             return self
 
-    def prior(self) -> PriorRef:
-        return PriorRef(self.params.prior, self.params.prior_params)
-
-    def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
-        """The (S, d) untruncated style latents that every identity's population comes from."""
-        return style_pool(prior.generator, ctx.stream("pool").normal(self.params.pool, prior.latent_dim))
-
-    def render(self, prior: PriorModel, w: Tensor) -> Tensor:
-        """(N, d) -> images in [0, 1]."""
-        return render_single(prior.generator, w, self.params.truncation, self.params.truncation_cutoff)
-
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """(K, population) indices and p_y of the pool members with the highest p_y."""
-        assert prior is not None
-        scores = score_pool(oracle, self.pool(prior, ctx), lambda w: self.render(prior, w), mirrored=False)
-        best = top_of_pool(scores, range(self.track.num_classes), self.params.population)
-        return {"best": best, "score": scores.T.gather(1, best)}
+        best, p_y = self.best_of_pool(oracle, prior, ctx, self.params.population)
+        return {"best": best, "score": p_y}
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
@@ -88,5 +73,4 @@ class MirrorBlack(Attack):
                 images, initial = self.render(prior, elite[None]), self.render(prior, first[:1])
             return Reconstruction(label, images, initial, f.exp()[None], notes={"generations": float(bred)})
 
-        for i in ctx.steps("mirror", len(rows)):
-            yield search(torch.tensor([i], device=ctx.device), rows.identities[i])
+        yield from one_by_one(ctx, "mirror", rows, search)

@@ -1,20 +1,20 @@
 """MIRROR, white box (An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity", NDSS 2022)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.primitives.latents import BestStep, PBox, descend_adam, ramps
 from mibench.primitives.losses import cross_entropy
-from mibench.primitives.pool import render_single, score_pool, style_pool, top_of_pool
+from mibench.primitives.pool import PoolParams, UntruncatedPool
 from mibench.primitives.selection import top5_consistent
 
 
-class MirrorWhite(Attack):
+class MirrorWhite(UntruncatedPool, Attack):
     """Minimise 10 CE over w from the best of a large pool, w clipped to a box in P space; of an identity's candidates,
     keep the one whose top-5 labels agree with most others'."""
 
@@ -26,12 +26,9 @@ class MirrorWhite(Attack):
         "The target is always in eval mode; the released code can leave a target's dropout on.",
     )
 
-    class Params(BaseParams):
-        prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
-        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
+    class Params(PoolParams):
         pool: int = Field(100_000, ge=1, description="latents scored once per target")
         truncation: float = Field(0.7, gt=0, description="psi, applied when an image is rendered")
-        truncation_cutoff: int | None = Field(8, ge=1, description="layers of w that are truncated")
         candidates: int = Field(8, ge=1, description="pool members optimised per identity, together")
         iterations: int = Field(20_000, ge=0, description="steps, at least 0")
         lr: float = Field(0.25, gt=0, description="highest learning rate, between warm-up and ramp-down")
@@ -44,22 +41,10 @@ class MirrorWhite(Attack):
                 raise ValueError("expected candidates <= pool")
             return self
 
-    def prior(self) -> PriorRef:
-        return PriorRef(self.params.prior, self.params.prior_params)
-
-    def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
-        """The (S, d) untruncated style latents that every identity's candidates come from."""
-        return style_pool(prior.generator, ctx.stream("pool").normal(self.params.pool, prior.latent_dim))
-
-    def render(self, prior: PriorModel, w: Tensor) -> Tensor:
-        """(N, d) -> images in [0, 1]."""
-        return render_single(prior.generator, w, self.params.truncation, self.params.truncation_cutoff)
-
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """(K, candidates) indices of the pool members with the highest p_y."""
-        assert prior is not None
-        scores = score_pool(oracle, self.pool(prior, ctx), lambda w: self.render(prior, w), mirrored=False)
-        return {"best": top_of_pool(scores, range(self.track.num_classes), self.params.candidates)}
+        best, _ = self.best_of_pool(oracle, prior, ctx, self.params.candidates)
+        return {"best": best}
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext

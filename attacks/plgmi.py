@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.images.augment import random_view
-from mibench.primitives.latents import descend_adam
 from mibench.primitives.losses import max_margin
-from mibench.primitives.selection import every_restart
+from mibench.primitives.recovery import recover_conditionally
 
 
 class PlgMi(Attack):
@@ -44,11 +42,7 @@ class PlgMi(Attack):
         def margin(x: Tensor) -> Tensor:
             return max_margin(oracle.logits(random_view(x, views, jitter_p=1.0), rows), rows.label)
 
-        def objective(z: Tensor) -> Tensor:
-            x = prior(z, rows.label)
+        def loss(x: Tensor) -> Tensor:
             return margin(x) + margin(x)
 
-        start = rows.streams("latent").normal(len(rows), prior.latent_dim)
-        z = descend_adam(start, objective, ctx.steps("plgmi", p.iterations), p.lr)
-        with torch.no_grad():
-            yield from every_restart(rows, prior(z, rows.label), prior(start, rows.label))
+        yield from recover_conditionally(rows, prior, loss, ctx.steps("plgmi", p.iterations), p.lr)

@@ -1,31 +1,21 @@
 """PPA: plug-and-play attacks with a pretrained public generator (Struppek et al., ICML 2022)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import (
-    Access,
-    Attack,
-    AttackContext,
-    BaseParams,
-    Oracle,
-    PriorModel,
-    PriorRef,
-    Reconstruction,
-    Rows,
-)
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction, Rows
 from mibench.images.augment import mirror, resized_crop
 from mibench.primitives.latents import descend_adam
 from mibench.primitives.losses import poincare
-from mibench.primitives.pool import score_pool, top_of_pool
+from mibench.primitives.pool import PoolParams, TruncatedPool
 from mibench.primitives.selection import top_restarts
 
 
-class Ppa(Attack):
+class Ppa(TruncatedPool, Attack):
     """Search a shared pool of latents for each class, optimise the best with the Poincare loss on randomly cropped
     images, keep the results that the target recognises under many transformations."""
 
@@ -35,12 +25,8 @@ class Ppa(Attack):
         "Crops are drawn per row, not once per batch.",
     )
 
-    class Params(BaseParams):
+    class Params(PoolParams):
         prior: str = Field("dcgan", description="the generator: id of a prior with scope public, dcgan or digiface")
-        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
-        pool: int = Field(5000, ge=1, description="latents in the candidate search (S)")
-        truncation: float = Field(0.5, gt=0, description="psi, scale of the pool's latents")
-        truncation_cutoff: int | None = Field(8, ge=1, description="layers of w that are truncated")
         candidates: int = Field(200, ge=1, description="pool members optimised per identity")
         keep: int = Field(50, ge=1, description="results kept per identity, at most candidates")
         iterations: int = Field(70, ge=0, description="steps, at least 0")
@@ -58,26 +44,12 @@ class Ppa(Attack):
                 raise ValueError("expected candidates <= pool")
             return self
 
-    def prior(self) -> PriorRef:
-        return PriorRef(self.params.prior, self.params.prior_params)
-
-    def pool(self, prior: PriorModel, ctx: AttackContext) -> Tensor:
-        """The (S, num_ws, d) style latents that every identity's candidates come from."""
-        z = ctx.stream("pool").normal(self.params.pool, prior.latent_dim)
-        return prior.generator.map(z, self.params.truncation, self.params.truncation_cutoff)
-
-    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        """(S, K) confidence of the target in each pool image: mean softmax of the image and its mirror."""
-        assert prior is not None
-        return {"confidence": score_pool(oracle, self.pool(prior, ctx), prior.generator.synthesis, mirrored=True)}
-
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
         p, generator = self.params, prior.generator
         rows = ctx.rows(labels, p.candidates)
-        best = top_of_pool(ctx.artifact["confidence"], labels, p.candidates)
-        start = self.pool(prior, ctx)[best.flatten(), 0]  # one w, repeated in all layers
+        start = self.candidates(prior, labels, ctx, p.candidates)  # repeated in all layers
         crops = rows.streams("crop")
 
         def render(w: Tensor) -> Tensor:

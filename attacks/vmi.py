@@ -1,32 +1,24 @@
 """VMI: variational model inversion (Wang et al., "Variational Model Inversion Attacks", NeurIPS 2021)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import (
-    Access,
-    Attack,
-    AttackContext,
-    BaseParams,
-    Oracle,
-    PriorModel,
-    PriorRef,
-    Reconstruction,
-    Rows,
-)
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction, Rows
 from mibench.primitives.flows import Density, Gaussians, Glow, layered_noise
 from mibench.primitives.latents import checked
 from mibench.primitives.losses import cross_entropy, reduce_rows
+from mibench.primitives.pool import StyleParams, StyleSearch
+from mibench.primitives.training import descend
 from mibench.random import Rng
 
 CHUNK = 2000  # images rendered at once when sampling
 
 
-class Vmi(Attack):
+class Vmi(StyleSearch, Attack):
     """Per identity, fit a density q(z_1 ... z_L) by min E_q CE(T(G(w)), y) + lambda / L sum_l KL(q_l || N(0, I)), where
     layer l of w is the mapping network's answer to z_l; the images are draws from q. All z_l share their base noise.
     """
@@ -39,9 +31,7 @@ class Vmi(Attack):
         "On the small tracks Adam takes the place of SGD, with fewer and smaller batches.",
     )
 
-    class Params(BaseParams):
-        prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
-        prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
+    class Params(StyleParams):
         family: Literal["flow", "gaussian"] = "flow"
         covariance: Literal["full", "diagonal"] = Field("full", description="of the Gaussian family")
         kl: Literal["sampled", "exact"] = Field("sampled", description="exact needs the Gaussian family")
@@ -61,9 +51,6 @@ class Vmi(Attack):
             if self.kl == "exact" and self.family == "flow":
                 raise ValueError("expected kl=sampled with family=flow: a flow has no exact KL")
             return self
-
-    def prior(self) -> PriorRef:
-        return PriorRef(self.params.prior, self.params.prior_params)
 
     def density(self, rows: Rows, layers: int, dim: int) -> Density:
         """q, close to N(0, I)."""
@@ -108,9 +95,7 @@ class Vmi(Attack):
             identity = cross_entropy(oracle.logits(render(z), asked), asked.label).unflatten(0, (n, -1)).mean(1)
             kl = q.exact_kl() if p.kl == "exact" else q.kl(noise(fresh, p.batch))
             loss = identity + p.kl_weight * kl.unflatten(0, (n, layers)).mean(1)
-            optimiser.zero_grad()
-            reduce_rows(checked(loss, step), reference_batch=1).backward()
-            optimiser.step()
+            descend(optimiser, reduce_rows(checked(loss, step), reference_batch=1))
         images = sample()
         with torch.no_grad():
             nats = q.kl(noise(rows.streams("report"), 256)).unflatten(0, (n, layers)).mean(1)

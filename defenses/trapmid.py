@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mibench.contracts import Batch, Classifier, Defense, DefenseParams, LoopHooks, Progress, Rng, Stream, TrainContext
 from mibench.images.augment import mirror, resized_crop, rotate
-from mibench.primitives.training import make_optimiser, steps_per_epoch
+from mibench.primitives.training import descend, make_optimiser, steps_per_epoch
 
 
 class Triggers(nn.Module):
@@ -91,9 +91,7 @@ class TrapMid(Defense):
         seen = self.critic(self.triggers(x, t).detach()).logits[:, 0]
         loss = binary_cross_entropy_with_logits(real, torch.ones_like(real))
         loss = loss + binary_cross_entropy_with_logits(seen, torch.zeros_like(seen))
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        descend(self.optimiser, loss)
         self.schedule.step()
         net.eval()
         trapped = self.triggers(x, t)

@@ -1,11 +1,10 @@
-"""Errors that a user sees as a sentence, and the exit codes of the command line."""
+"""Errors that a user sees as a sentence, and the exit codes of the command line other than 0."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-EXIT_OK = 0
 EXIT_FAILED = 1  # some stages failed
 EXIT_USAGE = 2  # wrong names or parameters
 EXIT_ENVIRONMENT = 3  # something is missing on this machine
@@ -28,10 +27,6 @@ class StageFailed(Exception):
     """A stage could not produce its result (for example a loss became NaN); nothing was stored."""
 
     exit_code = EXIT_FAILED
-
-
-class Skip(Exception):
-    """A combination that makes no sense on a track; the message is the reason."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

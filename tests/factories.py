@@ -6,8 +6,10 @@ import hashlib
 import random
 from typing import Any
 
+from mibench.keys import digest
 from mibench.publish import Catalogue
 from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.store.manifest import Manifest
 
 IDENTITIES = 10
 METRICS: dict[str, dict[str, Any]] = {
@@ -170,6 +172,22 @@ def make_run(**overrides: Any) -> RunRecord:
         "deviations": ["Adam in place of SGD with momentum."],
     }
     return RunRecord(**(defaults | values))
+
+
+def run_manifest(record: RunRecord, key: str = "") -> Manifest:
+    """What a store keeps of a run; ``key`` names one of several records of it."""
+    return Manifest(
+        kind="run",
+        key=digest(key or record.run),
+        plugin=record.defense,
+        version=1,
+        params={},
+        non_default={},
+        seed=record.seed,
+        track=record.track,
+        track_version=record.track_version,
+        result={"record": record.to_json()},
+    )
 
 
 def make_metrics(att1: float | None, nat1: float | None, rng: random.Random) -> dict[str, MetricValue]:

@@ -1,1 +1,1 @@
-"""What methods are made of: training, losses, latent optimisers, pools, students, populations."""
+"""What methods are made of: training, losses, latent optimisers and whole searches, pools, students, populations."""

@@ -94,15 +94,15 @@ class Agents(nn.Module):
         use the noise e. Means over an agent's batch, sums over agents."""
         sa = torch.cat([s, a], -1)
         errors = (self.q1(sa)[..., 0] - r).square() / 2 + (self.q2(sa)[..., 0] - r).square() / 2
-        descend(self._critics, errors)
+        descend_alone(self._critics, errors)
         action, log_pi = self.act(s, e)
-        descend(self._tau, -self.log_tau[:, None] * (log_pi.detach() + self.target_entropy))
+        descend_alone(self._tau, -self.log_tau[:, None] * (log_pi.detach() + self.target_entropy))
         tau = self.log_tau.detach().exp()[:, None]
-        descend(self._actor, tau * log_pi - self.q1(torch.cat([s, action], -1))[..., 0])
+        descend_alone(self._actor, tau * log_pi - self.q1(torch.cat([s, action], -1))[..., 0])
 
 
-def descend(optimiser: torch.optim.Optimizer, losses: Tensor) -> None:
-    """One step on losses (N, B), touching no parameter but the optimiser's."""
+def descend_alone(optimiser: torch.optim.Optimizer, losses: Tensor) -> None:
+    """One step on losses (N, B), each agent's mean; no other network behind them gets a gradient."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for p, gradient in zip(parameters, torch.autograd.grad(losses.mean(1).sum(), parameters), strict=True):
         p.grad = gradient

@@ -1,11 +1,12 @@
 """Several models instead of one: students of the target, distilled on public images, and the identity loss over them.
 
 Model augmentation and the feature regulariser of LOMMA (Nguyen et al., CVPR 2023), independent of the attack that
-searches the latents.
+searches the latents. Attacks without gradients of the target train such students as surrogates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,9 +18,8 @@ from mibench.nets import build_classifier, classifier_type
 from mibench.nets.base import Classifier
 from mibench.nets.imagenet import ImageNetClassifier
 from mibench.primitives.losses import cross_entropy, ensemble_logit_loss, ensemble_mean
+from mibench.primitives.queries import CHUNK
 from mibench.primitives.training import fit_student, pack, unpack
-
-CHUNK = 250
 
 DEVIATIONS = (
     "The target answers about each public image once, in eval mode; the students learn from these answers in all "
@@ -61,8 +61,7 @@ class EnsembleParams(BaseParams):
             raise ValueError("student_weights are used only with pretrained=true")
         if given and given != len(self.students):
             raise ValueError(f"{given} student_weights were given for {len(self.students)} students")
-        for arch in self.students:
-            classifier_type(arch)  # is known
+        without_imagenet(self.students)  # are known
         return self
 
     @property
@@ -77,7 +76,7 @@ class EnsembleParams(BaseParams):
         """Why the students cannot be trained, or None."""
         if not (self.uses_students and self.pretrained):
             return None
-        if other := [arch for arch in self.students if not issubclass(classifier_type(arch), ImageNetClassifier)]:
+        if other := without_imagenet(self.students):
             return f"no ImageNet weights exist for {', '.join(other)}: set pretrained=false"
         if not self.student_weights:
             return (
@@ -123,11 +122,7 @@ def prepare_ensemble(oracle: Oracle, ctx: AttackContext, p: EnsembleParams) -> d
         artifact |= {"features.mean": features.mean(0), "features.std": features.std(0)}
     if p.uses_students:
         teacher = torch.cat([output.logits for output in outputs])[order.argsort()]
-        students = [student_network(arch, ctx) for arch in p.students]
-        if p.pretrained:
-            for student, weights in zip(students, p.student_weights, strict=True):
-                ctx.load_weights(student.get_submodule("backbone"), weights)
-        for index, student in enumerate(students):
+        for index, student in enumerate(new_students(ctx, p.students, p.student_weights)):
             artifact |= pack(**{f"student{index}": distil(ctx, f"student{index}", student, teacher, p)})
     return artifact
 
@@ -139,17 +134,34 @@ def student_network(arch: str, ctx: AttackContext) -> Classifier:
     return net.to(ctx.device)
 
 
+def new_students(ctx: AttackContext, architectures: Sequence[str], weights: Sequence[str]) -> list[Classifier]:
+    """Fresh students; with ``weights``, ids of imported ImageNet weights, one for each, they start from these."""
+    students = [student_network(arch, ctx) for arch in architectures]
+    if weights:
+        for student, own in zip(students, weights, strict=True):
+            ctx.load_weights(student.get_submodule("backbone"), own)
+    return students
+
+
+def stored_students(ctx: AttackContext, architectures: Sequence[str], name: str) -> list[nn.Module]:
+    """The students in the attack's artefact, packed as ``name`` and their number; eval mode, frozen."""
+    return [
+        unpack(student_network(arch, ctx), ctx.artifact, f"{name}{index}") for index, arch in enumerate(architectures)
+    ]
+
+
+def without_imagenet(architectures: Sequence[str]) -> list[str]:
+    """Those of which no ImageNet weights exist. Raises UserError if one is unknown."""
+    return [arch for arch in architectures if not issubclass(classifier_type(arch), ImageNetClassifier)]
+
+
 class Ensemble:
     """The target and the students from ``ctx.artifact`` as one identity loss for ``rows``."""
 
     def __init__(self, oracle: Oracle, rows: Rows, ctx: AttackContext, p: EnsembleParams) -> None:
         self.oracle, self.rows, self.params, self.artifact = oracle, rows, p, ctx.artifact
         self.noise = rows.streams("p_reg")
-        architectures = p.students if p.uses_students else ()
-        self.students = [
-            unpack(student_network(arch, ctx), ctx.artifact, f"student{index}")
-            for index, arch in enumerate(architectures)
-        ]
+        self.students = stored_students(ctx, p.students if p.uses_students else (), "student")
 
     def identity_loss(self, images: Tensor) -> Tensor:
         """(R,): the mean over the models of -o_y, plus lambda REG on the target's features; without the logit loss, the

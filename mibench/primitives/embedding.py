@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
-from mibench.contracts import AttackContext
+from mibench.contracts import AttackContext, Oracle
 from mibench.errors import StageFailed
 from mibench.nets import build_classifier
 from mibench.nets.base import Output
-from mibench.primitives.training import fit_student
+from mibench.primitives.queries import in_chunks
+from mibench.primitives.training import fit_student, pack, unpack
 from mibench.random import Stream
 
 
@@ -98,3 +99,27 @@ def fit_inverse_map(
 
     schedule = torch.optim.lr_scheduler.StepLR(adam, 2 * epoch, 0.8)
     return fit_student(ctx, "inverse map", net, epochs * epoch, loss, adam, schedule)
+
+
+def prepare_inverse_map(
+    oracle: Oracle, ctx: AttackContext, weights: str | None, steps: int, top: int | None, width: int, epochs: int
+) -> dict[str, Tensor]:
+    """M of the embedding e with imported ``weights``, learnt from the public images, about each of which the target is
+    asked once, under "search"; and e itself where it has no weights but learns in ``steps`` steps."""
+    images = ctx.public.images
+    e = people_embedding(ctx, weights)
+    own = {} if weights is not None else {"e": fit_people(ctx, e, steps)}
+    with torch.no_grad(), oracle.phase("search"):
+        seen = in_chunks(lambda x: visible(oracle.scores(x), top), images)
+        wanted = in_chunks(e, images)
+    M = InverseMap(ctx.track.num_classes, width, wanted.shape[1]).to(ctx.device)
+    return pack(M=fit_inverse_map(ctx, M, seen, wanted, epochs), **own)
+
+
+def stored_inverse_map(ctx: AttackContext, weights: str | None, width: int) -> tuple[nn.Module, nn.Module]:
+    """e and M as ``prepare_inverse_map`` left them in the attack's artefact; eval mode, frozen."""
+    e = people_embedding(ctx, weights)
+    if weights is None:
+        unpack(e, ctx.artifact, "e")
+    M = InverseMap(ctx.track.num_classes, width, len(ctx.artifact["M/5.bias"])).to(ctx.device)
+    return e, unpack(M, ctx.artifact, "M")

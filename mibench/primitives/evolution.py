@@ -1,5 +1,4 @@
-"""Populations: searches that only see scores. One identity at a time, always calls of the same shape: which individual
-wins can hang on the last bit of a score, and that must not depend on which identities are computed together."""
+"""Populations: searches that only see scores, of one identity at a time (``queries.one_by_one``)."""
 
 from __future__ import annotations
 
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor
 
 from mibench.contracts import Oracle, Rows
+from mibench.primitives.queries import in_chunks
 from mibench.random import Rng
-
-CHUNK = 250
 
 
 def log(scores: Tensor) -> Tensor:
@@ -19,14 +17,15 @@ def log(scores: Tensor) -> Tensor:
     return scores.clamp(min=1e-30).log()
 
 
+@torch.no_grad()
 def log_scores(oracle: Oracle, rows: Rows, row: Tensor, latents: Tensor, render: Callable[[Tensor], Tensor]) -> Tensor:
     """f = log p_y of a population's images, asked in chunks: (P, d) of the one row ``row`` (1,) -> (P,)."""
-    fitness = []
-    with torch.no_grad():
-        for chunk in latents.split(CHUNK):
-            asked = rows.take(row, each=len(chunk))
-            fitness.append(log(oracle.scores(render(chunk), asked).gather(1, asked.label[:, None])[:, 0]))
-    return torch.cat(fitness)
+
+    def fitness(w: Tensor) -> Tensor:
+        asked = rows.take(row, each=len(w))
+        return log(oracle.scores(render(w), asked).gather(1, asked.label[:, None])[:, 0])
+
+    return in_chunks(fitness, latents)
 
 
 # --- genetic search -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The training loop of targets, evaluators and students."""
+"""How networks are trained: the loop of targets and evaluators, that of an attack's own networks, one step of any."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ def make_optimiser(net: nn.Module, recipe: Recipe, steps: int) -> Optimisation:
         return float(recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones))
 
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step of ``optimiser`` down the gradient of ``loss``, a scalar."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
 
 
 def standard_augmentation(images: Tensor, rng: Stream, recipe: Recipe) -> Tensor:
@@ -136,9 +143,7 @@ def fit_classifier(
             value = inside.objective(net, batch, rng, progress)
         else:
             value = loss(batch, net(batch.images, rng), progress)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        optimiser.step()
+        descend(optimiser, value)
         schedule.step()
         running.report(loss=value)
         if best and (step + 1) * recipe.epochs // steps > progress.epoch:
@@ -166,9 +171,7 @@ def fit_student(
     net.train()
     for step in loop:
         value = loss(step, ctx.stream(f"{name}.{step}"))
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        optimiser.step()
+        descend(optimiser, value)
         if schedule:
             schedule.step()
         loop.report(loss=value)

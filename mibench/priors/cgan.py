@@ -17,6 +17,7 @@ from mibench.errors import StageFailed
 from mibench.images.augment import random_view
 from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminator
 from mibench.primitives.losses import max_margin
+from mibench.primitives.training import descend
 
 
 def top_images(scores: Tensor, count: int) -> Tensor:
@@ -92,9 +93,7 @@ class Cgan(Prior):
             with oracle.phase("prior"):
                 logits = oracle.logits(random_view(fake, rng, jitter_p=0.5))
             loss_g = generator_loss(critic(fake, y), logits, y, p.identity_weight)
-            opt_g.zero_grad()
-            loss_g.backward()
-            opt_g.step()
+            descend(opt_g, loss_g)
             for _ in range(p.discriminator_steps):
                 pick = rng.integers(len(chosen), p.batch)
                 real = ctx.public.images[chosen[pick]]
@@ -103,9 +102,7 @@ class Cgan(Prior):
                 with torch.no_grad():
                     fake = generator(rng.normal(p.batch, p.latent_dim), y)
                 loss_d = discriminator_loss(critic(real, pick // p.per_class), critic(fake, y))
-                opt_d.zero_grad()
-                loss_d.backward()
-                opt_d.step()
+                descend(opt_d, loss_d)
             average.update_parameters(generator)
             loop.report(loss=loss_g + loss_d)
         generator.load_state_dict(average.module.state_dict())

@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.gan import DcganDiscriminator, DcganGenerator
+from mibench.primitives.training import descend
 
 
 class Dcgan(Prior):
@@ -45,13 +46,9 @@ class Dcgan(Prior):
             real = ctx.public.images[rng.integers(len(ctx.public), p.batch)]
             fake = generator(rng.normal(p.batch, p.latent_dim))
             loss_d = softplus(-critic(real)).mean() + softplus(critic(fake.detach())).mean()
-            opt_d.zero_grad()
-            loss_d.backward()
-            opt_d.step()
+            descend(opt_d, loss_d)
             loss_g = softplus(-critic(fake)).mean()
-            opt_g.zero_grad()
-            loss_g.backward()
-            opt_g.step()
+            descend(opt_g, loss_g)
             average.update_parameters(generator)
             loop.report(loss=loss_d + loss_g)
         generator.load_state_dict(average.module.state_dict())

@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
 from mibench.primitives.losses import log_partition
+from mibench.primitives.training import descend
 
 
 def discriminator_loss(labelled: Tensor, target: Tensor, unlabelled: Tensor, fake: Tensor) -> Tensor:
@@ -92,9 +93,7 @@ class KPlusOne(Prior):
             images = torch.cat([ctx.public.images[a], ctx.public.images[b], fake])
             labelled, unlabelled, generated = critic(images, group=p.batch).logits.split(p.batch)
             loss_d = discriminator_loss(labelled, target_logits[a], unlabelled, generated)
-            opt_d.zero_grad()
-            loss_d.backward()
-            opt_d.step()
+            descend(opt_d, loss_d)
             if (step + 1) % p.discriminator_steps == 0:
                 c = rng.integers(len(ctx.public), p.batch)
                 fake = generator(rng.normal(p.batch, p.latent_dim))
@@ -102,7 +101,5 @@ class KPlusOne(Prior):
                     real_features = critic(ctx.public.images[c]).features
                 out = critic(fake)
                 loss_g = generator_loss(out.features, real_features, out.logits, p.entropy_weight)
-                opt_g.zero_grad()
-                loss_g.backward()
-                opt_g.step()
+                descend(opt_g, loss_g)
             loop.report(loss=loss_d)

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.conditional import AuxiliaryDiscriminator, ConditionalGenerator, Judgement
+from mibench.primitives.training import descend
 
 
 def discriminator_loss(real: Judgement, fake: Judgement, answers: Tensor | None, class_weight: float) -> Tensor:
@@ -69,9 +70,7 @@ class Tacgan(Prior):
             a = p.class_weight if step >= p.warmup else 0.0
             y = rng.integers(classes, p.batch)
             loss_g = generator_loss(critic(generator(rng.normal(p.batch, p.latent_dim), y)), y, a)
-            opt_g.zero_grad()
-            loss_g.backward()
-            opt_g.step()
+            descend(opt_g, loss_g)
             for _ in range(p.discriminator_steps):
                 real = ctx.public.images[rng.integers(len(ctx.public), p.batch)]
                 y = rng.integers(classes, p.batch)
@@ -79,9 +78,7 @@ class Tacgan(Prior):
                     fake = generator(rng.normal(p.batch, p.latent_dim), y)
                     answers = oracle.labels(fake) if a else None
                 loss_d = discriminator_loss(critic(real), critic(fake), answers, a)
-                opt_d.zero_grad()
-                loss_d.backward()
-                opt_d.step()
+                descend(opt_d, loss_d)
             average.update_parameters(generator)
             loop.report(loss=loss_g + loss_d)
         generator.load_state_dict(average.module.state_dict())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.gan import GmiCritic, GmiGenerator
+from mibench.primitives.training import descend
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
@@ -66,12 +67,8 @@ class WganGp(Prior):
                 fake = generator(rng.normal(p.batch, p.latent_dim))
             gap = critic(fake).mean() - critic(real).mean()
             loss_d = gap + p.penalty * gradient_penalty(critic, real, fake, rng.uniform(p.batch, 1, 1, 1))
-            opt_d.zero_grad()
-            loss_d.backward()
-            opt_d.step()
+            descend(opt_d, loss_d)
             if (step + 1) % p.critic_steps == 0:
                 loss_g = -critic(generator(rng.normal(p.batch, p.latent_dim))).mean()
-                opt_g.zero_grad()
-                loss_g.backward()
-                opt_g.step()
+                descend(opt_g, loss_g)
             loop.report(loss=loss_d)

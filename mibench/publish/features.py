@@ -10,11 +10,6 @@ from mibench.publish import text
 WIDTH, HEIGHT, MARGIN = 240, 180, 12  # of a panel, in its own units
 SHOWN = 12  # identities with a panel; the numbers of all are in a table
 SETS = ("erased", "private", "reconstructed")  # drawn in this order, so that few points lie on top of many
-TITLES = {
-    "private": "private training images",
-    "erased": "the same, randomly erased",
-    "reconstructed": "reconstructions",
-}
 UNIT = "L2, target features"
 VALUES = {
     "overlap_private": ("Reconstructions’ hull inside the private hull", "fraction"),

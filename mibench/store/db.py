@@ -81,15 +81,6 @@ class Database:
         """Insert or replace stages and runs, in one transaction."""
         self._ingest_all(manifests)
 
-    def ingest_stage(self, manifest: Manifest) -> None:
-        """Insert or replace a stage; a manifest of kind ``run`` is a run instead."""
-        self._ingest_all([manifest])
-
-    def ingest_run(self, record: RunRecord) -> None:
-        """Insert or replace a run with its metrics and samples."""
-        with engine.writing(self._engine) as connection:
-            _put_runs(connection, [record])
-
     def runs(
         self,
         track: str | None = None,

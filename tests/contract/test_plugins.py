@@ -193,7 +193,7 @@ def interrupted(again: Bench, plan: Plan, kind: str, patch: pytest.MonkeyPatch) 
     stages = {stage.kind: stage for stage in plan.stages.values()}
     for _, key in stages[kind].inputs.values():
         again.compute(plan, plan.stages[key].kind)
-    patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    patch.setattr("mibench.contracts.loop.CHECKPOINT_SECONDS", -1.0)
     resumed, broken = [], set()
     usual = training.Loop._resume
 

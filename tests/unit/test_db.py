@@ -28,7 +28,7 @@ from mibench.store import engine
 from mibench.store.artifacts import Manifest, Store
 from mibench.store.db import Database
 from mibench.store.models import Base
-from tests.factories import make_run
+from tests.factories import make_run, run_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,14 +104,11 @@ def _fill(store: Store) -> Database:
     """A store with stages and runs, and its database fed as a coordinator does."""
     database = Database.open(home=store.home)
     for number in range(4):
-        database.ingest_stage(_store(store, _stage(f"target {number}")))
-        database.ingest_stage(_store(store, _stage(f"prior {number}", "prior", inputs={})))
+        database.ingest([_store(store, _stage(f"target {number}"))])
+        database.ingest([_store(store, _stage(f"prior {number}", "prior", inputs={}))])
     for seed in range(3):
         for defense in ("re", "none"):
-            record = make_run(seed=seed, defense=defense)
-            result = {"record": record.to_json()}
-            _store(store, _stage(record.run, "run", result=result))
-            database.ingest_run(record)
+            database.ingest([_store(store, run_manifest(make_run(seed=seed, defense=defense)))])
     return database
 
 
@@ -126,7 +123,7 @@ def _content(database: Database) -> tuple[list[Manifest], list[RunRecord]]:
 def test_run_comes_back_as_it_was(store: Store) -> None:
     database = Database.open(home=store.home)
     record = make_run()
-    database.ingest_run(record)
+    database.ingest([run_manifest(record)])
     [found] = database.runs()
     assert found == record
     assert list(found.metrics) == list(record.metrics), "the order of metrics is kept"
@@ -139,7 +136,7 @@ def test_run_comes_back_as_it_was(store: Store) -> None:
 def test_stage_comes_back_as_it_was(store: Store) -> None:
     database = Database.open(home=store.home)
     manifest = _store(store, _stage())
-    database.ingest_stage(manifest)
+    database.ingest([manifest])
     assert database.stages() == [manifest]
     assert list(database.stages()[0].inputs) == ["z", "a"]
     assert database.check() == []
@@ -150,12 +147,12 @@ def test_ingesting_again_replaces(store: Store) -> None:
     database = Database.open(home=store.home)
     record = make_run(att1=0.5)
     for _ in range(2):
-        database.ingest_run(record)
-        database.ingest_stage(_stage())
+        database.ingest([run_manifest(record)])
+        database.ingest([_stage()])
     newer = make_run(att1=0.25, status="failed")
     assert newer.run == record.run
-    database.ingest_run(newer)
-    database.ingest_stage(_stage(inputs={"only": digest("x")}))
+    database.ingest([run_manifest(newer)])
+    database.ingest([_stage(inputs={"only": digest("x")})])
     assert database.runs() == [newer]
     assert database.stages()[0].inputs == {"only": digest("x")}
 
@@ -171,7 +168,7 @@ def test_runs_are_filtered_and_sorted(store: Store) -> None:
         for seed in (10, 2)
     ]
     for record in random.Random(0).sample(records, len(records)):
-        database.ingest_run(record)
+        database.ingest([run_manifest(record)])
     expected = sorted(records, key=lambda r: (r.track, r.defense, r.attack, r.seed))
     assert database.runs() == expected
     assert database.runs(track="orl32") == [r for r in expected if r.track == "orl32"]
@@ -187,7 +184,7 @@ def test_runs_are_filtered_and_sorted(store: Store) -> None:
 def test_run_manifest_is_a_run(store: Store) -> None:
     database = Database.open(home=store.home)
     record = make_run()
-    database.ingest_stage(_stage(record.run, "run", result={"record": record.to_json()}))
+    database.ingest([run_manifest(record)])
     assert database.runs() == [record] and database.stages() == []
 
 
@@ -212,9 +209,9 @@ def test_run_manifest_is_a_run(store: Store) -> None:
 def test_impossible_metrics_are_refused_and_leave_no_trace(store: Store, metric: MetricValue) -> None:
     database = Database.open(home=store.home)
     good = make_run()
-    database.ingest_run(good)
+    database.ingest([run_manifest(good)])
     with pytest.raises((sa.exc.IntegrityError, ValueError)):
-        database.ingest_run(replace(good, metrics={"att1": metric}))
+        database.ingest([run_manifest(replace(good, metrics={"att1": metric}))])
     assert database.runs() == [good]
 
 
@@ -223,10 +220,10 @@ def test_impossible_runs_and_stages_are_refused(store: Store) -> None:
     database = Database.open(home=store.home)
     for record in (make_run(run="short"), make_run(status="half"), make_run(chance=float("nan"))):
         with pytest.raises((sa.exc.IntegrityError, sa.exc.StatementError, ValueError)):
-            database.ingest_run(record)
+            database.ingest([run_manifest(record)])
     for manifest in (replace(_stage(), key="ab"), _stage(seconds=-1.0), _stage(seconds=float("inf"))):
         with pytest.raises((sa.exc.IntegrityError, ValueError)):
-            database.ingest_stage(manifest)
+            database.ingest([manifest])
     assert _content(database) == ([], [])
 
 
@@ -334,13 +331,13 @@ _WRITER = """
 import sys
 from pathlib import Path
 from mibench.store.db import Database
-from tests.factories import make_run
+from tests.factories import make_run, run_manifest
 home, number = Path(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
 database = Database.open(home=home)
 for seed in range(30):
-    database.ingest_run(make_run(defense=f"d{number}", seed=seed))
-    database.ingest_run(make_run(defense="shared", seed=seed))
+    database.ingest([run_manifest(make_run(defense=f"d{number}", seed=seed))])
+    database.ingest([run_manifest(make_run(defense="shared", seed=seed))])
     assert len(database.runs(defense=f"d{number}")) == seed + 1
 """
 
@@ -459,10 +456,10 @@ def test_check_compares_rows_with_the_store(store: Store) -> None:
     database = _fill(store)
     changed, removed = [manifest for manifest in store.manifests() if manifest.kind != "run"][:2]
     shutil.rmtree(store.path(removed.kind, removed.key))
-    database.ingest_stage(replace(changed, seconds=99.0))
+    database.ingest([replace(changed, seconds=99.0)])
     added = _store(store, _stage("added"))
     record = make_run(defense="unstored")
-    database.ingest_run(record)
+    database.ingest([run_manifest(record)])
     lines = database.check()
     assert any(f"database holds {removed.kind} {removed.key}" in line for line in lines)
     assert any(f"differ on {changed.kind} {changed.key}" in line for line in lines)
@@ -491,7 +488,7 @@ def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
         database = Database.open(home=folder)
         with pytest.raises(MissingError, match="full"):
             for seed in range(1000):
-                database.ingest_run(make_run(seed=seed))
+                database.ingest([run_manifest(make_run(seed=seed))])
         stored = database.runs()
         assert stored == [make_run(seed=seed) for seed in range(len(stored))] and stored
     finally:
@@ -534,15 +531,15 @@ def test_postgresql_holds_the_same(postgres: str, store: Store) -> None:
     assert database.path is None
     assert _content(database) == before, "a new database takes in what the store holds"
     record = make_run(seed=1, defense="re")
-    database.ingest_run(record)
+    database.ingest([run_manifest(record)])
     assert _content(database) == before
     for metric in (MetricValue(float("nan")), MetricValue(float("inf")), MetricValue(None)):
         with pytest.raises(sa.exc.IntegrityError):
-            database.ingest_run(replace(record, metrics={"att1": metric}))
+            database.ingest([run_manifest(replace(record, metrics={"att1": metric}))])
     assert database.check() == []
     with engine.reading(database._engine) as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    database.ingest_run(make_run(defense="unstored"))
+    database.ingest([run_manifest(make_run(defense="unstored"))])
     assert len(database.check()) == 1
     assert _content(Database.rebuild(store, postgres)) == before
 
@@ -577,13 +574,13 @@ def test_of_two_records_of_a_run_the_fuller_counts(store: Store) -> None:
     database = Database.open(home=store.home)
     for first, second in ((old, new), (new, old)):
         manifests = [
-            _store(store, _stage(f"{first.features} {number}", "run", result={"record": record.to_json()}))
+            _store(store, run_manifest(record, f"{first.features} {number}"))
             for number, record in enumerate((first, second))
         ]
         database.ingest(manifests)
         assert database.runs() == [new]
         assert database.check() == []
-    database.ingest_stage(manifests[1])  # the old one alone, as an older program would
+    database.ingest([manifests[1]])  # the old one alone, as an older program would
     assert any("differ on run" in line for line in database.check())
     rebuilt = Database.rebuild(store)
     assert rebuilt.runs() == [new] and rebuilt.check() == []

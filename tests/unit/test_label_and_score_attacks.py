@@ -27,7 +27,7 @@ from mibench.contracts.oracle import AccessDenied
 from mibench.errors import StageFailed, UserError
 from mibench.keys import stream_seed
 from mibench.nets.base import Output
-from mibench.primitives import evolution
+from mibench.primitives import embedding, evolution
 from mibench.primitives.embedding import InverseMap, fit_inverse_map, full_confidence, people_embedding, visible
 from mibench.primitives.evolution import confidence, differential_evolution, settling
 from mibench.registry import Registry
@@ -494,7 +494,7 @@ def test_c2fmi_coarse_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gap is the MSE to what M wants; it falls, and the learning rate by 0.95 every 20 steps."""
     gaps, rates, nets = [], [], {}
     module = sys.modules[Registry().plugin("attack", "c2fmi").__module__]
-    usual, load = module.descend_adam, module.unpack
+    usual, load = module.descend_adam, embedding.unpack
 
     def loaded(net: nn.Module, artifact: dict[str, Tensor], name: str) -> nn.Module:
         nets[name] = load(net, artifact, name)
@@ -508,7 +508,7 @@ def test_c2fmi_coarse_descent(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.allclose(objective(start), expected, atol=1e-5)
         return usual(start, objective, steps, lr, watch=lambda losses, w: gaps.append(losses), **more)
 
-    monkeypatch.setattr(module, "unpack", loaded)
+    monkeypatch.setattr(embedding, "unpack", loaded)
     monkeypatch.setattr(module, "descend_adam", watched)
     few = {"population": 10, "generations": 0, "epochs": 40, "embedding_steps": 200, "coarse_steps": 41}
     c2fmi([2], monkeypatch, **few | {"coarse_lr": 0.02})

@@ -123,7 +123,7 @@ def _fit_counting(folder: Path | None, counter: _Counter, fail_at: int | None = 
 
 
 def test_what_an_objective_changes_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("mibench.contracts.loop.CHECKPOINT_SECONDS", -1.0)
     whole = _Counter()
     expected = _fit_counting(None, whole).state_dict()
     with pytest.raises(InterruptedError):

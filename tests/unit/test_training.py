@@ -95,7 +95,7 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save the state after every step."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("mibench.contracts.loop.CHECKPOINT_SECONDS", -1.0)
 
 
 # --- seeds -------------------------------------------------------------------------------------------------
@@ -189,10 +189,10 @@ def test_resuming_continues_and_does_not_start_again(tmp_path: Path, every_step:
 def test_several_interruptions_and_an_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state is of step 2, the kill at step 6: the steps between are computed again."""
     expected = _fit()
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("mibench.contracts.loop.CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(Killed):
         _fit(folder=tmp_path, kill_at=2)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr("mibench.contracts.loop.CHECKPOINT_SECONDS", 1e9)
     with pytest.raises(Killed):
         _fit(folder=tmp_path, kill_at=6)
     assert _same(_fit(folder=tmp_path), expected)

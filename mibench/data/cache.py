@@ -1,7 +1,7 @@
 """Named numpy arrays in a folder that is either complete or absent.
 
-A folder is written beside its place, synced, and renamed into it. A crash leaves a temporary folder and never
-half a cache; of two processes that write the same folder one wins and the other takes the winner's.
+A crash leaves a temporary folder and never half a cache; of two processes that write the same folder one wins and the
+other takes the winner's.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mibench.errors import MissingError
-from mibench.store.atomic import sync
+from mibench.store.atomic import move_folder, remove_folder, write_folder
 
 INDEX = "index.json"
 SCHEMA = 1
@@ -73,14 +71,9 @@ def _problem(folder: Path, name: str, entry: dict[str, Any], contents: bool) -> 
 def write(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write ``folder`` atomically. If a sound folder is there already it stays; a damaged one is replaced."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder.parent)
-        temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
-        try:
+        with write_folder(folder, keep=lambda: not problems(folder)) as temporary:
             _fill(temporary, arrays, meta)
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise refused(error, folder.parent, sum(array.nbytes for array in arrays.values())) from error
 
@@ -112,14 +105,11 @@ def adopt(
     for number, path in enumerate(arrays):
         progress(number, len(arrays))
         array = open_array(work, path.stem)
-        sync(path)
         entries[path.stem] = _entry(path, array.shape, array.dtype)
     progress(len(arrays), len(arrays))
     _write_index(work, entries, meta)
-    _sync_folder(work)
-    if exists(folder):
-        _set_aside(folder)
-    _publish(work, folder)
+    move_folder(work, folder)
+    remove_folder(work)  # now what lay at ``folder``; arrays mapped from it stay readable until they are closed
     for name in leave:
         (folder / name).unlink(missing_ok=True)
 
@@ -136,16 +126,12 @@ def sweep(parent: Path) -> None:
 
 
 def _fill(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    folder.mkdir()
     entries = {}
     for name, array in arrays.items():
         path = folder / f"{name}.npy"
-        with path.open("wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-            _sync(file.fileno(), file.flush)
+        np.save(path, np.ascontiguousarray(array), allow_pickle=False)
         entries[name] = _entry(path, array.shape, array.dtype)
     _write_index(folder, entries, meta)
-    _sync_folder(folder)
 
 
 def _entry(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -155,47 +141,8 @@ def _entry(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str
 def _write_index(folder: Path, entries: dict[str, Any], meta: dict[str, Any]) -> None:
     with (folder / INDEX).open("w", encoding="utf-8") as file:
         json.dump({"schema": SCHEMA, "arrays": entries, "meta": meta}, file, indent=1)
-        _sync(file.fileno(), file.flush)
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    while True:
-        try:
-            temporary.rename(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            if not problems(folder):
-                return  # another process was first, with the same content
-            _set_aside(folder)
-        else:
-            _sync_folder(folder.parent)
-            return
-
-
-def _set_aside(folder: Path) -> None:
-    """Take a damaged folder out of the way. Arrays mapped from it stay readable until they are closed."""
-    aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        folder.rename(aside)
-    except FileNotFoundError:  # another process has just done so
-        return
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(descriptor: int, flush: Any) -> None:
-    flush()
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,15 +1,13 @@
-"""Write the site into a fresh folder beside the old one, then swap the two by renaming."""
+"""Write the site into a fresh folder beside the old one, then swap the two."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import re
 import shutil
 import stat
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,7 +34,7 @@ from mibench.publish.runs import run_view
 from mibench.publish.study import study_view
 from mibench.records import RunRecord
 from mibench.resources import resource_root
-from mibench.store.atomic import writing
+from mibench.store import atomic, locks
 
 MARK = "leaderboard.json"  # a folder without it was not written by build_site and is never replaced
 
@@ -50,7 +48,7 @@ def build_site(runs: list[RunRecord], catalogue: Catalogue, out: Path, options: 
     out = Path(out).resolve()
     shown = current_runs(runs)
     _check(shown)
-    with writing(out), _replacing(out) as folder:
+    with atomic.writing(out), _replacing(out) as folder:
         _write(Folder(folder, out), shown, catalogue, options)
     return out / "index.html"
 
@@ -273,34 +271,16 @@ def _replacing(out: Path) -> Iterator[Path]:
     """A fresh folder that takes the place of ``out`` when the block ends well; one builder at a time."""
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not a site that mibench wrote. Name a new or an empty folder.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f".{out.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        new, old = (f".{out.name}.{kind}-" for kind in ("new", "old"))
-        _recover(out, new, old)
-        folder = Path(tempfile.mkdtemp(prefix=new, dir=out.parent))
-        try:
+    with locks.exclusive(out.with_name(f".{out.name}.lock")):
+        _recover(out)
+        with atomic.write_folder(out, durable=False) as folder:
             yield folder
-            folder.chmod(0o755)
-            if out.exists():
-                aside = Path(tempfile.mkdtemp(prefix=old, dir=out.parent))
-                out.replace(aside)
-                try:
-                    folder.replace(out)
-                except OSError:
-                    aside.replace(out)
-                    raise
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                folder.replace(out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _recover(out: Path, new: str, old: str) -> None:
-    """Clear what a killed builder left; if it died between the two renames, put the old site back."""
-    for left in sorted(out.parent.iterdir()):
-        if left.name.startswith(old) and not out.exists() and (left / MARK).is_file():
-            left.replace(out)
-        elif left.name.startswith((new, old)):
+def _recover(out: Path) -> None:
+    """Clear what a killed builder left; if it died between the two renames, put a whole site back."""
+    for left in atomic.leftovers(out):
+        if not out.exists() and (left / MARK).is_file():
+            left.rename(out)
+        else:
             shutil.rmtree(left, ignore_errors=True)

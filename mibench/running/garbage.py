@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -70,12 +69,9 @@ def _candidates(store: Store, wanted: set[str], unused: bool) -> Iterator[Item]:
 
 
 def delete(item: Item) -> None:
-    """Remove it. An artefact disappears at once: it is renamed before its files go."""
+    """Remove it; an artefact at once."""
     if item.path.is_dir():
-        aside = atomic.temporary(item.path)
-        with suppress(FileNotFoundError):
-            item.path.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+        atomic.remove_folder(item.path)
     else:
         item.path.unlink(missing_ok=True)
 

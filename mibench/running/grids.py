@@ -3,9 +3,7 @@ every run of it is recorded. So whoever comes later (``status``, ``collect``, an
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -17,7 +15,7 @@ from mibench.keys import digest
 from mibench.planning.plan import Cell, Plan, make_plan, prior_name
 from mibench.protocol.methods import Facts
 from mibench.protocol.tracks import Track
-from mibench.store import atomic
+from mibench.store import atomic, locks
 
 SCHEMA = 1
 
@@ -76,8 +74,7 @@ def open_grid(home: Path, plan: Plan, seconds: Mapping[str, float]) -> Iterator[
     ]
     summary = {"runs": len(plan.runs), "stages": lines}
     atomic.write_text(folder(home) / f"{name}.json", json.dumps({"summary": summary} | _question(plan)))
-    with (folder(home) / f"{name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with locks.shared(folder(home) / f"{name}.lock"):
         yield name
 
 
@@ -101,7 +98,7 @@ def summary(home: Path, name: str) -> Summary | None:
         if data["schema"] != SCHEMA:
             return None
         lines = [Line(k, key, title, source, tuple(p), s) for k, key, title, source, p, s in data["summary"]["stages"]]
-        alive = _alive(folder(home) / f"{name}.lock")
+        alive = locks.held(folder(home) / f"{name}.lock")
         return Summary(name, data["created"], alive, data["summary"]["runs"], lines)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -113,23 +110,9 @@ def load(home: Path, name: str) -> Grid | None:
         data = json.loads((folder(home) / f"{name}.json").read_text())
         if data["schema"] != SCHEMA:
             return None
-        return Grid(name, data["created"], _answer(data), _alive(folder(home) / f"{name}.lock"))
+        return Grid(name, data["created"], _answer(data), locks.held(folder(home) / f"{name}.lock"))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-
-
-def _alive(lock: Path) -> bool:
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def _question(plan: Plan) -> dict[str, Any]:

@@ -10,20 +10,18 @@ A stage is computed like this, in any number of processes at once::
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
 
 from mibench.errors import MissingError
-from mibench.store import atomic
+from mibench.store import atomic, locks
 from mibench.store.manifest import FILE, Damaged, Manifest, check_name, dumps, file_sha256, read, safe_file
 
 __all__ = ["STATE", "Claim", "Damaged", "Manifest", "Store", "home"]
@@ -42,7 +40,6 @@ class Claim:
 
     workdir: Path
     manifest: Manifest | None
-    waited: bool  # another process held the claim first
     damaged: str | None  # why an artefact that was there has to be computed again
 
 
@@ -92,14 +89,8 @@ class Store:
         ``on_wait`` is called once before waiting. A publication that a kill interrupted is completed here.
         """
         path, workdir = self.path(kind, key), self.workdir(key)
-        with self._lock(key, wait=False) as locked:
-            if locked:
-                yield self._claimed(kind, key, path, workdir, waited=False)
-                return
-        if on_wait is not None:
-            on_wait()
-        with self._lock(key):
-            yield self._claimed(kind, key, path, workdir, waited=True)
+        with self._lock(key, on_wait=on_wait):
+            yield self._claimed(kind, key, path, workdir)
 
     def publish(self, kind: str, key: str, workdir: Path, manifest: Manifest) -> Path:
         """Make the files in ``workdir`` the artefact ``key``; hashes them and writes the manifest last.
@@ -116,18 +107,7 @@ class Store:
 
     def held(self, key: str) -> bool:
         """Whether some process is computing stage ``key`` on this machine now. A guess: it may change at once."""
-        file = self.work / f"{key}.lock"
-        try:
-            descriptor = os.open(file, os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+        return locks.held(self.work / f"{key}.lock")
 
     def sweep(self, done: Container[str]) -> None:
         """Remove locks of finished stages, left by processes that were killed right after publishing."""
@@ -142,10 +122,7 @@ class Store:
         with self._lock(key):
             if not path.exists():
                 return False
-            aside = self.home / "discarded" / f"{kind}-{key[:16]}-{secrets.token_hex(3)}"
-            with atomic.writing(aside):
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(aside)
+            self._set_aside("discarded", kind, key)
         return True
 
     def manifests(self, kind: str = "*") -> Iterator[Manifest]:
@@ -173,7 +150,7 @@ class Store:
                     names.append((kind, key))
         return names
 
-    def _claimed(self, kind: str, key: str, path: Path, workdir: Path, waited: bool) -> Claim:
+    def _claimed(self, kind: str, key: str, path: Path, workdir: Path) -> Claim:
         """What is to be done, seen while holding the lock."""
         manifest, problem = self._whole_or_aside(kind, key)
         if manifest is None and (workdir / FILE).exists():
@@ -185,7 +162,7 @@ class Store:
             with atomic.writing(workdir):
                 workdir.mkdir(parents=True, exist_ok=True)
                 (workdir / FILE).unlink(missing_ok=True)
-        return Claim(workdir, manifest, waited, problem)
+        return Claim(workdir, manifest, problem)
 
     def _whole_or_aside(self, kind: str, key: str, verify: bool = False) -> tuple[Manifest | None, str | None]:
         """The artefact if it is whole; else it is moved to ``damaged/`` and the reason returned."""
@@ -195,11 +172,15 @@ class Store:
         try:
             return read(path, kind, key, verify), None
         except Damaged as error:
-            aside = self.home / "damaged" / f"{kind}-{key[:16]}-{secrets.token_hex(3)}"
-            with atomic.writing(aside):
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(aside)
+            self._set_aside("damaged", kind, key)
             return None, str(error)
+
+    def _set_aside(self, folder: str, kind: str, key: str) -> None:
+        """Move an artefact to a folder of the home, under a name that nothing else has there."""
+        aside = self.home / folder / f"{kind}-{key[:16]}-{secrets.token_hex(3)}"
+        with atomic.writing(aside):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self.path(kind, key).rename(aside)
 
     def _outputs(self, workdir: Path) -> Iterator[tuple[str, dict[str, str | int]]]:
         for parent, folders, names in os.walk(workdir):
@@ -217,45 +198,22 @@ class Store:
                     yield relative, {"sha256": file_sha256(file), "bytes": file.stat().st_size}
 
     def _install(self, kind: str, key: str, workdir: Path) -> Path:
-        """Rename a work folder that has its manifest into the store."""
+        """Rename a work folder that has its manifest into the store, unless a whole artefact is there: somebody without
+        a claim was faster."""
         path = self.path(kind, key)
         shutil.rmtree(workdir / STATE, ignore_errors=True)
-        if self._whole_or_aside(kind, key)[0] is None:
-            try:
-                atomic.move_folder(workdir, path)
-            except OSError as error:  # somebody without a claim was faster
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
+        with atomic.writing(path):
+            atomic.move_folder(workdir, path, keep=lambda: self._whole_or_aside(kind, key)[0] is not None)
         shutil.rmtree(workdir, ignore_errors=True)
         return path
 
     @contextmanager
-    def _lock(self, key: str, wait: bool = True) -> Iterator[bool]:
-        """Hold ``work/<key>.lock``; yields whether it is held, which without ``wait`` can be False."""
-        descriptor = self._acquire(self.work / f"{key}.lock", wait)
-        try:
-            yield descriptor is not None
-        finally:
-            if descriptor is not None:
-                if not self.workdir(key).exists():
-                    (self.work / f"{key}.lock").unlink(missing_ok=True)
-                os.close(descriptor)
-
-    def _acquire(self, file: Path, wait: bool) -> int | None:
-        """Lock ``file``. Its last holder may have removed it while we waited: then lock the new one."""
-        while True:
+    def _lock(self, key: str, wait: bool = True, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
+        """Hold ``work/<key>.lock``, which goes with the work folder; yields whether it is held, which without ``wait``
+        can be False."""
+        file, workdir = self.work / f"{key}.lock", self.workdir(key)
+        taken = locks.exclusive(file, wait=wait, on_wait=on_wait, remove=lambda: not workdir.exists())
+        with ExitStack() as stack:
             with atomic.writing(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(descriptor), file.stat()):
-                        return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
+                held = stack.enter_context(taken)
+            yield held

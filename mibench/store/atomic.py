@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -109,31 +109,59 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; it replaces ``path`` when the block ends well."""
+def write_folder(path: Path, *, keep: Callable[[], bool] | None = None, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder to fill; it becomes ``path`` when the block ends well, as ``move_folder`` has it.
+
+    What the disk refuses stays an ``OSError``, of which ``writing`` makes a sentence if the caller has none of its own.
+    """
     scratch = temporary(path)
     try:
-        with writing(path):
-            scratch.mkdir(parents=True)
-            yield scratch
-            sync_tree(scratch)
-            if path.exists():
-                _exchange(scratch, path)
-            else:
-                scratch.rename(path)
-            sync(path.parent)
+        scratch.mkdir(parents=True)
+        yield scratch
+        move_folder(scratch, path, keep=keep, durable=durable)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def move_folder(source: Path, target: Path) -> None:
-    """Rename ``source`` to ``target``, which must not exist, with everything in it on the disk first."""
-    with writing(target):
+def move_folder(source: Path, target: Path, *, keep: Callable[[], bool] | None = None, durable: bool = True) -> None:
+    """Rename ``source`` to ``target``; a folder that is there already changes places with it.
+
+    ``keep``: asked when there is one; if it says so, both stay where they are. ``durable``: what is in ``source`` is on
+    the disk first; without that a kill does no harm but a power cut may, which suits what is easily made again.
+    """
+    if durable:
         sync_tree(source)
+    while True:
         target.parent.mkdir(parents=True, exist_ok=True)
-        source.rename(target)
+        there = target.exists()
+        if there and keep is not None and keep():
+            return
+        try:
+            if there:
+                _exchange(source, target)
+            else:
+                source.rename(target)
+            break
+        except OSError as error:  # another process has just put one there, or taken it away
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not source.exists():
+                raise
+    if durable:
         sync(target.parent)
         sync(source.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder, if it is there. It disappears at once: it is renamed before its files go."""
+    aside = temporary(path)
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed processes left that were writing ``path``. Only who holds a lock on it knows that they are gone."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp")
+    return [file for file in sorted(path.parent.iterdir()) if ours.fullmatch(file.name)]
 
 
 def _exchange(new: Path, old: Path) -> None:

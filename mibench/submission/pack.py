@@ -17,7 +17,7 @@ from mibench.protocol.tracks import Track
 from mibench.records import RunRecord
 from mibench.registry import Registry
 from mibench.store.artifacts import Damaged, Store
-from mibench.store.atomic import write_folder
+from mibench.store.atomic import write_folder, writing
 from mibench.store.manifest import FILE, Manifest, file_sha256
 from mibench.submission import model
 from mibench.submission.layout import INDEX, Refused, place_of
@@ -159,7 +159,7 @@ def write(parcel: Parcel, out: Path, home: Path, registry: Registry) -> None:
     and verified as a stranger's would be. Raises UserError, and leaves ``out`` as it was, if anything is wrong."""
     if out.exists() and any(out.iterdir()) and not (out / INDEX).is_file():
         raise UserError(f"{out} exists and is no submission. Name a folder that does not exist with --out.")
-    with write_folder(out) as scratch:
+    with writing(out), write_folder(out) as scratch:
         listed = []
         for name, path in sorted(parcel.files.items()):
             assert place_of(name) is not None, name

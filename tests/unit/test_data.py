@@ -479,10 +479,19 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatc
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "_sync", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(MissingError, match=r"No space left .* MIBENCH_HOME"):
+            data.prepare(small(), tmp_path)
+    assert list((tmp_path / "data").iterdir()) == []
+    folder = data.prepare(small(), tmp_path).folder
+    shorten(folder / "public_images.npy")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(MissingError, match=r"No space left .* MIBENCH_HOME"):
         data.prepare(small(), tmp_path)
-    assert list((tmp_path / "data").iterdir()) == []
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "even a damaged one is not touched"
 
 
 def test_the_cache_key_follows_what_fixes_the_data() -> None:

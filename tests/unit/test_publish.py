@@ -30,6 +30,7 @@ from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, pareto_front, seed_interval, text
 from mibench.publish.aggregate import boards, current_runs
 from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.store import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -345,8 +346,8 @@ def test_the_old_site_stays_when_building_fails(tmp_path: Path, picture: Path) -
 def test_what_a_killed_builder_left_is_cleared_and_the_old_site_put_back(tmp_path: Path) -> None:
     site = tmp_path / "site"
     build_site([make_run()], make_catalogue(), site, SiteOptions())
-    site.rename(tmp_path / ".site.old-abc")  # died between the two renames
-    (tmp_path / ".site.new-def").mkdir()
+    site.rename(atomic.temporary(site))  # died between the two renames
+    atomic.temporary(site).mkdir()
     with pytest.raises(RuntimeError, match="stop"):
         build_site([make_run()], make_catalogue(), site, SiteOptions("all", image_source=_stop))
     assert (site / "index.html").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -27,6 +28,7 @@ from mibench.data.sets.base import DataSet
 from mibench.data.sets.prepared import check, facts
 from mibench.data.sets.rules import numpy_argsort, ppa_split
 from mibench.errors import MissingError, UserError
+from mibench.store import atomic
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {1: 3, 2: 6, 4: 7, 5: 6, 7: 6, 8: 9, 11: 2, 12: 4, 13: 5, 15: 3}  # images by identity
@@ -696,6 +698,29 @@ def test_kill_and_resume_gives_the_same_bytes(
     total = sum(cache.read_index(folder)["meta"]["counts"].values())
     assert total - 2 * done <= len(decoded) <= total - 2 * done + 3
     assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == ["celeba64-gmi"]
+
+
+def test_a_disk_that_fills_at_the_end_leaves_the_earlier_set(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = build.build(gmi(), tree, tmp_path / "home")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    trees.save(tree / "img_align_celeba" / (tree / "trainset.txt").read_text().split()[0], 999, (178, 218))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(MissingError, match="No space left"):
+        patch.setattr(atomic, "sync_tree", full)
+        build.build(gmi(), tree, tmp_path / "home")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    work = folder.with_name(f"{folder.name}.work")
+    assert {path for path in folder.parent.iterdir() if path.is_dir()} == {folder, work}
+    monkeypatch.setattr(imaging, "decode", lambda *a: pytest.fail("decoded again"))
+    assert build.build(gmi(), tree, tmp_path / "home") == (folder, True)
+    assert cache.problems(folder, contents=True) == []
+    assert {path.name for path in folder.iterdir()} == set(before)
+    assert sorted(path.name for path in folder.parent.iterdir()) == [f".{folder.name}.lock", folder.name]
 
 
 def test_two_processes_at_once(prepared: tuple[Path, Path], tmp_path: Path) -> None:

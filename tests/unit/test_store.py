@@ -117,6 +117,19 @@ def test_publishing_twice_keeps_the_first(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_damaged_artefact_that_came_in_between_is_set_aside(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.claim("target", KEY) as claim:
+        (claim.workdir / "model.safetensors").write_bytes(b"ours")
+        store.path("target", KEY).mkdir(parents=True)
+        (store.path("target", KEY) / "model.safetensors").write_bytes(b"theirs, without a manifest")
+        path = store.publish("target", KEY, claim.workdir, _manifest())
+    assert (path / "model.safetensors").read_bytes() == b"ours"
+    [aside] = (tmp_path / "damaged").iterdir()
+    assert (aside / "model.safetensors").read_bytes().startswith(b"theirs")
+    assert not list(store.work.iterdir())
+
+
 def test_second_process_waits_and_finds_the_artefact(tmp_path: Path) -> None:
     store = Store(tmp_path)
     child = subprocess.Popen(
@@ -126,9 +139,8 @@ def test_second_process_waits_and_finds_the_artefact(tmp_path: Path) -> None:
     child.stdout.readline()
     notes: list[str] = []
     with store.claim("target", KEY, on_wait=lambda: notes.append("waiting")) as claim:
-        assert claim.waited
+        assert notes == ["waiting"]
         assert claim.manifest is not None
-    assert notes == ["waiting"]
     assert child.wait() == 0
     assert not list((tmp_path / "work").iterdir())
 
@@ -204,7 +216,7 @@ def test_kill_while_publishing_leaves_only_whole_artefacts(tmp_path: Path) -> No
 def test_publication_killed_before_its_rename_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(atomic, "move_folder", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(atomic, "move_folder", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         _publish(store)
     assert store.manifest("target", KEY) is None
     with store.claim("target", KEY) as claim:
@@ -376,7 +388,7 @@ def test_full_disk_is_a_sentence_and_changes_nothing(small_disk: Path) -> None:
         atomic.write_bytes(small_disk / "file", bytes(2_000_000))
     with pytest.raises(MissingError, match="disk is full"):
         save_state(small_disk / "state", 2, {"x": torch.zeros(500_000)})
-    with pytest.raises(MissingError, match="disk is full"), atomic.write_folder(path) as folder:
+    with pytest.raises(MissingError, match="disk is full"), atomic.writing(path), atomic.write_folder(path) as folder:
         (folder / "big").write_bytes(bytes(2_000_000))
     step, tree = load_state(small_disk / "state") or (0, {})
     assert step == 1 and torch.equal(tree["x"], torch.arange(10))
@@ -450,7 +462,10 @@ def test_read_only_folder_can_be_read_and_says_so_when_written(tmp_path: Path) -
     assert "Permission denied" in done.stdout and "MIBENCH_HOME" in done.stdout
 
 
-def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ["swaps in one step", "swaps in two"])
+def test_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    if system == "swaps in two":
+        monkeypatch.setattr(atomic.ctypes, "CDLL", lambda name: object())
     target = tmp_path / "site"
     for text in ("one", "two"):
         with atomic.write_folder(target) as folder:
@@ -458,7 +473,52 @@ def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [file.name for file in target.iterdir()] == ["two"]
     with pytest.raises(RuntimeError), atomic.write_folder(target) as folder:
         raise RuntimeError
+    monkeypatch.setattr(os, "fsync", _full)
+    with pytest.raises(OSError, match="No space"), atomic.write_folder(target) as folder:
+        (folder / "three").write_text("three")
+    with atomic.write_folder(target, durable=False) as folder:
+        (folder / "four").write_text("four")
+    assert [file.name for file in target.iterdir()] == ["four"]
     assert [file.name for file in tmp_path.iterdir()] == ["site"]
+
+
+def _full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_swap_in_two_steps_that_fails_half_way_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic.ctypes, "CDLL", lambda name: object())
+    target, rename = tmp_path / "site", Path.rename
+    with atomic.write_folder(target) as folder:
+        (folder / "one").touch()
+
+    def refuse(self: Path, to: Path) -> Path:
+        if to == target and (self / "two").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output"), atomic.write_folder(target) as folder:
+        (folder / "two").touch()
+    assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")] == ["site", "site/one"]
+
+
+def test_a_folder_of_others_who_were_faster_may_stay(tmp_path: Path) -> None:
+    target, asked = tmp_path / "data", []
+    for text, keep in (("first", False), ("second", True), ("third", False)):
+        with atomic.write_folder(target, keep=lambda keep=keep: asked.append(keep) or keep) as folder:  # type: ignore[misc]
+            (folder / "text").write_text(text)
+        assert (target / "text").read_text() == {"second": "first"}.get(text, text)
+        assert [file.name for file in tmp_path.iterdir()] == ["data"]
+    assert asked == [True, False], "nothing is asked while there is none"
+
+
+def test_what_killed_writers_of_a_folder_left_is_known_by_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "a.b"
+    left = [atomic.temporary(target), atomic.temporary(target)]
+    for other in (target, *left, tmp_path / ".a.b.lock", atomic.temporary(tmp_path / "aXb"), tmp_path / ".a.b.tmp"):
+        other.mkdir()
+    assert atomic.leftovers(target) == sorted(left)
 
 
 # --- resumable state

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mibench.data.sets.base import DataSet, Item, Listing, Problems, View, list_
 from mibench.data.sets.decoding import Decoder, Progress, Target, Work, decode
 from mibench.errors import MissingError
 from mibench.keys import digest
+from mibench.store import locks
 from mibench.store.atomic import writing
 
 CHUNK = 64  # images decoded between two lines of the journal
@@ -55,7 +55,8 @@ def build(
     work = folder.with_name(f"{folder.name}.work")
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f".{folder.name}.lock"), tell):
+    waiting = partial(tell, "waiting for another process", 0, 0)
+    with locks.exclusive(folder.with_name(f".{folder.name}.lock"), on_wait=waiting):
         chunks = list(_chunks(data_set, root, listing, chunk))
         signature = digest([data_set.recipe(), [c.signature for c in chunks]])
         if _is_this(folder, signature):
@@ -201,17 +202,3 @@ def _finish(
         table = np.frombuffer(bytes.fromhex("".join(hashes[split])), np.uint8).reshape(-1, 32)
         np.save(work / f"{split}_sha256.npy", table)
     cache.adopt(work, folder, facts, partial(tell, "checking"), leave={JOURNAL, "plan.json"})
-
-
-@contextmanager
-def _locked(path: Path, tell: Progress) -> Iterator[None]:
-    """One process at a time prepares a set; a second one waits."""
-    import fcntl
-
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell("waiting for another process", 0, 0)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -6,7 +6,6 @@ and its artefact. So jobs go on when their coordinator dies, and the next one ad
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ from mibench.running.executors.local import GRACE, log_file
 from mibench.running.order import Order
 from mibench.running.pulse import ALIVE, pulse_of
 from mibench.stages.events import Done, Failed, Last, Note, Progress, Said, Stopped
-from mibench.store import atomic, attempts
+from mibench.store import atomic, attempts, locks
 from mibench.store.artifacts import STATE, Store
 
 DEFAULT_MINUTES = 24 * 60
@@ -199,7 +198,7 @@ class SlurmExecutor:
 
     def start(self, stage: Stage) -> str:
         folder = self._home / "jobs" / stage.key
-        with _locked(folder):
+        with atomic.writing(folder), locks.exclusive(folder / "lock"):  # or two coordinators submit the same stage
             job = self._live(folder)
             word = "job" if job is None else "adopted job"
             stop_file(self._home, stage.key).unlink(missing_ok=True)
@@ -356,16 +355,6 @@ def check_slurm() -> None:
             f"--executor slurm needs SLURM's commands; {', '.join(lacking)} is not on the PATH. Run this on a login "
             "node of the cluster."
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two coordinators must not submit the same stage."""
-    with atomic.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _queue() -> dict[str, tuple[str, str]] | None:

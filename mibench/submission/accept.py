@@ -23,10 +23,9 @@ def accept(found: Submission, results: Path, name: str) -> tuple[Path, list[RunR
     if path.exists():
         raise UserError(f"{path} exists. Give this submission another --name.")
     known = {run.run for run in load_results(results)}
-    runs = [RunRecord.from_json(run["record"]) for run in found.index.runs]
-    fresh = [replace(run, origin="submitted") for run in runs if run.run not in known]
+    fresh = [replace(run, origin="submitted") for run in found.records if run.run not in known]
     if not fresh:
         raise UserError("All runs of this submission are published already.")
     data = {"schema": SCHEMA, "runs": [run.published() for run in fresh]}
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
-    return path, fresh, [run.run for run in runs if run.run in known]
+    return path, fresh, [run.run for run in found.records if run.run in known]

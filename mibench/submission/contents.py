@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mibench.keys import digest
 from mibench.records import RunRecord
-from mibench.store.manifest import file_sha256
+from mibench.store.manifest import Manifest, file_sha256
 from mibench.submission import model
 from mibench.submission.layout import INDEX, Limits, Refused, check_places, place_of, shown, walk
 from mibench.submission.strict import check_form, read_header, read_json
@@ -17,15 +15,14 @@ from mibench.submission.strict import check_form, read_header, read_json
 
 @dataclass
 class Submission:
-    """``stages`` and ``manifests`` (as plain JSON, without checksum) by key; ``records`` as the index has them."""
+    """``stages`` by key; ``records`` as the index has them."""
 
     folder: Path
     index: model.Index
-    stages: dict[str, model.Stage] = field(default_factory=dict)
-    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
-    records: list[model.Record] = field(default_factory=list)
+    stages: dict[str, Manifest] = field(default_factory=dict)
+    records: list[RunRecord] = field(default_factory=list)
 
-    def roles(self, record: model.Record) -> dict[str, model.Stage]:
+    def roles(self, record: RunRecord) -> dict[str, Manifest]:
         """The stages of a run by kind."""
         return {line.kind: self.stages[line.key] for line in record.stages}
 
@@ -72,10 +69,10 @@ def read_stages(found: Submission) -> str:
         data = read_json(path, name)
         if not isinstance(data, dict) or data.pop("checksum", None) != digest(data):
             raise Refused(f"{name} does not match its own checksum: it was changed after it was computed.")
-        stage = model.read(model.Stage, data, name)
+        stage = model.read_stage(data, name)
         if path.name != f"{stage.kind}-{stage.key}.json":
             raise Refused(f"{name} is the manifest of {shown(stage.kind)} {stage.key}.")
-        found.stages[stage.key], found.manifests[stage.key] = stage, data
+        found.stages[stage.key] = stage
     return f"{len(found.stages)} manifests are whole"
 
 
@@ -85,16 +82,11 @@ def read_records(found: Submission) -> str:
         name = f"{INDEX}: run {number + 1}"
         if not isinstance(run.get("record"), dict):
             raise Refused(f"{name} has no record.")
-        record = model.read(model.Record, run["record"], name)
-        if RunRecord.from_json(run["record"]).published() != {**run, "record": _whole(run["record"])}:
+        record = model.read_record(run["record"], name)
+        if record.published() != {**run, "record": record.to_json()}:
             raise Refused(f"{name} ({record.run}) says one thing beside its record and another in it. Pack again.")
         found.records.append(record)
     ids = [record.run for record in found.records]
     if len(set(ids)) != len(ids):
         raise Refused(f"{INDEX} has a run twice.")
     return f"{len(ids)} runs"
-
-
-def _whole(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the fields that it may lack at their defaults."""
-    return RunRecord.from_json(dict(record)).to_json()

@@ -10,8 +10,10 @@ from mibench.metrics import METRICS
 from mibench.planning.plan import TRACK_PARTS, is_shared
 from mibench.protocol.methods import Kind
 from mibench.protocol.tracks import Track
+from mibench.records import RunRecord
 from mibench.registry import Registry
 from mibench.store.artifacts import home
+from mibench.store.manifest import Manifest
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
@@ -107,7 +109,7 @@ def check_runs(found: Submission, known: dict[str, Track], registry: Registry) -
     return f"{len(found.records)} runs are whole and have the ids that follow from their stages"
 
 
-def _roles(found: Submission, record: model.Record) -> dict[str, model.Stage]:
+def _roles(found: Submission, record: RunRecord) -> dict[str, Manifest]:
     kinds = [line.kind for line in record.stages]
     if len(set(kinds)) != len(kinds) or NEEDED - set(kinds):
         raise Refused(f"Run {record.run} lacks stages: it needs {', '.join(sorted(NEEDED))}, each once.")
@@ -117,7 +119,7 @@ def _roles(found: Submission, record: model.Record) -> dict[str, model.Stage]:
     return found.roles(record)
 
 
-def _check_labels(record: model.Record, track: Track, found: Submission, registry: Registry) -> None:
+def _check_labels(record: RunRecord, track: Track, found: Submission, registry: Registry) -> None:
     """The label under which a run is ranked asks for the method and the parameters that were computed."""
     asked: tuple[tuple[Kind, str, str, dict[str, object]], ...] = (
         ("defense", record.defense, record.defense_label, record.defense_params),

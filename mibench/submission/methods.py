@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from mibench.keys import split_version
+from mibench.protocol.method_files import Entry
 from mibench.protocol.methods import Kind
 from mibench.registry import Registry
+from mibench.store.manifest import Manifest
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
@@ -23,7 +25,7 @@ def file_name(kind: str, name: str) -> str:
     return f"plugins/{kind}s/{name.replace('/', '--')}.py"
 
 
-def parts(stage: model.Stage) -> list[tuple[str, int, str]]:
+def parts(stage: Manifest) -> list[tuple[str, int, str]]:
     """Id, version and source hash of the methods behind a stage: several for a combination of defenses."""
     names, hashes = stage.plugin.split("+"), stage.source_sha256.split("+")
     if len(names) != len(hashes) or not all(hashes):
@@ -63,7 +65,7 @@ def check_plugins(found: Submission, registry: Registry) -> tuple[str, list[str]
         source = read_source(path, plugin.file, _BASE[plugin.kind])
         if source.version != version:
             raise Refused(f"{plugin.file} declares version {source.version}; version {version} was run.")
-        model.read_entry(plugin.entry, f"the registry entry of {plugin.id}")
+        model.read(Entry, plugin.entry, f"the registry entry of {plugin.id}")
         notes += _notes(plugin, source, registry)
     return f"the sources of {len(needed)} methods are those that were run; none was imported", notes
 

@@ -15,9 +15,10 @@ from mibench.protocol.tracks import Track
 from mibench.publish.results import REPRODUCED, applied, load_results
 from mibench.records import RunRecord
 from mibench.registry import Registry
+from mibench.running.recording import keep
 from mibench.running.request import build_plan
 from mibench.store import atomic
-from mibench.store.artifacts import Manifest, Store
+from mibench.store.artifacts import Store
 from mibench.store.db import Database
 
 SHARED = ("data", "weights")  # of the home: decoded images, published weights
@@ -104,24 +105,5 @@ def record(run: RunRecord, found: Mapping[str, Any], store: Store, database: Dat
 
 
 def _keep(run: RunRecord, store: Store, database: Database) -> None:
-    data = run.to_json()
-    key = digest({"run": run.run, "reproduced": data["reproduced"]})
-    with store.claim("run", key) as claim:
-        manifest = claim.manifest or Manifest(
-            kind="run",
-            key=key,
-            plugin="engine",
-            version=1,
-            params={},
-            non_default={},
-            seed=run.seed,
-            track=run.track,
-            track_version=run.track_version,
-            inputs={stage.kind: stage.key for stage in run.stages},
-            started=run.created,
-            environment=run.environment,
-            result={"record": data},
-        )
-        if claim.manifest is None:
-            store.publish("run", key, claim.workdir, manifest)
-    database.ingest([manifest])
+    key = digest({"run": run.run, "reproduced": run.reproduced})
+    database.ingest([keep(store, key, lambda: run)])

@@ -205,8 +205,8 @@ def _answers(folder: Path, key: str, track: Track) -> tuple[Any, Any]:
     import torch
 
     name = f"evaluations/{key}/logits.safetensors"
-    logits = torch.from_numpy(read_tensor(folder / name, name, "logits").copy())
-    labels = torch.from_numpy(read_tensor(folder / name, name, "labels").copy())
+    logits = torch.from_numpy(read_tensor(folder / name, name, "logits"))
+    labels = torch.from_numpy(read_tensor(folder / name, name, "labels"))
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[1] != track.private.identities:
         raise Refused(f"{name} does not hold one answer over {track.private.identities} classes per image.")
     if not bool(torch.isfinite(logits).all()):

@@ -14,7 +14,7 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(/[a-z0-9][a-z0-9_.-]{0,63})?$")]
 Names = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+/-]{0,255}$")]  # re+bido
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9_.,:;=+/\[\]{}'\" -]{0,499}$")]
-Line = Annotated[str, Field(max_length=300, pattern=r"^[^\n]*$")]
+Text = Annotated[str, Field(max_length=300, pattern=r"^[^\n]*$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Version = Annotated[int, Field(ge=1, lt=10**9)]
 Seconds = Annotated[float, Field(ge=0, lt=1e10)]
@@ -35,7 +35,7 @@ class MetricValue:
     n: Count = 0
     ci_low: float | None = None
     ci_high: float | None = None
-    reason: Line | None = None
+    reason: Text | None = None
     per_identity: dict[Identity, float] = field(default_factory=dict)
 
     def public(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class MetricValue:
 class StageInfo:
     """One stage of a run. ``seconds`` is what it took when it was computed, whoever asked for it then."""
 
-    kind: Line  # evaluator, target, prior, prepare, invert, utility, evaluate, features
+    kind: Text  # evaluator, target, prior, prepare, invert, utility, evaluate, features
     key: Key
     plugin: Names
     version: Version
@@ -59,7 +59,7 @@ class StageInfo:
     inputs: dict[str, Key] | None = None  # role -> key of the parent
     attempts: Count | None = None  # how often it was begun
     device_seconds: Seconds | None = None  # of a GPU: for how long it was held; of a CPU: in which a core worked
-    device: Line | None = None
+    device: Text | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mibench.errors import UserError
 from mibench.keys import digest
-from mibench.records import Key, Line, Name, Names, Seconds, Version
+from mibench.records import Key, Name, Names, Seconds, Text, Version
 
 SCHEMA = 2
 LATER = {2: {"usage"}}  # fields that came with a schema; before it they have their defaults
@@ -33,7 +33,7 @@ class Manifest:
     """What a finished stage says of itself. ``params`` are resolved, ``non_default`` enter the key. The bounds are a
     stranger's, as in ``mibench.records``; of what lies in the store only the types are looked at."""
 
-    kind: Line
+    kind: Text
     key: Key
     plugin: Names
     version: Version

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from mibench.records import Count, Key, Line, MetricValue, Name, RunRecord, Seconds, Version
+from mibench.records import Count, Key, MetricValue, Name, RunRecord, Seconds, Text, Version
 from mibench.store.manifest import Damaged, Manifest
 from mibench.submission.layout import Refused, shown
 
@@ -64,7 +64,7 @@ class Index(_Strict):
     """``submission.json``. ``runs`` are checked against the manifests, from which they can be made again."""
 
     schema_: Literal[1] = Field(alias="schema")
-    mibench: Line
+    mibench: Text
     tracks: dict[Name, TrackPin]
     plugins: list[Plugin]
     weights: list[Weights]
@@ -81,16 +81,16 @@ class Code(_Strict):
 class Environment(_Strict):
     """What ``mibench.running.environment`` writes."""
 
-    mibench: Line
-    python: Line
-    system: Line
-    machine: Line
-    packages: dict[Line, Line]
+    mibench: Text
+    python: Text
+    system: Text
+    machine: Text
+    packages: dict[Text, Text]
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]+)?|mps)$")]
     peak_memory_mib: Count | None = None
-    gpu: Line | None = None
-    cuda: Line | None = None
-    cpu_capability: Line | None = None
+    gpu: Text | None = None
+    cuda: Text | None = None
+    cpu_capability: Text | None = None
     threads: Count | None = None
     code: Code | None = None
 
@@ -128,7 +128,7 @@ class Image(_Strict):
     file: Annotated[str, Field(pattern=r"^images/[0-9]{6}_[0-9]{3,6}\.png$")]
     score: float | None
     selected: bool
-    notes: dict[Line, float]
+    notes: dict[Text, float]
     verdict: Count
     confidence: Annotated[float, Field(ge=0, le=1.000001)]
     correct: bool

@@ -94,13 +94,13 @@ def find(text: str, database: Database, results: Path) -> tuple[RunRecord, bool,
     return published.get(run) or own[run], run in published, run in own
 
 
-def record(run: RunRecord, found: Mapping[str, Any], store: Store, database: Database, results: Path | None) -> None:
+def record(run: RunRecord, outcome: Mapping[str, Any], store: Store, database: Database, results: Path | None) -> None:
     """Keep the outcome: beside the results files if ``results`` is given, and in the store and database if they have
     the run, from where `mibench db rebuild` takes it again."""
     if results is not None:
-        atomic.write_json(results / REPRODUCED / f"{run.run}.json", {"schema": 1, "run": run.run} | dict(found))
+        atomic.write_json(results / REPRODUCED / f"{run.run}.json", {"schema": 1, "run": run.run} | dict(outcome))
     for own in database.runs(run=run.run):
-        if changes := applied(own, found):
+        if changes := applied(own, outcome):
             _keep(replace(own, **changes), store, database)
 
 

@@ -192,7 +192,7 @@ def read_tensor(path: Path, name: str, key: str) -> NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class Source:
+class Outline:
     """What a plugin's file says of itself without being run."""
 
     version: int
@@ -200,7 +200,7 @@ class Source:
     imports: tuple[str, ...]  # packages
 
 
-def read_source(path: Path, name: str, base: str) -> Source:
+def read_outline(path: Path, name: str, base: str) -> Outline:
     """Look at a plugin by its syntax tree alone: one subclass of ``base``, with a docstring in the file."""
     data = path.read_bytes()
     try:
@@ -208,14 +208,14 @@ def read_source(path: Path, name: str, base: str) -> Source:
         tree = ast.parse(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise Refused(f"{name} is not Python that can be read ({type(error).__name__}).") from None
-    found = [
+    classes = [
         node
         for node in tree.body
         if isinstance(node, ast.ClassDef) and any(ast.unparse(b).rpartition(".")[2] == base for b in node.bases)
     ]
-    if len(found) != 1:
-        raise Refused(f"{name} must define exactly one subclass of {base}; it defines {len(found)}.")
-    if not (ast.get_docstring(found[0]) or ast.get_docstring(tree)):
+    if len(classes) != 1:
+        raise Refused(f"{name} must define exactly one subclass of {base}; it defines {len(classes)}.")
+    if not (ast.get_docstring(classes[0]) or ast.get_docstring(tree)):
         raise Refused(f"{name} has no docstring: say what it does, and after which paper.")
     imports: set[str] = set()
     for node in ast.walk(tree):
@@ -223,7 +223,7 @@ def read_source(path: Path, name: str, base: str) -> Source:
             imports |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imports.add((node.module or "").partition(".")[0])
-    return Source(_version(found[0]), len(text.splitlines()), tuple(sorted(imports - {"__future__"})))
+    return Outline(_version(classes[0]), len(text.splitlines()), tuple(sorted(imports - {"__future__"})))
 
 
 def _version(node: ast.ClassDef) -> int:

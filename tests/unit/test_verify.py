@@ -37,7 +37,7 @@ from mibench.submission.keys import tracks
 from mibench.submission.layout import Limits, Refused
 from mibench.submission.leaks import check_leaks, secrets_here
 from mibench.submission.model import Index, TrackPin
-from mibench.submission.strict import read_header, read_json, read_source
+from mibench.submission.strict import read_header, read_json, read_outline
 from mibench.submission.verify import verify, verify_path
 
 
@@ -644,7 +644,7 @@ def test_a_source_that_did_not_run(pack: Path, refusal: Ask) -> None:
 def test_plugins_that_are_none(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "x.py").write_text(text)
     with pytest.raises(Refused, match=re.escape(said)):
-        read_source(tmp_path / "x.py", "x.py", "Defense")
+        read_outline(tmp_path / "x.py", "x.py", "Defense")
 
 
 SENTINEL = '''"""Writes a file when it is imported."""

@@ -1,9 +1,26 @@
-"""What the program knows of a run, as plain data: written by stages, kept in the database, shown on the site."""
+"""What the program knows of a run, as plain data: written by stages, kept in the database, shown on the site.
+
+The fields' bounds are those that a stranger's record is held to (``mibench.submission.model``). What this program wrote
+itself is not looked at again."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(/[a-z0-9][a-z0-9_.-]{0,63})?$")]
+Names = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+/-]{0,255}$")]  # re+bido
+Label = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9_.,:;=+/\[\]{}'\" -]{0,499}$")]
+Text = Annotated[str, Field(max_length=300, pattern=r"^[^\n]*$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Version = Annotated[int, Field(ge=1, lt=10**9)]
+Seconds = Annotated[float, Field(ge=0, lt=1e10)]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+Identity = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]  # a label, as JSON has it in keys
+Created = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
 
 SCHEMA = 1
 STAGE_FACTS = ("kind", "plugin", "seconds", "peak_memory_mib", "attempts", "device_seconds")  # in the public object
@@ -15,11 +32,11 @@ class MetricValue:
     value for that identity. Accuracies are fractions."""
 
     value: float | None
-    n: int = 0
+    n: Count = 0
     ci_low: float | None = None
     ci_high: float | None = None
-    reason: str | None = None
-    per_identity: dict[str, float] = field(default_factory=dict)
+    reason: Text | None = None
+    per_identity: dict[Identity, float] = field(default_factory=dict)
 
     def public(self) -> dict[str, Any]:
         """The part that ``--json`` and ``export`` print."""
@@ -30,45 +47,46 @@ class MetricValue:
 class StageInfo:
     """One stage of a run. ``seconds`` is what it took when it was computed, whoever asked for it then."""
 
-    kind: str  # evaluator, target, prior, prepare, invert, utility, evaluate, features
-    key: str
-    plugin: str
-    version: int
+    kind: Text  # evaluator, target, prior, prepare, invert, utility, evaluate, features
+    key: Key
+    plugin: Names
+    version: Version
     params: dict[str, Any]  # resolved
-    seed: int
-    seconds: float
-    peak_memory_mib: int | None = None  # of its process: on the device, or, on a CPU, in memory
+    seed: Count
+    seconds: Seconds
+    peak_memory_mib: Count | None = None  # of its process: on the device, or, on a CPU, in memory
     # None in older records:
-    inputs: dict[str, str] | None = None  # role -> key of the parent
-    attempts: int | None = None  # how often it was begun
-    device_seconds: float | None = None  # of a GPU: for how long it was held; of a CPU: in which a core worked
-    device: str | None = None
+    inputs: dict[str, Key] | None = None  # role -> key of the parent
+    attempts: Count | None = None  # how often it was begun
+    device_seconds: Seconds | None = None  # of a GPU: for how long it was held; of a CPU: in which a core worked
+    device: Text | None = None
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """One run: a defense and an attack on a track with one seed, with everything a page about it shows."""
 
-    run: str  # 12 hexadecimal characters
-    track: str
-    track_version: int
-    defense: str
-    attack: str
-    seed: int
-    defense_label: str  # how to ask for it: "re[strong]", "re[area=0.1:0.6]"
-    attack_label: str
+    run: RunId
+    track: Name
+    track_version: Version
+    defense: Names
+    attack: Name
+    seed: Count
+    defense_label: Label  # how to ask for it: "re[strong]", "re[area=0.1:0.6]"
+    attack_label: Label
     defense_params: dict[str, Any]  # resolved
     attack_params: dict[str, Any]
     status: str  # done, failed
-    created: str  # ISO 8601, UTC
-    metrics: dict[str, MetricValue]
+    created: Created  # ISO 8601, UTC
+    metrics: dict[Name, MetricValue]
     stages: list[StageInfo]
     environment: dict[str, Any]
-    queries: dict[str, Any]  # {"shared" | "<label>": {phase: {"forward": n, "gradient": n, "label": n}}}
+    # {"shared" | "<label>": {phase: {"forward": n, "gradient": n, "label": n}}}
+    queries: dict[str, dict[str, dict[str, Count]]]
     images: list[dict[str, Any]]  # per image: label, index, file, selected, verdict, confidence, correct, nearest
     chance: float
     command: str
-    deviations: list[str] = field(default_factory=list)
+    deviations: Annotated[list[str], Field(max_length=50)] = field(default_factory=list)
     origin: str = "measured"  # measured, submitted, reproduced, differs
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was

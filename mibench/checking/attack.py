@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mibench.checking import Check
 from mibench.checking.bench import Bench
 from mibench.checking.cost import cost_checks
+from mibench.checking.lines import Line
 from mibench.contracts import Oracle, Reconstruction
 from mibench.contracts.oracle import AccessDenied
 from mibench.errors import StageFailed, UserError
@@ -26,16 +26,16 @@ RANKS = ("labels", "scores", "white_box")
 KINDS = {"labels": {"label"}, "scores": {"label", "forward"}, "white_box": {"label", "forward", "gradient"}}
 
 
-def attack_checks(bench: Bench, name: str) -> Iterator[Check]:
+def attack_checks(bench: Bench, name: str) -> Iterator[Line]:
     """The whole stage twice, then the method called directly with fewer identities and with less access."""
     try:
         plan = bench.plan(attack=name)
         stage = bench.compute(plan, "invert")
     except (UserError, StageFailed) as error:
-        yield Check("runs", False, str(error), "Correct what the sentence names.")
+        yield Line("runs", False, str(error), "Correct what the sentence names.")
         return
     except Exception as error:
-        yield Check("runs", False, f"{type(error).__name__}: {error}", "A method of yours raised it.")
+        yield Line("runs", False, f"{type(error).__name__}: {error}", "A method of yours raised it.")
         return
     again = bench.again()
     bench.lend(again, plan, ("target", "prior"))
@@ -47,7 +47,7 @@ def attack_checks(bench: Bench, name: str) -> Iterator[Check]:
         case = _Case(bench, plan, stage, Path(folder))
         together, asked = case.invert(case.labels)
         yield from _images(bench, stage, together)
-        yield Check("determinism", same, found, advice)
+        yield Line("determinism", same, found, advice)
         yield _alone(case, together)
         yield from _access(case, asked)
         yield _untouched(case)
@@ -75,7 +75,7 @@ class _Case:
         return found, oracle.counts()
 
 
-def _images(bench: Bench, stage: Stage, results: dict[int, Reconstruction]) -> Iterator[Check]:
+def _images(bench: Bench, stage: Stage, results: dict[int, Reconstruction]) -> Iterator[Line]:
     track = bench.registry.track(stage.track)
     size = (track.channels, track.resolution, track.resolution)
     items = list(results.values())
@@ -84,20 +84,20 @@ def _images(bench: Bench, stage: Stage, results: dict[int, Reconstruction]) -> I
     ]
     counts = sorted({len(item.images) for item in items})
     found = f"{counts} images of {size} for each of {len(items)} identities"
-    yield Check("shape", not wrong, found, f"`images` and `initial` are (n, {', '.join(map(str, size))}), n >= 1.")
+    yield Line("shape", not wrong, found, f"`images` and `initial` are (n, {', '.join(map(str, size))}), n >= 1.")
     every = torch.cat([part.flatten() for item in items for part in (item.images, item.initial)])
     low, high = float(every.min()), float(every.max())
     good = bool(torch.isfinite(every).all()) and low >= 0 and high <= 1
-    yield Check("range", good, f"{low:.3g} to {high:.3g}", "Images are finite and in [0, 1]: end with `.clamp(0, 1)`.")
+    yield Line("range", good, f"{low:.3g} to {high:.3g}", "Images are finite and in [0, 1]: end with `.clamp(0, 1)`.")
     bad = [item.label for item in items if _selection(item)]
-    yield Check(
+    yield Line(
         "selection",
         not bad,
         _selection(items[0]) or "scores and selected images fit the images",
         "`score` is (n,) and finite; `selected` is (n,) bool with at least one True; or leave both None.",
     )
     moved = max(float((item.images - item.initial).abs().max()) for item in items)
-    yield Check(
+    yield Line(
         "optimises",
         True if moved > 0 else None,
         f"images move by {moved:.2g} from `initial`"
@@ -116,25 +116,23 @@ def _selection(item: Reconstruction) -> str:
     return ""
 
 
-def _alone(case: _Case, together: dict[int, Reconstruction]) -> Check:
+def _alone(case: _Case, together: dict[int, Reconstruction]) -> Line:
     """Identities alone and in pairs: the same images up to float rounding."""
     gap = 0.0
     moved = max(float((item.images - item.initial).abs().max()) for item in together.values())
     for part in ([0], [3], [1, 4]):
         some, _ = case.invert(part)
         if sorted(some) != part:
-            return Check(
-                "batch invariance", False, f"asked for {part}, got {sorted(some)}", "Yield what was asked for."
-            )
+            return Line("batch invariance", False, f"asked for {part}, got {sorted(some)}", "Yield what was asked for.")
         gap = max(gap, *(float((some[label].images - together[label].images).abs().max()) for label in part))
     advice = (
         "Sum losses over rows, divide by the method's own reference batch, draw from `rows.streams`, and compute what "
         "couples rows in `ctx.groups`."
     )
-    return Check("batch invariance", gap <= 1e-5 + 1e-3 * moved, f"an identity alone differs by {gap:.2g}", advice)
+    return Line("batch invariance", gap <= 1e-5 + 1e-3 * moved, f"an identity alone differs by {gap:.2g}", advice)
 
 
-def _access(case: _Case, asked: Any) -> Iterator[Check]:
+def _access(case: _Case, asked: Any) -> Iterator[Line]:
     """Only the questions that it declares; and it needs what it declares."""
     access = str(case.attack.access)
     used = {kind for phases in asked.values() for counts in phases.values() for kind, n in counts.items() if n}
@@ -146,14 +144,12 @@ def _access(case: _Case, asked: Any) -> Iterator[Check]:
             case.invert(case.labels[:1], less)
         except AccessDenied:
             continue
-        yield Check(
-            "access", False, f"{found}, and works with {less} too", f"Declare `access = Access.{less.upper()}`."
-        )
+        yield Line("access", False, f"{found}, and works with {less} too", f"Declare `access = Access.{less.upper()}`.")
         return
-    yield Check("access", good, found, "Ask the target through the oracle only, with the access that is declared.")
+    yield Line("access", good, found, "Ask the target through the oracle only, with the access that is declared.")
 
 
-def _untouched(case: _Case) -> Check:
+def _untouched(case: _Case) -> Line:
     """Target and prior keep their weights, and nothing in them asks for gradients."""
     before = [{k: v.clone() for k, v in net.state_dict().items()} for net in (case.target, case.prior or nn.Identity())]
     case.invert(case.labels[:1])
@@ -161,4 +157,4 @@ def _untouched(case: _Case) -> Check:
     same = all(torch.equal(one[k], two[k]) for one, two in zip(before, after, strict=True) for k in one)
     same &= not any(p.requires_grad or p.grad is not None for p in case.target.parameters())
     found = "keeps target and prior as they are" if same else "changes the weights of the target or the prior"
-    return Check("target", same, found, "The target is questioned, never trained: optimise your own tensors.")
+    return Line("target", same, found, "The target is questioned, never trained: optimise your own tensors.")

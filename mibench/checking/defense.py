@@ -11,21 +11,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mibench.checking import Check
 from mibench.checking.bench import Bench
 from mibench.checking.cost import cost_checks
+from mibench.checking.lines import Line
 from mibench.contracts import Batch, Classifier, Progress, RowStreams, Stream, Visit
 from mibench.errors import StageFailed, UserError
 
 FINITE = "Return finite numbers."
 
 
-def defense_checks(bench: Bench, name: str) -> Iterator[Check]:
+def defense_checks(bench: Bench, name: str) -> Iterator[Line]:
     """Hooks first, as their advice is the most exact; then two trainings."""
     try:
         plan = bench.plan(name)
     except UserError as error:
-        yield Check("runs", False, str(error), "A defense must run on small grey images, or say in `skip` why not.")
+        yield Line("runs", False, str(error), "A defense must run on small grey images, or say in `skip` why not.")
         return
     [stage] = [stage for stage in plan.stages.values() if stage.kind == "target"]
     track = bench.registry.track(stage.track)
@@ -38,22 +38,22 @@ def defense_checks(bench: Bench, name: str) -> Iterator[Check]:
         utility = bench.compute(plan, "utility")
         stage = bench.compute(plan, "target")
     except (UserError, StageFailed) as error:
-        yield Check("runs", False, str(error), "Correct the hook that the sentence names.")
+        yield Line("runs", False, str(error), "Correct the hook that the sentence names.")
         return
     except Exception as error:
-        yield Check("runs", False, f"{type(error).__name__}: {error}", "A hook of yours raised it; see `mibench logs`.")
+        yield Line("runs", False, f"{type(error).__name__}: {error}", "A hook of yours raised it; see `mibench logs`.")
         return
     yield from _answers(bench, stage, utility)
     again = bench.again()
     again.compute(plan, "target")
     same = bench.result(stage)[1].outputs == again.result(stage)[1].outputs
     advice = "Draw every random number from the `rng` or stream that the hook gets."
-    yield Check("determinism", same, f"trained twice: {'the same' if same else 'other'} weights, bit for bit", advice)
-    yield Check("access", None, "a defense gives access, it asks for none")
+    yield Line("determinism", same, f"trained twice: {'the same' if same else 'other'} weights, bit for bit", advice)
+    yield Line("access", None, "a defense gives access, it asks for none")
     yield from cost_checks(bench, stage)
 
 
-def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[Check]:
+def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[Line]:
     """``augment`` or ``adapt``: shape, range, own argument left alone, one draw for each image, no coupling."""
     images = torch.rand(6, channels, side, side, generator=torch.Generator().manual_seed(1))
     before = images.clone()
@@ -70,43 +70,43 @@ def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[C
     try:
         out = call(images)
         if out is None and hook == "adapt":
-            yield Check("adapt", None, "none: nothing for an adaptive attacker to average over")
+            yield Line("adapt", None, "none: nothing for an adaptive attacker to average over")
             return
         shape = isinstance(out, Tensor) and out.shape == images.shape and out.dtype == images.dtype
         found = (
             f"{hook} gives {tuple(out.shape)} {out.dtype}" if isinstance(out, Tensor) else f"{hook} gives {type(out)}"
         )
-        yield Check("shape", shape, found, f"Return images of the shape and type that {hook} was given.")
+        yield Line("shape", shape, found, f"Return images of the shape and type that {hook} was given.")
         if not shape:
             return
         low, high = float(out.min()), float(out.max())
         good = bool(torch.isfinite(out).all()) and low >= 0 and high <= 1
-        yield Check("range", good, f"{hook}: {low:.3g} to {high:.3g}", "End with `.clamp(0, 1)`: images are in [0, 1].")
+        yield Line("range", good, f"{hook}: {low:.3g} to {high:.3g}", "End with `.clamp(0, 1)`: images are in [0, 1].")
         kept = torch.equal(images, before)
-        yield Check(
+        yield Line(
             "argument",
             kept,
             f"{hook} {'leaves its argument alone' if kept else 'writes into its argument'}",
             "Work on a copy: `images.clone()`.",
         )
         same = torch.equal(out, call(images))
-        yield Check(
+        yield Line(
             "determinism", same, f"{hook}: same stream, {'same' if same else 'other'} images", "Draw from `rng` only."
         )
         together = getattr(defense, hook)(images, rows(list(range(6))))
         alone = [getattr(defense, hook)(images[i : i + 1], rows([i])) for i in range(6)]
         gap = max(float((together[i : i + 1] - one).abs().max()) for i, one in enumerate(alone))
-        yield Check(
+        yield Line(
             "batch invariance",
             gap <= 1e-6,
             f"{hook}: an image alone differs by {gap:.2g}",
             "Treat every image by itself: no mean over the batch, one draw of `rng` for each image.",
         )
     except Exception as error:
-        yield Check(hook, False, f"{type(error).__name__}: {error}", f"Correct {hook}; it gets (N, C, H, W) in [0, 1].")
+        yield Line(hook, False, f"{type(error).__name__}: {error}", f"Correct {hook}; it gets (N, C, H, W) in [0, 1].")
 
 
-def _loss(bench: Bench, defense: Any, stage: Any, track: Any) -> Check:
+def _loss(bench: Bench, defense: Any, stage: Any, track: Any) -> Line:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         net = defense.build(bench.job(stage, Path(folder)).network(track.target.arch)).train()
@@ -116,17 +116,17 @@ def _loss(bench: Bench, defense: Any, stage: Any, track: Any) -> Check:
     for step in (0, 9, 19):
         loss = defense.loss(batch, net(batch.images, Stream(1)), Progress(step, 20, step, 20))
         if not isinstance(loss, Tensor) or loss.shape != () or not bool(torch.isfinite(loss)):
-            return Check(
+            return Line(
                 "loss", False, f"step {step} of 20 gives {loss!r:.80}", "Return one finite number, a 0-d tensor."
             )
-    return Check("loss", True, f"a finite scalar ({float(loss.detach()):.3g})")
+    return Line("loss", True, f"a finite scalar ({float(loss.detach()):.3g})")
 
 
-def _sampler(defense: Any, track: Any) -> Check:
+def _sampler(defense: Any, track: Any) -> Line:
     labels = torch.arange(track.private.identities).repeat_interleave(track.private.train_per_identity)
     batches = defense.sampler(labels, track.target.batch, Stream(3))
     if batches is None:
-        return Check("sampler", None, "none: shuffled epochs")
+        return Line("sampler", None, "none: shuffled epochs")
     batches = list(batches)
     good = bool(batches) and all(
         b.dtype == torch.int64
@@ -136,10 +136,10 @@ def _sampler(defense: Any, track: Any) -> Check:
         for b in batches
     )
     advice = "Yield int64 tensors of at least 2 and at most `batch` indices into `labels`."
-    return Check("sampler", good, f"{len(batches)} batches in an epoch", advice)
+    return Line("sampler", good, f"{len(batches)} batches in an epoch", advice)
 
 
-def _answers(bench: Bench, stage: Any, utility: Any) -> Iterator[Check]:
+def _answers(bench: Bench, stage: Any, utility: Any) -> Iterator[Line]:
     """The served target: shape, finite, frozen, image by image."""
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         job = bench.job(utility, Path(folder))
@@ -151,17 +151,17 @@ def _answers(bench: Bench, stage: Any, utility: Any) -> Iterator[Check]:
         repeated = net(images, RowStreams(names, "noise")).logits
     weights = load_file(bench.result(stage)[0] / "model.safetensors")
     finite = all(bool(torch.isfinite(w).all()) for w in [*weights.values(), output.logits])
-    yield Check("finite", finite, f"{len(weights)} weight tensors and the logits", FINITE)
+    yield Line("finite", finite, f"{len(weights)} weight tensors and the logits", FINITE)
     shape = isinstance(net, Classifier) and output.logits.shape == (len(images), job.track.private.identities)
     shape &= output.features.shape == (len(images), net.feature_dim) and not net.training
-    yield Check(
+    yield Line(
         "shape",
         shape,
         f"logits {tuple(output.logits.shape)}, features {tuple(output.features.shape)}",
         "`build` and `deploy` return a Classifier (mibench.nets.base) in eval mode.",
     )
     steady = torch.equal(output.logits, repeated)
-    yield Check(
+    yield Line(
         "answers",
         steady,
         f"same question, {'same' if steady else 'other'} answer",
@@ -169,7 +169,7 @@ def _answers(bench: Bench, stage: Any, utility: Any) -> Iterator[Check]:
     )
     gap = float((output.logits[3:5] - alone).abs().max())
     scale = 1e-4 * (1 + float(output.logits.abs().max()))
-    yield Check(
+    yield Line(
         "batch invariance",
         gap <= scale,
         f"logits of two images alone differ by {gap:.2g}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mibench.checking import Check
+from mibench.checking.lines import Line
 from mibench.checking.track import smallest
 from mibench.errors import UserError
 from mibench.protocol.methods import Kind, Selection
@@ -16,18 +16,18 @@ from mibench.protocol.params import BaseParams, resolve
 from mibench.registry import Registry
 
 
-def class_checks(registry: Registry, kind: Kind, name: str) -> Iterator[Check]:
+def class_checks(registry: Registry, kind: Kind, name: str) -> Iterator[Line]:
     """Import, parameters, presets, and that the registry entry says what the class says."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
             cls = registry.plugin(kind, name)
         except UserError as error:
-            yield Check("import", False, str(error), "Correct the file so that it can be imported.")
+            yield Line("import", False, str(error), "Correct the file so that it can be imported.")
             return
     replaced = [str(warning.message) for warning in said if "replaced" in str(warning.message)]
     advice = "Import and call what you need; never assign to a name in torch or mibench."
-    yield Check("import", not replaced, "; ".join(replaced) or f"class {cls.__name__}", advice)
+    yield Line("import", not replaced, "; ".join(replaced) or f"class {cls.__name__}", advice)
     yield _parameters(cls.Params, name)
     yield _presets(registry, kind, name, cls)
     yield _deviations(cls.deviations)
@@ -35,50 +35,50 @@ def class_checks(registry: Registry, kind: Kind, name: str) -> Iterator[Check]:
         yield _declared(registry, name)
 
 
-def _parameters(model: Any, name: str) -> Check:
+def _parameters(model: Any, name: str) -> Line:
     advice = "Give every field of `Params` a default, and let Params derive from BaseParams (defense: DefenseParams)."
     if not (isinstance(model, type) and issubclass(model, BaseParams)):
-        return Check("parameters", False, "Params does not derive from BaseParams", advice)
+        return Line("parameters", False, "Params does not derive from BaseParams", advice)
     try:
         params = model()
     except (ValidationError, TypeError) as error:
-        return Check("parameters", False, f"they have no defaults: {error}", advice)
+        return Line("parameters", False, f"they have no defaults: {error}", advice)
     for field in model.model_fields:
         try:
             setattr(params, field, getattr(params, field))
         except (ValidationError, TypeError):
             continue
-        return Check("parameters", False, f"{field} can be changed after it was read", advice)
+        return Line("parameters", False, f"{field} can be changed after it was read", advice)
     try:
         model.model_validate({"no_such_parameter": 1})
     except ValidationError:
-        return Check("parameters", True, ", ".join(model.model_fields) or "none")
-    return Check("parameters", False, "unknown ones are not refused", advice)
+        return Line("parameters", True, ", ".join(model.model_fields) or "none")
+    return Line("parameters", False, "unknown ones are not refused", advice)
 
 
-def _presets(registry: Registry, kind: Kind, name: str, cls: Any) -> Check:
+def _presets(registry: Registry, kind: Kind, name: str, cls: Any) -> Line:
     presets = registry.entry(kind, name).presets
     for preset, values in presets.items():
         try:
             resolve(cls.Params, values, f"{name}[{preset}]")
         except UserError as error:
-            return Check("presets", False, str(error), "Correct the preset in the registry entry.")
-    return Check("presets", True, ", ".join(presets) or "none")
+            return Line("presets", False, str(error), "Correct the preset in the registry entry.")
+    return Line("presets", True, ", ".join(presets) or "none")
 
 
-def _deviations(texts: Any) -> Check:
+def _deviations(texts: Any) -> Line:
     advice = 'Write `deviations = ("What differs from the paper, and why.",)`, a tuple of sentences.'
     good = isinstance(texts, tuple) and all(isinstance(t, str) and t.strip().endswith(".") for t in texts)
     found = f"{len(texts)} declared" if good and texts else "none declared: it does exactly what its paper says"
-    return Check("deviations", good, found if good else f"{texts!r:.80} is not a tuple of sentences", advice)
+    return Line("deviations", good, found if good else f"{texts!r:.80} is not a tuple of sentences", advice)
 
 
-def _declared(registry: Registry, name: str) -> Check:
+def _declared(registry: Registry, name: str) -> Line:
     entry = registry.entry("attack", name)
     try:
         facts = registry.facts(Selection("attack", name), smallest())
     except UserError as error:
-        return Check("entry and class", False, str(error), "Correct the defaults.")
+        return Line("entry and class", False, str(error), "Correct the defaults.")
     prior = facts.prior["id"] if facts.prior else None
     wrong = []
     if entry.access != facts.access:
@@ -86,4 +86,4 @@ def _declared(registry: Registry, name: str) -> Check:
     if entry.prior != prior:
         wrong.append(f"prior is {prior} in the class and {entry.prior} in the entry")
     found = "; ".join(wrong) or f"access {facts.access}, prior {prior or 'none'}"
-    return Check("entry and class", not wrong, found, "Make the entry say what the class says.")
+    return Line("entry and class", not wrong, found, "Make the entry say what the class says.")

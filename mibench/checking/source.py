@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from mibench.checking import Check
+from mibench.checking.lines import Line
 from mibench.errors import UserError
 from mibench.protocol.method_files import Entry, Source, kind_of, parsed
 from mibench.protocol.methods import Kind
@@ -23,29 +23,29 @@ _CALLS = ("open", "exec", "eval", "__import__", "compile")
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
-def source_checks(source: Source) -> Iterator[Check]:
+def source_checks(source: Source) -> Iterator[Line]:
     """The file: there, Python, short, documented, standing alone."""
     where = "Write it with `mibench new`, or correct the entry."
     if source.problem is not None:
-        yield Check("file", False, source.problem, where)
+        yield Line("file", False, source.problem, where)
         return
     try:
         tree = parsed(source.path)
     except UserError as error:
-        yield Check("file", False, str(error), where)
+        yield Line("file", False, str(error), where)
         return
     lines = len(source.path.read_text(encoding="utf-8").splitlines())
     short = "Move what is not the method's own into the engine, or drop what is not needed."
-    yield Check("file", lines <= LONGEST, f"{source.path.name}, {lines} lines (at most {LONGEST})", short)
+    yield Line("file", lines <= LONGEST, f"{source.path.name}, {lines} lines (at most {LONGEST})", short)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and kind_of(node) == source.kind]
     lacking = [] if ast.get_docstring(tree) else ["the file"]
     lacking += [node.name for node in classes if not ast.get_docstring(node)]
     found = f"missing: {', '.join(lacking)}" if lacking else "of the file and of the class"
-    yield Check("docstrings", not lacking, found, "Say what is computed, and name the source, in a docstring.")
+    yield Line("docstrings", not lacking, found, "Say what is computed, and name the source, in a docstring.")
     wrong = wrong_imports(tree, source.kind)
     found = f"imports or calls {', '.join(wrong)}" if wrong else "mibench, torch and what computes"
     advice = "A method gets what it needs from its context: no files, no environment, no other method."
-    yield Check("stands alone", not wrong, found, advice)
+    yield Line("stands alone", not wrong, found, advice)
 
 
 def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
@@ -69,7 +69,7 @@ def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
     return sorted(set(found))
 
 
-def entry_checks(registry: Registry, source: Source) -> Iterator[Check]:
+def entry_checks(registry: Registry, source: Source) -> Iterator[Line]:
     """The registry entry: its fields, the paper's BibTeX, the licence."""
     entry = source.entry
     yield _fields(source.kind, entry)
@@ -77,19 +77,19 @@ def entry_checks(registry: Registry, source: Source) -> Iterator[Check]:
     baseline = entry.kind == DEFENSE_KINDS[0]
     advice = "Add `paper: {title, authors, venue, year, url}`; for unpublished work `venue: unpublished`."
     if text is None:
-        yield Check("BibTeX", None if baseline else False, "no paper in the entry", advice)
+        yield Line("BibTeX", None if baseline else False, "no paper in the entry", advice)
     else:
         whole = text.count("{") == text.count("}")
         authors = bool(entry.paper and entry.paper.authors)
         found = text.splitlines()[0].rstrip(",") + ("" if authors else " (without authors)")
-        yield Check("BibTeX", whole, found, "Write as many { as } in the paper's fields.")
+        yield Line("BibTeX", whole, found, "Write as many { as } in the paper's fields.")
     licence = entry.licence
     found = licence or "none given"
     advice = "Add `licence: Apache-2.0` (an SPDX identifier, under which others may use the file)."
-    yield Check("licence", bool(licence and _SPDX.fullmatch(licence)), found, advice)
+    yield Line("licence", bool(licence and _SPDX.fullmatch(licence)), found, advice)
 
 
-def _fields(kind: Kind, entry: Entry) -> Check:
+def _fields(kind: Kind, entry: Entry) -> Line:
     problems = []
     if kind == "defense" and entry.kind not in DEFENSE_KINDS:
         problems.append(f"kind: one of {', '.join(DEFENSE_KINDS)}")
@@ -102,4 +102,4 @@ def _fields(kind: Kind, entry: Entry) -> Check:
     if unknown := entry.costs.keys() - entry.presets.keys():
         problems.append(f"costs: {', '.join(unknown)} is no preset")
     found = "lacks " + "; ".join(problems) if problems else entry.title
-    return Check("registry entry", not problems, found, "Complete the entry in registry.yaml, or in the .yaml beside.")
+    return Line("registry entry", not problems, found, "Complete the entry in registry.yaml, or in the .yaml beside.")

@@ -72,8 +72,8 @@ def check(ws: Workspace, kind: str, name: str, draft: bool, as_json: bool) -> No
       mibench check defense re
       mibench check attack mine --plugin mine.py --draft
     """
-    from mibench.checking import Check
-    from mibench.checking import check as checks
+    from mibench.checking.contract import check as checks
+    from mibench.checking.lines import Line
 
     lines = []
     start = time.monotonic()
@@ -82,7 +82,7 @@ def check(ws: Workspace, kind: str, name: str, draft: bool, as_json: bool) -> No
         home.mkdir()
         for line in checks(ws.registry, kind, name, home):  # type: ignore[arg-type]
             if draft and line.name in LATER and line.ok is False:
-                line = Check(line.name, None, f"later: {line.found}")
+                line = Line(line.name, None, f"later: {line.found}")
             lines.append(line)
             if not as_json:
                 mark = {True: "ok", False: "FAILED", None: "-"}[line.ok]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mibench.keys import digest
-from mibench.planning.plan import Cell, Plan, PlannedRun, Stage
-from mibench.protocol.stage_kinds import ASKING, EXTRA
-from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.planning.plan import Plan, PlannedRun, Stage
+from mibench.protocol.stage_kinds import EXTRA
+from mibench.records import RunRecord
+from mibench.running.assembly import Question, assemble
 from mibench.store.artifacts import Manifest, Store
 
 
@@ -67,14 +67,27 @@ def record_key(planned: PlannedRun, found: Iterable[str]) -> str:
     return digest({"run": planned.run, "stages": stages})
 
 
-def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Manifest:
-    """The manifest that holds the run's record, written when the run was first complete."""
-    stages = {role: stage.key for role, stage in planned.stages.items() if stage.key in found}
-    key = record_key(planned, found)
+def _record(store: Store, planned: PlannedRun, found: Mapping[str, Manifest]) -> Manifest:
+    """The manifest that holds the run's record, made when the run was first complete."""
+    manifests = {role: found[stage.key] for role, stage in planned.stages.items() if stage.key in found}
+
+    def make() -> RunRecord:
+        cell = planned.cell
+        deviations = [*cell.defense.deviations, *cell.attack.deviations]
+        asked = Question(planned.run, cell.track, cell.seed, cell.defense.label, cell.attack.label, deviations)
+        table = store.path("evaluate", manifests["evaluate"].key) / "images.json"
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return assemble(asked, manifests, json.loads(table.read_text()), created)
+
+    return keep(store, record_key(planned, found), make)
+
+
+def keep(store: Store, key: str, make: Callable[[], RunRecord]) -> Manifest:
+    """The manifest of the artefact ``key``, which holds a run's record. ``make`` is called if there is none yet."""
     with store.claim("run", key) as claim:
         if claim.manifest is not None:
             return claim.manifest
-        record = _assemble(store, planned, found)
+        record = make()
         manifest = Manifest(
             kind="run",
             key=key,
@@ -82,75 +95,16 @@ def _record(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> Ma
             version=1,
             params={},
             non_default={},
-            seed=planned.cell.seed,
-            track=planned.cell.track.id,
-            track_version=planned.cell.track.version,
-            inputs=stages,
+            seed=record.seed,
+            track=record.track,
+            track_version=record.track_version,
+            inputs={stage.kind: stage.key for stage in record.stages},
             started=record.created,
             environment=record.environment,
             result={"record": record.to_json()},
         )
         store.publish("run", key, claim.workdir, manifest)
         return manifest
-
-
-def _assemble(store: Store, planned: PlannedRun, found: dict[str, Manifest]) -> RunRecord:
-    cell = planned.cell
-    manifests = {role: found[stage.key] for role, stage in planned.stages.items() if stage.key in found}
-    evaluate = manifests["evaluate"]
-    table = store.path("evaluate", evaluate.key) / "images.json"
-    queries: dict[str, Any] = {}
-    for role in ASKING:
-        for who, phases in (manifests[role].result.get("queries", {}) if role in manifests else {}).items():
-            for phase, kinds in phases.items():
-                slot = queries.setdefault(who, {}).setdefault(phase, {})
-                for kind, count in kinds.items():
-                    slot[kind] = slot.get(kind, 0) + count
-    return RunRecord(
-        run=planned.run,
-        track=cell.track.id,
-        track_version=cell.track.version,
-        defense=cell.defense.id,
-        attack=cell.attack.id,
-        seed=cell.seed,
-        defense_label=cell.defense.label,
-        attack_label=cell.attack.label,
-        defense_params=cell.defense.params,
-        attack_params=cell.attack.params,
-        status="done",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
-        stages=[
-            StageInfo(
-                role,
-                m.key,
-                m.plugin,
-                m.version,
-                m.params,
-                m.seed,
-                m.seconds,
-                m.environment.get("peak_memory_mib"),
-                m.inputs,
-                m.usage.get("attempts"),
-                m.usage.get("device_seconds"),
-                m.environment.get("device"),
-            )
-            for role, m in manifests.items()
-        ],
-        environment=evaluate.environment,
-        queries=queries,
-        images=json.loads(table.read_text()),
-        chance=cell.track.chance,
-        command=_command(cell),
-        deviations=[*cell.defense.deviations, *cell.attack.deviations],
-        features=manifests["features"].result if "features" in manifests else None,
-    )
-
-
-def _command(cell: Cell) -> str:
-    words = ["mibench", "run", "--track", cell.track.file or cell.track.id]
-    words += ["--defense", cell.defense.label, "--attack", cell.attack.label, "--seeds", str(cell.seed + 1)]
-    return shlex.join(words)
 
 
 def image_file(store: Store, record: RunRecord, entry: dict[str, Any]) -> Path | None:

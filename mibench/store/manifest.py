@@ -5,24 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
+
+from pydantic import Field
 
 from mibench.errors import UserError
 from mibench.keys import digest
+from mibench.records import Key, Name, Names, Seconds, Text, Version
 
 SCHEMA = 2
 LATER = {2: {"usage"}}  # fields that came with a schema; before it they have their defaults
 FILE = "manifest.json"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z]+")
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "str": (str,),
-    "dict": (dict,),
-}
+_Started = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]{1,6})?(\+00:00|Z)$")]
+_Sources = Annotated[str, Field(pattern=r"^([0-9a-f]{64}(\+[0-9a-f]{64}){0,9})?$")]
 
 
 class Damaged(Exception):
@@ -31,26 +30,27 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished stage says of itself. ``params`` are resolved, ``non_default`` enter the key."""
+    """What a finished stage says of itself. ``params`` are resolved, ``non_default`` enter the key. The bounds are a
+    stranger's, as in ``mibench.records``; of what lies in the store only the types are looked at."""
 
-    kind: str
-    key: str
-    plugin: str
-    version: int
+    kind: Text
+    key: Key
+    plugin: Names
+    version: Version
     params: dict[str, Any]
     non_default: dict[str, Any]
-    seed: int
-    track: str
-    track_version: int
-    inputs: dict[str, str] = field(default_factory=dict)  # role -> key of the parent
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    track: Name
+    track_version: Version
+    inputs: dict[str, Key] = field(default_factory=dict)  # role -> key of the parent
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> {"sha256", "bytes"}; set by publish
-    seconds: float = 0.0
-    started: str = ""  # ISO 8601, UTC
+    seconds: Seconds = 0.0
+    started: _Started = ""  # ISO 8601, UTC
     environment: dict[str, Any] = field(default_factory=dict)
-    source_sha256: str = ""
+    source_sha256: _Sources = ""
     result: dict[str, Any] = field(default_factory=dict)  # small, JSON
     usage: dict[str, Any] = field(default_factory=dict)  # attempts, device_seconds
-    schema: int = SCHEMA
+    schema: Annotated[int, Field(ge=1, le=SCHEMA)] = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,16 +58,20 @@ class Manifest:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Manifest:
         """Raises ``Damaged`` when a field is missing, unknown or of another type."""
-        known = {item.name: str(item.type).partition("[")[0] for item in fields(cls)}
+        known = set(_TYPES)
         for schema, names in LATER.items():
             if data.get("schema", SCHEMA) < schema:
-                known = {name: kind for name, kind in known.items() if name not in names}
-        if data.keys() != known.keys():
-            raise Damaged(f"manifest fields differ: {', '.join(sorted(data.keys() ^ known.keys()))}")
-        for name, type_name in known.items():
-            if not isinstance(data[name], _TYPES[type_name]) or isinstance(data[name], bool):
-                raise Damaged(f"manifest field {name!r} is not of type {type_name}")
+                known -= names
+        if data.keys() != known:
+            raise Damaged(f"manifest fields differ: {', '.join(sorted(data.keys() ^ known))}")
+        for name, value in data.items():
+            kind = _TYPES[name]
+            if not isinstance(value, (float, int) if kind is float else kind) or isinstance(value, bool):
+                raise Damaged(f"manifest field {name!r} is not of type {kind.__name__}")
         return cls(**data)
+
+
+_TYPES: dict[str, type] = {name: get_origin(hint) or hint for name, hint in get_type_hints(Manifest).items()}
 
 
 def check_name(kind: str, key: str) -> None:

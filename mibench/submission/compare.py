@@ -18,7 +18,7 @@ SAME = ("packages", "python", "machine", "cpu_capability", "threads", "gpu", "cu
 
 
 @dataclass(frozen=True)
-class Difference:
+class Agreement:
     """One metric, before and again. ``within``: no further apart than ``tolerance``, or inside the stored 95 %
     interval where that counts."""
 
@@ -40,35 +40,35 @@ def same_environment(stored: RunRecord, again: RunRecord) -> bool:
     return place(stored) == place(again)
 
 
-def compare(stored: RunRecord, again: RunRecord) -> list[Difference]:
+def compare(stored: RunRecord, again: RunRecord) -> list[Agreement]:
     """Every metric of either, in the stored order."""
     exact = same_environment(stored, again)
     names = [*stored.metrics, *(name for name in again.metrics if name not in stored.metrics)]
     none = MetricValue(None)
-    return [_difference(name, stored.metrics.get(name, none), again.metrics.get(name, none), exact) for name in names]
+    return [_agreement(name, stored.metrics.get(name, none), again.metrics.get(name, none), exact) for name in names]
 
 
-def _difference(name: str, stored: MetricValue, again: MetricValue, exact: bool) -> Difference:
+def _agreement(name: str, stored: MetricValue, again: MetricValue, exact: bool) -> Agreement:
     if stored.value is None or again.value is None:
-        return Difference(name, stored.value, again.value, None, None, stored.value is again.value)
+        return Agreement(name, stored.value, again.value, None, None, stored.value is again.value)
     fraction = name in METRICS and METRICS[name].unit == "fraction"
     loose = FRACTION if fraction else RELATIVE * abs(stored.value)
     tolerance = EXACT * max(1.0, abs(stored.value)) if exact else loose
     apart = abs(again.value - stored.value)
     inside = not exact and stored.ci_low is not None and stored.ci_high is not None
     within = apart <= tolerance or (inside and stored.ci_low <= again.value <= stored.ci_high)  # type: ignore[operator]
-    return Difference(name, stored.value, again.value, apart, tolerance, within and math.isfinite(apart))
+    return Agreement(name, stored.value, again.value, apart, tolerance, within and math.isfinite(apart))
 
 
 def outcome(stored: RunRecord, again: RunRecord) -> dict[str, Any]:
-    """What is remembered of a reproduction: when, on what, and every difference. ``of`` names the stored figures, so
-    that others under the same run id do not inherit it."""
-    differences = compare(stored, again)
+    """What is remembered of a reproduction: when, on what, and how far every metric agrees. ``of`` names the stored
+    figures, so that others under the same run id do not inherit it."""
+    agreements = compare(stored, again)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "of": figures_of(stored),
-        "verdict": "reproduced" if all(item.within for item in differences) else "differs",
+        "verdict": "reproduced" if all(item.within for item in agreements) else "differs",
         "exact": same_environment(stored, again),
         "environment": again.environment,
-        "metrics": [asdict(item) for item in differences],
+        "metrics": [asdict(item) for item in agreements],
     }

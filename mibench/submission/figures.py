@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from mibench.metrics import METRICS
 from mibench.metrics.evidence import macro, top_k
 from mibench.protocol.tracks import Track
 from mibench.records import MetricValue
+from mibench.running.assembly import Question, assemble
 from mibench.stats import bootstrap_interval
+from mibench.store.manifest import Manifest
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
@@ -28,67 +29,69 @@ LATER = {"inputs", "attempts", "device_seconds", "device", "peak_memory_mib"}  #
 RECOMPUTED = ("nat1", "att1", "att1_selected", "conf")
 
 
-def check_outputs(found: Submission) -> str:
+def check_outputs(sent: Submission) -> str:
     """The tables, weights and images in the folder are the outputs that manifests name."""
-    for stage in found.stages.values():
+    for stage in sent.stages.values():
         if stage.kind in ("evaluate", "utility"):
             name = "images.json" if stage.kind == "evaluate" else "logits.safetensors"
-            _same_file(found, f"evaluations/{stage.key}/{name}", stage, name)
-    targets = {stage.key: stage for stage in found.stages.values() if stage.kind == "target"}
-    weights = {entry.key: entry for entry in found.index.weights}
-    if weights.keys() != targets.keys() or len(weights) != len(found.index.weights):
+            _same_file(sent, f"evaluations/{stage.key}/{name}", stage, name)
+    targets = {stage.key: stage for stage in sent.stages.values() if stage.kind == "target"}
+    weights = {entry.key: entry for entry in sent.index.weights}
+    if weights.keys() != targets.keys() or len(weights) != len(sent.index.weights):
         raise Refused("submission.json must name the weights of each target once, and of nothing else.")
     for key, entry in weights.items():
         output = targets[key].outputs.get("model.safetensors")
-        if output is None or (output.sha256, output.bytes) != (entry.sha256, entry.bytes):
+        if output is None or output != {"sha256": entry.sha256, "bytes": entry.bytes}:
             raise Refused(f"The weights of target {key[:12]} are not those that its manifest names.")
         if entry.url is None:
-            _same_file(found, f"weights/{key}.safetensors", targets[key], "model.safetensors")
-    expected = {file.path for file in found.index.files if file.path.startswith(("evaluations/", "weights/"))}
+            _same_file(sent, f"weights/{key}.safetensors", targets[key], "model.safetensors")
+    expected = {file.path for file in sent.index.files if file.path.startswith(("evaluations/", "weights/"))}
     known = {f"weights/{key}.safetensors" for key, entry in weights.items() if entry.url is None}
     known |= {
         f"evaluations/{s.key}/{'images.json' if s.kind == 'evaluate' else 'logits.safetensors'}"
-        for s in found.stages.values()
+        for s in sent.stages.values()
         if s.kind in ("evaluate", "utility")
     }
     if extra := expected - known:
         raise Refused(f"{min(extra)} belongs to no stage of the submission.")
-    images = [file.path for file in found.index.files if file.path.startswith("images/")]
+    images = [file.path for file in sent.index.files if file.path.startswith("images/")]
     for path in images:
         _, key, name = path.split("/")
-        if key not in found.stages or found.stages[key].kind != "invert":
+        if key not in sent.stages or sent.stages[key].kind != "invert":
             raise Refused(f"{path} belongs to no attack of the submission.")
-        _same_file(found, path, found.stages[key], f"images/{name}")
+        _same_file(sent, path, sent.stages[key], f"images/{name}")
     away = sum(entry.url is not None for entry in weights.values())
     return f"tables, weights and {len(images)} images are the stages' own" + (
         f"; the weights of {away} targets are elsewhere and were not looked at" if away else ""
     )
 
 
-def _same_file(found: Submission, path: str, stage: model.Stage, name: str) -> None:
-    file = next((file for file in found.index.files if file.path == path), None)
+def _same_file(sent: Submission, path: str, stage: Manifest, name: str) -> None:
+    file = next((file for file in sent.index.files if file.path == path), None)
     output = stage.outputs.get(name)
     if file is None or output is None:
         raise Refused(f"There is no {path}, which the manifest of {stage.kind} {stage.key[:12]} asks for. Pack again.")
-    if (file.sha256, file.bytes) != (output.sha256, output.bytes):
+    if output != {"sha256": file.sha256, "bytes": file.bytes}:
         raise Refused(f"{path} is not what the manifest of {stage.kind} {stage.key[:12]} says was computed.")
 
 
-def check_records(found: Submission, known: dict[str, Track]) -> str:
+def check_records(sent: Submission, known: dict[str, Track]) -> str:
     """Everything in a run's record that manifests say too is the same there."""
-    environments = {json.dumps(_shared(m["environment"]), sort_keys=True) for m in found.manifests.values()}
-    if {json.dumps(item, sort_keys=True) for item in found.index.environments} != environments:
+    environments = {json.dumps(_shared(stage.environment), sort_keys=True) for stage in sent.stages.values()}
+    if {json.dumps(item, sort_keys=True) for item in sent.index.environments} != environments:
         raise Refused("submission.json names other environments than the manifests. Pack again.")
-    for record, run in zip(found.records, found.index.runs, strict=True):
-        said, made = run["record"], _from_manifests(found, record, known[record.track])
+    for record in sent.records:
+        labels = (record.defense_label, record.attack_label)
+        asked = Question(record.run, known[record.track], record.seed, *labels, record.deviations)
+        said, made = record.to_json(), assemble(asked, sent.roles(record), [], record.created).to_json()
         made["stages"] = [_as_old_as(stage, line) for stage, line in zip(made["stages"], said["stages"], strict=True)]
         for name, value in made.items():
-            if said.get(name) != value:
+            if said[name] != value:
                 raise Refused(
-                    f"Run {record.run}: {name} in its record is {shown(_first(said.get(name), value))}, its manifests "
+                    f"Run {record.run}: {name} in its record is {shown(_first(said[name], value))}, its manifests "
                     "say otherwise. Pack again what was computed."
                 )
-    return f"{len(found.records)} records say what their manifests say"
+    return f"{len(sent.records)} records say what their manifests say"
 
 
 def _as_old_as(made: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
@@ -107,62 +110,24 @@ def _first(said: Any, made: Any) -> Any:
     return said
 
 
-def _from_manifests(found: Submission, record: model.Record, track: Track) -> dict[str, Any]:
-    """What ``mibench.running.recording`` takes from manifests, taken again."""
-    roles = {line.kind: found.manifests[line.key] for line in record.stages}
-    queries: dict[str, Any] = {}
-    for role in ("prior", "prepare", "invert"):
-        for who, phases in (roles[role]["result"].get("queries", {}) if role in roles else {}).items():
-            for phase, kinds in phases.items():
-                slot = queries.setdefault(who, {}).setdefault(phase, {})
-                for kind, count in kinds.items():
-                    slot[kind] = slot.get(kind, 0) + count
-    words = ["mibench", "run", "--track", track.file or track.id, "--defense", record.defense_label]
-    words += ["--attack", record.attack_label, "--seeds", str(record.seed + 1)]
-    return {
-        "defense": roles["target"]["plugin"],
-        "attack": roles["invert"]["plugin"],
-        "defense_params": roles["target"]["params"],
-        "attack_params": roles["invert"]["params"],
-        "track_version": track.version,
-        "metrics": roles["evaluate"]["result"]["metrics"],
-        "stages": [
-            {
-                "kind": kind,
-                **{name: m[name] for name in ("key", "plugin", "version", "params", "seed", "seconds", "inputs")},
-                "peak_memory_mib": m["environment"].get("peak_memory_mib"),
-                "attempts": m.get("usage", {}).get("attempts"),
-                "device_seconds": m.get("usage", {}).get("device_seconds"),
-                "device": m["environment"].get("device"),
-            }
-            for kind, m in roles.items()
-        ],
-        "environment": roles["evaluate"]["environment"],
-        "queries": queries,
-        "chance": track.chance,
-        "command": shlex.join(words),
-        "features": roles["features"]["result"] if "features" in roles else None,
-    }
-
-
-def check_figures(found: Submission, known: dict[str, Track]) -> str:
+def check_figures(sent: Submission, known: dict[str, Track]) -> str:
     """The metrics, computed again from the tables where these hold what they need."""
     import torch
 
     consistent: set[str] = set()
-    for record in found.records:
-        roles, track = found.roles(record), known[record.track]
+    for record in sent.records:
+        roles, track = sent.roles(record), known[record.track]
         metrics = record.metrics
         if set(metrics) != set(track.metrics):
             raise Refused(f"Run {record.run} must have the metrics of its track: {', '.join(track.metrics)}.")
         for name, metric in metrics.items():
             _check_consistent(record.run, name, metric, track)
-        entries = _table(found, roles, track)
+        entries = _table(sent, roles, track)
         label = torch.tensor([entry.label for entry in entries])
         correct = torch.tensor([float(entry.correct) for entry in entries])
         chosen = torch.tensor([entry.selected for entry in entries])
         confidence = torch.tensor([entry.confidence for entry in entries], dtype=torch.float64)
-        logits, labels = _answers(found.folder, roles["utility"].key, track)
+        logits, labels = _answers(sent.folder, roles["utility"].key, track)
         made = {
             "nat1": macro(top_k(logits, labels, 1), labels),
             "att1": macro(correct, label),
@@ -180,7 +145,7 @@ def check_figures(found: Submission, known: dict[str, Track]) -> str:
     return f"{', '.join(RECOMPUTED)} computed again from single answers{rest}"
 
 
-def _check_consistent(run: str, name: str, metric: model.Metric, track: Track) -> None:
+def _check_consistent(run: str, name: str, metric: MetricValue, track: Track) -> None:
     where, fraction = f"Run {run}: {name}", METRICS[name].unit == "fraction"
     values = list(metric.per_identity.values())
     if metric.value is None:
@@ -202,7 +167,7 @@ def _check_consistent(run: str, name: str, metric: model.Metric, track: Track) -
         raise Refused(f"{where} is not the mean of its identities, or its interval is not theirs.")
 
 
-def _agree(said: model.Metric, made: MetricValue) -> bool:
+def _agree(said: MetricValue, made: MetricValue) -> bool:
     pairs = [(said.value, made.value), (said.ci_low, made.ci_low), (said.ci_high, made.ci_high)]
     pairs += [(said.per_identity.get(name), value) for name, value in made.per_identity.items()]
     same = said.n == made.n and said.per_identity.keys() == made.per_identity.keys()
@@ -212,15 +177,15 @@ def _agree(said: model.Metric, made: MetricValue) -> bool:
     )
 
 
-def _table(found: Submission, roles: dict[str, model.Stage], track: Track) -> list[model.Image]:
+def _table(sent: Submission, roles: dict[str, Manifest], track: Track) -> list[model.Image]:
     """The judged images, which are those that the attack made."""
     name = f"evaluations/{roles['evaluate'].key}/images.json"
-    raw = read_json(found.folder / name, name)
+    raw = read_json(sent.folder / name, name)
     entries = model.read_list(model.Image, raw, name)
     own = [{key: value for key, value in entry.items() if key not in JUDGED} for entry in raw]
     text = json.dumps(own, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     output = roles["invert"].outputs.get("images.json")
-    if output is None or hashlib.sha256(text.encode()).hexdigest() != output.sha256:
+    if output is None or hashlib.sha256(text.encode()).hexdigest() != output["sha256"]:
         raise Refused(f"{name} judges other images, or another selection of them, than the attack made.")
     classes = track.private.identities
     for entry in entries:
@@ -240,8 +205,8 @@ def _answers(folder: Path, key: str, track: Track) -> tuple[Any, Any]:
     import torch
 
     name = f"evaluations/{key}/logits.safetensors"
-    logits = torch.from_numpy(read_tensor(folder / name, name, "logits").copy())
-    labels = torch.from_numpy(read_tensor(folder / name, name, "labels").copy())
+    logits = torch.from_numpy(read_tensor(folder / name, name, "logits"))
+    labels = torch.from_numpy(read_tensor(folder / name, name, "labels"))
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[1] != track.private.identities:
         raise Refused(f"{name} does not hold one answer over {track.private.identities} classes per image.")
     if not bool(torch.isfinite(logits).all()):

@@ -10,8 +10,10 @@ from mibench.metrics import METRICS
 from mibench.protocol.methods import Kind
 from mibench.protocol.stage_kinds import STAGE_KINDS, is_shared
 from mibench.protocol.tracks import Track
+from mibench.records import RunRecord
 from mibench.registry import Registry
 from mibench.store.artifacts import home
+from mibench.store.manifest import Manifest
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
@@ -19,11 +21,11 @@ from mibench.submission.layout import Refused, shown
 NEEDED = {name for name, kind in STAGE_KINDS.items() if kind.always and not kind.extra}
 
 
-def tracks(found: Submission, registry: Registry) -> dict[str, Track]:
+def tracks(sent: Submission, registry: Registry) -> dict[str, Track]:
     """The submission's tracks as this machine knows them. A track on a data set that is not prepared here takes the
     splits that the submission names."""
     known = {}
-    for name, pin in found.index.tracks.items():
+    for name, pin in sent.index.tracks.items():
         if name not in {**registry.suite_tracks, **registry.tracks}:
             raise Refused(f"Track {shown(name)} is not known here: a submission is for a track in registry.yaml.")
         track = registry.track(name)
@@ -40,9 +42,9 @@ def tracks(found: Submission, registry: Registry) -> dict[str, Track]:
     return known
 
 
-def check_keys(found: Submission, known: dict[str, Track]) -> str:
+def check_keys(sent: Submission, known: dict[str, Track]) -> str:
     """Every manifest's key, made again."""
-    for stage in found.stages.values():
+    for stage in sent.stages.values():
         name = f"stages/{stage.kind}-{stage.key[:12]}"
         if stage.track not in known:
             raise Refused(f"{name} is of track {shown(stage.track)}, which the submission does not declare.")
@@ -62,7 +64,7 @@ def check_keys(found: Submission, known: dict[str, Track]) -> str:
         wrong = [key for key, value in stage.non_default.items() if not _holds(stage.params.get(key), value)]
         if wrong or stage.track_version != track.version:
             raise Refused(f"{name} contradicts itself in {shown((wrong or ['track_version'])[0])}.")
-    return f"{len(found.stages)} stage keys made again"
+    return f"{len(sent.stages)} stage keys made again"
 
 
 def _holds(params: object, part: object) -> bool:
@@ -72,11 +74,11 @@ def _holds(params: object, part: object) -> bool:
     return params == part
 
 
-def check_runs(found: Submission, known: dict[str, Track], registry: Registry) -> str:
+def check_runs(sent: Submission, known: dict[str, Track], registry: Registry) -> str:
     """Run ids, and which stages a run consists of: each of one run, with its parents and seeds."""
     used: set[str] = set()
-    for record in found.records:
-        roles = _roles(found, record)
+    for record in sent.records:
+        roles = _roles(sent, record)
         used |= {stage.key for stage in roles.values()}
         for kind, stage in roles.items():
             needs, may = set(STAGE_KINDS[kind].needs), set(STAGE_KINDS[kind].may_read)
@@ -90,23 +92,23 @@ def check_runs(found: Submission, known: dict[str, Track], registry: Registry) -
         run = digest({"evaluate": roles["evaluate"].key, "target": roles["target"].key})[:12]
         if run != record.run:
             raise Refused(f"Run {record.run} should be called {run} after its stages.")
-        _check_labels(record, known[record.track], found, registry)
-    if extra := found.stages.keys() - used:
+        _check_labels(record, known[record.track], sent, registry)
+    if extra := sent.stages.keys() - used:
         raise Refused(f"The stage {min(extra)[:12]} belongs to no run. Remove it, or pack again.")
-    return f"{len(found.records)} runs are whole and have the ids that follow from their stages"
+    return f"{len(sent.records)} runs are whole and have the ids that follow from their stages"
 
 
-def _roles(found: Submission, record: model.Record) -> dict[str, model.Stage]:
+def _roles(sent: Submission, record: RunRecord) -> dict[str, Manifest]:
     kinds = [line.kind for line in record.stages]
     if len(set(kinds)) != len(kinds) or NEEDED - set(kinds):
         raise Refused(f"Run {record.run} lacks stages: it needs {', '.join(sorted(NEEDED))}, each once.")
     for line in record.stages:
-        if line.key not in found.stages or found.stages[line.key].kind != line.kind:
+        if line.key not in sent.stages or sent.stages[line.key].kind != line.kind:
             raise Refused(f"Run {record.run}: there is no manifest of its {shown(line.kind)} {line.key[:12]}.")
-    return found.roles(record)
+    return sent.roles(record)
 
 
-def _check_labels(record: model.Record, track: Track, found: Submission, registry: Registry) -> None:
+def _check_labels(record: RunRecord, track: Track, sent: Submission, registry: Registry) -> None:
     """The label under which a run is ranked asks for the method and the parameters that were computed."""
     asked: tuple[tuple[Kind, str, str, dict[str, object]], ...] = (
         ("defense", record.defense, record.defense_label, record.defense_params),
@@ -133,15 +135,15 @@ def _check_labels(record: model.Record, track: Track, found: Submission, registr
                 )
 
 
-def _same(found: object, asked: object) -> bool:
-    if isinstance(found, (list, tuple)) and isinstance(asked, (list, tuple)):
-        return len(found) == len(asked) and all(_same(a, b) for a, b in zip(found, asked, strict=True))
-    return found == asked or str(found) == str(asked)
+def _same(computed: object, asked: object) -> bool:
+    if isinstance(computed, (list, tuple)) and isinstance(asked, (list, tuple)):
+        return len(computed) == len(asked) and all(_same(a, b) for a, b in zip(computed, asked, strict=True))
+    return computed == asked or str(computed) == str(asked)
 
 
-def check_versions(found: Submission) -> str:
+def check_versions(sent: Submission) -> str:
     """The metrics are computed as they are here."""
-    for stage in found.stages.values():
+    for stage in sent.stages.values():
         if stage.kind != "evaluate":
             continue
         result = model.read(model.Evaluation, stage.result, f"evaluate {stage.key[:12]}")

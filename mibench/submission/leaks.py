@@ -6,12 +6,12 @@ import getpass
 import os
 import re
 import socket
-import struct
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from mibench.submission.layout import Refused
+from mibench.submission.strict import read_header
 
 SHORTEST = 4  # shorter names are part of too many words
 # Names that say nothing of anybody, and are words of source code.
@@ -35,10 +35,10 @@ def secrets_here(home: Path, root: Path) -> dict[str, str]:
 
 def check_leaks(folder: Path, names: Iterable[str], secrets: dict[str, str]) -> None:
     """Refuse a file of the submission that holds one of ``secrets`` as a whole word, or an absolute path. Of
-    safetensors the header is read, of everything else all; images hold pixels and are left out."""
+    safetensors the names are read, of everything else all; images hold pixels and are left out."""
     patterns = {what: re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE) for name, what in secrets.items()}
     for name in names:
-        text = name if name.endswith(".png") else f"{name}\n{_text(folder / name)}"
+        text = name if name.endswith(".png") else f"{name}\n{_text(folder / name, name)}"
         for what, pattern in patterns.items():
             if pattern.search(text):
                 raise Refused(f"{name} holds {what}. Remove it there, run again and pack again.")
@@ -46,7 +46,7 @@ def check_leaks(folder: Path, names: Iterable[str], secrets: dict[str, str]) -> 
             raise Refused(f"{name} holds the path {absolute[0]!r} of some machine. Remove it, run and pack again.")
 
 
-def _text(path: Path) -> str:
-    with path.open("rb") as stream:
-        data = stream.read(struct.unpack("<Q", stream.read(8))[0]) if path.suffix == ".safetensors" else stream.read()
-    return data.decode("utf-8", errors="replace")
+def _text(path: Path, name: str) -> str:
+    if path.suffix == ".safetensors":
+        return "\n".join(read_header(path, name))
+    return path.read_bytes().decode("utf-8", errors="replace")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 
 from mibench.keys import split_version
+from mibench.protocol.method_files import Entry
 from mibench.protocol.methods import Kind
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.registry import Registry
+from mibench.store.manifest import Manifest
 from mibench.submission import model
 from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
-from mibench.submission.strict import LINES, Source, read_source
+from mibench.submission.strict import LINES, Outline, read_outline
 
 OF = {name: kind.method for name, kind in STAGE_KINDS.items() if kind.method in ("defense", "attack")}
 USUAL = {"mibench", "torch", "torchvision", "pydantic", "numpy", "math", "typing", "collections", "dataclasses"}
@@ -24,7 +26,7 @@ def file_name(kind: str, name: str) -> str:
     return f"plugins/{kind}s/{name.replace('/', '--')}.py"
 
 
-def parts(stage: model.Stage) -> list[tuple[str, int, str]]:
+def parts(stage: Manifest) -> list[tuple[str, int, str]]:
     """Id, version and source hash of the methods behind a stage: several for a combination of defenses."""
     names, hashes = stage.plugin.split("+"), stage.source_sha256.split("+")
     if len(names) != len(hashes) or not all(hashes):
@@ -36,55 +38,55 @@ def parts(stage: model.Stage) -> list[tuple[str, int, str]]:
     return [(name, versions.get(name, 1), sha256) for name, sha256 in zip(names, hashes, strict=True)]
 
 
-def check_plugins(found: Submission, registry: Registry) -> tuple[str, list[str]]:
+def check_plugins(sent: Submission, registry: Registry) -> tuple[str, list[str]]:
     """A sentence, and notes. Each method behind a stage has its source here, with the hash that its manifests name; a
     method of the same version as here has the source that it has here."""
     needed: dict[tuple[str, str], tuple[int, str]] = {}
-    for stage in found.stages.values():
+    for stage in sent.stages.values():
         for name, version, sha256 in parts(stage) if stage.kind in OF else ():
             known = needed.setdefault((OF[stage.kind], name), (version, sha256))
             if known != (version, sha256):
                 raise Refused(f"{OF[stage.kind]} {name} was run with two different sources. Submit them apart.")
-    declared = {(plugin.kind, plugin.id): plugin for plugin in found.index.plugins}
-    if declared.keys() != needed.keys() or len(declared) != len(found.index.plugins):
+    declared = {(plugin.kind, plugin.id): plugin for plugin in sent.index.plugins}
+    if declared.keys() != needed.keys() or len(declared) != len(sent.index.plugins):
         raise Refused("submission.json must name the methods of its runs once each, and no others.")
-    files = {file.path for file in found.index.files if file.path.startswith("plugins/")}
-    if files != {plugin.file for plugin in found.index.plugins}:
+    files = {file.path for file in sent.index.files if file.path.startswith("plugins/")}
+    if files != {plugin.file for plugin in sent.index.plugins}:
         raise Refused("plugins/ must hold the source of each method of the runs, and nothing else.")
     notes: list[str] = []
-    for plugin in found.index.plugins:
+    for plugin in sent.index.plugins:
         version, sha256 = needed[plugin.kind, plugin.id]
         if (plugin.version, plugin.source_sha256) != (version, sha256):
             raise Refused(f"submission.json names another version or source of {plugin.id} than its manifests.")
         if plugin.file != file_name(plugin.kind, plugin.id):
             raise Refused(f"The source of {plugin.kind} {plugin.id} belongs to {file_name(plugin.kind, plugin.id)}.")
-        path = found.folder / plugin.file
+        path = sent.folder / plugin.file
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             raise Refused(f"{plugin.file} is not the source that was run: its SHA-256 is not its manifests'.")
-        source = read_source(path, plugin.file, _BASE[plugin.kind])
-        if source.version != version:
-            raise Refused(f"{plugin.file} declares version {source.version}; version {version} was run.")
-        model.read_entry(plugin.entry, f"the registry entry of {plugin.id}")
-        notes += _notes(plugin, source, registry)
+        outline = read_outline(path, plugin.file, _BASE[plugin.kind])
+        if outline.version != version:
+            raise Refused(f"{plugin.file} declares version {outline.version}; version {version} was run.")
+        model.read(Entry, plugin.entry, f"the registry entry of {plugin.id}")
+        notes += _notes(plugin, outline, registry)
     return f"the sources of {len(needed)} methods are those that were run; none was imported", notes
 
 
-def _notes(plugin: model.Plugin, source: Source, registry: Registry) -> list[str]:
-    found = [f"{plugin.file} has {source.lines} lines, more than {LINES}."] if source.lines > LINES else []
-    foreign = [name for name in source.imports if name not in USUAL]
+def _notes(plugin: model.Plugin, outline: Outline, registry: Registry) -> list[str]:
+    notes = [f"{plugin.file} has {outline.lines} lines, more than {LINES}."] if outline.lines > LINES else []
+    foreign = [name for name in outline.imports if name not in USUAL]
     if foreign:
-        found.append(f"{plugin.file} imports {shown(', '.join(foreign))}.")
+        notes.append(f"{plugin.file} imports {shown(', '.join(foreign))}.")
     kind: Kind = plugin.kind
     if plugin.id not in registry.entries(kind):
-        return [*found, f"{kind.capitalize()} {plugin.id} is new here: add its file and its section of registry.yaml."]
+        return [*notes, f"{kind.capitalize()} {plugin.id} is new here: add its file and its section of registry.yaml."]
     here, path = registry.version(kind, plugin.id), registry.path(kind, plugin.id)
     if here > plugin.version:
-        return [*found, f"{kind.capitalize()} {plugin.id} has version {here} here: the runs are of {plugin.version}."]
+        return [*notes, f"{kind.capitalize()} {plugin.id} has version {here} here: the runs are of {plugin.version}."]
     if here < plugin.version:
-        return [*found, f"{kind.capitalize()} {plugin.id} is an update: version {plugin.version}, here {here}."]
+        return [*notes, f"{kind.capitalize()} {plugin.id} is an update: version {plugin.version}, here {here}."]
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != plugin.source_sha256:
         raise Refused(
             f"The source of {kind} {plugin.id} is not the one here, but has the same version {here}. Raise `version` "
             "in its file and run again, or give it an id of its own."
         )
-    return found
+    return notes

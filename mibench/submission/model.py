@@ -1,29 +1,27 @@
-"""The shapes of what a submission says: its index, the stages' manifests and the table of judged images. Nothing is
-converted and nothing unknown is let through."""
+"""What a submission says, and how strictly it is read: nothing is converted, nothing unknown is let through. Its own
+shapes are here: the index, the table of judged images, and what manifests hold as plain objects. Those of manifests and
+records are the program's own (``mibench.store.manifest``, ``mibench.records``), with the bounds named there."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from mibench.protocol.method_files import Entry
+from mibench.records import Count, Key, MetricValue, Name, RunRecord, Seconds, Text, Version
+from mibench.store.manifest import Damaged, Manifest
 from mibench.submission.layout import Refused, shown
 
 SCHEMA = 1
-Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(/[a-z0-9][a-z0-9_.-]{0,63})?$")]
-Names = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+/-]{0,255}$")]  # re+bido
-Label = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9_.,:;=+/\[\]{}'\" -]{0,499}$")]
-Line = Annotated[str, Field(max_length=300, pattern=r"^[^\n]*$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seconds = Annotated[float, Field(ge=0, lt=1e10)]
-Model = TypeVar("Model", bound=BaseModel)
-Positive = Annotated[int, Field(ge=1, lt=10**9)]
+STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+Shape = TypeVar("Shape")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class File(_Strict):
@@ -37,7 +35,7 @@ class Plugin(_Strict):
 
     kind: Literal["defense", "attack"]
     id: Name
-    version: Positive
+    version: Version
     source_sha256: Key
     file: str
     entry: dict[str, Any]
@@ -57,7 +55,7 @@ class Weights(_Strict):
 class TrackPin(_Strict):
     """Which data a track's runs saw: the splits of its private images and of public images of another set."""
 
-    version: Positive
+    version: Version
     split: Key | None = None
     public_split: Key | None = None
 
@@ -66,7 +64,7 @@ class Index(_Strict):
     """``submission.json``. ``runs`` are checked against the manifests, from which they can be made again."""
 
     schema_: Literal[1] = Field(alias="schema")
-    mibench: Line
+    mibench: Text
     tracks: dict[Name, TrackPin]
     plugins: list[Plugin]
     weights: list[Weights]
@@ -83,16 +81,16 @@ class Code(_Strict):
 class Environment(_Strict):
     """What ``mibench.running.environment`` writes."""
 
-    mibench: Line
-    python: Line
-    system: Line
-    machine: Line
-    packages: dict[Line, Line]
+    mibench: Text
+    python: Text
+    system: Text
+    machine: Text
+    packages: dict[Text, Text]
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]+)?|mps)$")]
     peak_memory_mib: Count | None = None
-    gpu: Line | None = None
-    cuda: Line | None = None
-    cpu_capability: Line | None = None
+    gpu: Text | None = None
+    cuda: Text | None = None
+    cpu_capability: Text | None = None
     threads: Count | None = None
     code: Code | None = None
 
@@ -107,43 +105,19 @@ class Usage(_Strict):
     device_seconds: Seconds | None = None
 
 
-class Stage(_Strict):
-    """A stage's manifest as the store has it, without its checksum."""
+class StageObjects(_Strict):
+    """What a stage's manifest holds as plain objects."""
 
-    kind: Line
-    key: Key
-    plugin: Names
-    version: Positive
-    params: dict[str, Any]
-    non_default: dict[str, Any]
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
-    track: Name
-    track_version: Positive
-    inputs: dict[str, Key]
-    outputs: dict[str, Output]
-    seconds: Seconds
-    started: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]{1,6})?(\+00:00|Z)$")]
     environment: Environment
-    source_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}(\+[0-9a-f]{64}){0,9})?$")]
-    result: dict[str, Any]
-    usage: Usage = Usage()
-    schema_: Annotated[int, Field(alias="schema", ge=1, le=2)]
-
-
-class Metric(_Strict):
-    value: float | None
-    n: Count
-    ci_low: float | None
-    ci_high: float | None
-    reason: Line | None
-    per_identity: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], float]
+    outputs: dict[str, Output]
+    usage: Usage
 
 
 class Evaluation(_Strict):
     """The result of the stage ``evaluate``."""
 
-    metrics: dict[Name, Metric]
-    versions: dict[Name, Positive]
+    metrics: dict[Name, MetricValue]
+    versions: dict[Name, Version]
 
 
 class Image(_Strict):
@@ -154,80 +128,55 @@ class Image(_Strict):
     file: Annotated[str, Field(pattern=r"^images/[0-9]{6}_[0-9]{3,6}\.png$")]
     score: float | None
     selected: bool
-    notes: dict[Line, float]
+    notes: dict[Text, float]
     verdict: Count
     confidence: Annotated[float, Field(ge=0, le=1.000001)]
     correct: bool
     nearest: Count
 
 
-class StageLine(_Strict):
-    kind: Line
-    key: Key
-    plugin: Names
-    version: Positive
-    params: dict[str, Any]
-    seed: Count
-    seconds: Seconds
-    peak_memory_mib: Count | None
-    inputs: dict[str, Key] | None
-    attempts: Count | None
-    device_seconds: Seconds | None
-    device: Line | None
+def read(shape: type[Shape], value: Any, name: str) -> Shape:
+    """``value``, parsed JSON, as a model or a dataclass. Refused, with the first field that is wrong."""
+    return _read(shape, [value], name, 1)[0]
 
 
-class Record(_Strict):
-    """A run's record, as ``results/`` has it."""
-
-    run: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-    track: Name
-    track_version: Positive
-    defense: Names
-    attack: Name
-    seed: Count
-    defense_label: Label
-    attack_label: Label
-    defense_params: dict[str, Any]
-    attack_params: dict[str, Any]
-    status: Literal["done"]
-    created: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
-    metrics: dict[Name, Metric]
-    stages: list[StageLine]
-    environment: Environment
-    queries: dict[str, dict[str, dict[str, Count]]]
-    images: Annotated[list[Any], Field(max_length=0)]
-    chance: float
-    command: str
-    deviations: Annotated[list[str], Field(max_length=50)]
-    origin: Literal["measured"]
-    features: dict[str, Any] | None
-    reproduced: None = None
+def read_list(shape: type[Shape], values: Sequence[Any], name: str) -> list[Shape]:
+    """Every one of ``values`` as ``shape``."""
+    return _read(shape, values, name, 0)
 
 
-def read(model: type[Model], value: Any, name: str) -> Model:
-    """``value`` as ``model``. Refused, with the first field that is wrong."""
+def _read(shape: Any, values: Sequence[Any], name: str, outside: int) -> list[Any]:
+    """``outside``: how many parts of the place of an error are not of the submission."""
     try:
-        return model.model_validate(value)
+        return _reader(shape).validate_json(json.dumps(values))  # a strict dataclass is read from text, not from a dict
     except ValidationError as error:
-        raise Refused(_first(error, name)) from None
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][outside:]))[:200]
+        raise Refused(f"{name}: {shown(where)}: {first['msg'][:200]} (found {shown(first['input'])}).") from None
 
 
-def read_list(model: type[Image], value: Any, name: str) -> list[Image]:
+@cache
+def _reader(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(list[shape], config=STRICT)
+
+
+def read_stage(value: dict[str, Any], name: str) -> Manifest:
+    """A stage's manifest as the store has it, without its checksum."""
+    stage = read(Manifest, value, name)
+    read(StageObjects, {part: getattr(stage, part) for part in StageObjects.model_fields}, name)
     try:
-        return TypeAdapter(list[model]).validate_python(value, strict=True)  # type: ignore[valid-type]
-    except ValidationError as error:
-        raise Refused(_first(error, name)) from None
+        return Manifest.from_json(value)
+    except Damaged as error:
+        raise Refused(f"{name}: {error}.") from None
 
 
-def read_entry(value: dict[str, Any], name: str) -> Entry:
-    """A section of a registry."""
-    try:
-        return Entry.model_validate(value)
-    except ValidationError as error:
-        raise Refused(_first(error, name)) from None
-
-
-def _first(error: ValidationError, name: str) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))[:200]
-    return f"{name}: {shown(where)}: {first['msg'][:200]} (found {shown(first['input'])})."
+def read_record(value: dict[str, Any], name: str) -> RunRecord:
+    """A run's record, as ``results/`` has it: of a finished run, measured by whoever sends it, without its images. It
+    says everything that a record says; only whether it was ``reproduced`` may be left out."""
+    record = read(RunRecord, value, name)
+    read(Environment, record.environment, f"{name}: environment")
+    if record.to_json() != {"reproduced": None, **value}:
+        raise Refused(f"{name} does not say all that a record says. Pack again.")
+    if (record.status, record.origin, record.images, record.reproduced) != ("done", "measured", [], None):
+        raise Refused(f"{name} must be of a run that was done and measured, without its images. Pack again.")
+    return record

@@ -74,7 +74,7 @@ def gather(
             f"The runs have {len(weights)} targets: --weights-url needs {{key}} in it, which becomes a target's key."
         )
     if weights_url:
-        _checked(model.Weights, weights[0])
+        _check(model.Weights, weights[0])
     plugins, about = _plugins(manifests, registry, files)
     bare = [replace(run, origin="measured", reproduced=None) for run in runs]
     index = {
@@ -112,9 +112,9 @@ def _plugins(
     for manifest in manifests.values():
         if manifest.kind not in OF:
             continue
-        data = {name: value for name, value in manifest.to_json().items()}
         kind: Kind = "defense" if OF[manifest.kind] == "defense" else "attack"
-        for name, version, sha256 in parts(_checked(model.Stage, data)):
+        _check(Manifest, manifest.to_json())
+        for name, version, sha256 in parts(manifest):
             if (kind, name) in found:
                 continue
             path, entry = registry.path(kind, name), registry.entry(kind, name)
@@ -133,14 +133,14 @@ def _plugins(
                 "entry": entry.model_dump(mode="json"),
             }
             paper = f"; {entry.paper.title} ({entry.paper.venue} {entry.paper.year})" if entry.paper else ""
-            licence = getattr(entry, "licence", None) or getattr(entry, "license", None)
-            about.append(f"{kind} {name}: {entry.title}{paper}{f'; licence {licence}' if licence else ''}")
+            licence = f"; licence {entry.licence}" if entry.licence else ""
+            about.append(f"{kind} {name}: {entry.title}{paper}{licence}")
     return [found[name] for name in sorted(found)], about
 
 
-def _checked(kind: type[model.Model], data: dict[str, Any]) -> model.Model:
+def _check(shape: type[Any], data: dict[str, Any]) -> None:
     try:
-        return model.read(kind, data, kind.__name__.lower())
+        model.read(shape, data, shape.__name__.lower())
     except Refused as error:
         raise UserError(f"This cannot be published: {error}") from None
 

@@ -15,9 +15,10 @@ from mibench.protocol.tracks import Track
 from mibench.publish.results import REPRODUCED, applied, load_results
 from mibench.records import RunRecord
 from mibench.registry import Registry
+from mibench.running.recording import keep
 from mibench.running.request import build_plan
 from mibench.store import atomic
-from mibench.store.artifacts import Manifest, Store
+from mibench.store.artifacts import Store
 from mibench.store.db import Database
 
 SHARED = ("data", "weights")  # of the home: decoded images, published weights
@@ -93,35 +94,16 @@ def find(text: str, database: Database, results: Path) -> tuple[RunRecord, bool,
     return published.get(run) or own[run], run in published, run in own
 
 
-def record(run: RunRecord, found: Mapping[str, Any], store: Store, database: Database, results: Path | None) -> None:
+def record(run: RunRecord, outcome: Mapping[str, Any], store: Store, database: Database, results: Path | None) -> None:
     """Keep the outcome: beside the results files if ``results`` is given, and in the store and database if they have
     the run, from where `mibench db rebuild` takes it again."""
     if results is not None:
-        atomic.write_json(results / REPRODUCED / f"{run.run}.json", {"schema": 1, "run": run.run} | dict(found))
+        atomic.write_json(results / REPRODUCED / f"{run.run}.json", {"schema": 1, "run": run.run} | dict(outcome))
     for own in database.runs(run=run.run):
-        if changes := applied(own, found):
+        if changes := applied(own, outcome):
             _keep(replace(own, **changes), store, database)
 
 
 def _keep(run: RunRecord, store: Store, database: Database) -> None:
-    data = run.to_json()
-    key = digest({"run": run.run, "reproduced": data["reproduced"]})
-    with store.claim("run", key) as claim:
-        manifest = claim.manifest or Manifest(
-            kind="run",
-            key=key,
-            plugin="engine",
-            version=1,
-            params={},
-            non_default={},
-            seed=run.seed,
-            track=run.track,
-            track_version=run.track_version,
-            inputs={stage.kind: stage.key for stage in run.stages},
-            started=run.created,
-            environment=run.environment,
-            result={"record": data},
-        )
-        if claim.manifest is None:
-            store.publish("run", key, claim.workdir, manifest)
-    database.ingest([manifest])
+    key = digest({"run": run.run, "reproduced": run.reproduced})
+    database.ingest([keep(store, key, lambda: run)])

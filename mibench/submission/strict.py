@@ -5,21 +5,28 @@ from __future__ import annotations
 import ast
 import json
 import math
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from mibench.submission.layout import MIB, Form, Refused, shown
 
 DEPTH, TEXT, NAME = 24, 4000, 300  # of JSON: nesting, characters of a text, of a name
 HEADER = 16 * MIB
+DIMENSIONS = 8
 LINES = 120
-_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "F16": 2, "BF16": 2, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
-_NUMPY = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
+_TYPES = ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "I64", "F64")
+_COMPUTED = ("F32", "F64", "I64", "I32")  # from which figures are computed
+_UNSOUND = {  # what the library says of a header that it refuses, and what that means
+    "invalid offset": "its tensors overlap or leave gaps",
+    "invalid shape, data type": "the place of a tensor does not fit its shape",
+    "expected usize": "a tensor has no sound shape and place",
+}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _OTHER = {
     b"PK": "a zip archive, such as torch.save writes",
@@ -118,40 +125,33 @@ def _check_text(text: str, name: str, most: int) -> None:
 # --- safetensors -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """Where a tensor lies in its file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def read_header(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Refuses it unless they fill its data exactly, and nothing else is in it."""
+@contextmanager
+def open_tensors(path: Path, name: str) -> Iterator[Any]:
+    """A safetensors file, open in its own library, which refuses places that do not fit their shape, overlap, leave
+    gaps or do not fill the file. Refused here, since the library would read it: a header of more than ``HEADER`` bytes,
+    and before it is read; a tensor named twice, of which it takes the last; names that nobody can see; types and
+    numbers of dimensions that no network here has; whatever else a header holds, metadata too."""
     size = path.stat().st_size
     with path.open("rb") as stream:
-        first = stream.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+        length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(HEADER, size - 8):
             raise Refused(
                 f"{name} is no safetensors file: its header claims {length:,} bytes, the file has {size:,} and at most "
                 f"{HEADER:,} are read."
             )
-        header = stream.read(length)
-    found = {key: _tensor(key, entry, name) for key, entry in _parse_header(header, name).items()}
-    place = 0
-    for tensor in sorted(found.values(), key=lambda tensor: (tensor.begin, tensor.end)):
-        if tensor.begin != place:
-            raise Refused(f"{name} is no sound safetensors file: its tensors overlap or leave gaps.")
-        place = tensor.end
-    if place != size - 8 - length:
-        raise Refused(f"{name} has {size - 8 - length:,} bytes of data; its tensors take {place:,}.")
-    return found
+        entries = _entries(stream.read(length), name)
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        if "not fully covered" in str(error):
+            taken = max((entry["data_offsets"][1] for entry in entries), default=0)
+            raise Refused(f"{name} has {size - 8 - length:,} bytes of data; its tensors take {taken:,}.") from None
+        meant = next((meant for said, meant in _UNSOUND.items() if said in str(error)), "it cannot be read")
+        raise Refused(f"{name} is no sound safetensors file: {meant} ({shown(error)}).") from None
 
 
-def _parse_header(header: bytes, name: str) -> dict[str, Any]:
+def _entries(header: bytes, name: str) -> list[dict[str, Any]]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
             raise Refused(f"{name} names a tensor twice in its header.")
@@ -163,40 +163,36 @@ def _parse_header(header: bytes, name: str) -> dict[str, Any]:
         raise Refused(f"{name} is no safetensors file: its header is not JSON.") from None
     if not isinstance(value, dict):
         raise Refused(f"{name} is no safetensors file: its header is not a JSON object.")
-    return value
+    for key, entry in value.items():
+        _check_text(key, name, NAME)
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise Refused(f"{name} holds {shown(key)} beside its tensors. Save the tensors alone, without metadata.")
+        if entry["dtype"] not in _TYPES:
+            raise Refused(f"{name} holds {shown(key)} of type {shown(entry['dtype'])}. Known: {', '.join(_TYPES)}.")
+        if isinstance(entry["shape"], list) and len(entry["shape"]) > DIMENSIONS:
+            raise Refused(f"{name} holds {shown(key)} of more than {DIMENSIONS} dimensions.")
+    return list(value.values())
 
 
-def _tensor(key: str, entry: Any, name: str) -> Tensor:
-    _check_text(key, name, NAME)
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise Refused(f"{name} holds {shown(key)} beside its tensors. Save the tensors alone, without metadata.")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _BYTES:
-        raise Refused(f"{name} holds {shown(key)} of type {shown(dtype)}. Known: {', '.join(_BYTES)}.")
-    whole = isinstance(shape, list) and len(shape) <= 8 and isinstance(offsets, list) and len(offsets) == 2
-    if not whole or not all(type(n) is int and 0 <= n < 2**48 for n in [*shape, *offsets]):
-        raise Refused(f"{name} has no sound shape and place for {shown(key)}.")
-    if offsets[1] - offsets[0] != math.prod(shape) * _BYTES[dtype]:
-        raise Refused(f"{name} gives {shown(key)} a place that does not fit its shape.")
-    return Tensor(dtype, tuple(shape), offsets[0], offsets[1])
+def read_header(path: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file. Refuses one that holds anything else."""
+    with open_tensors(path, name) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
 
 def read_tensor(path: Path, name: str, key: str) -> NDArray[Any]:
     """One tensor of a small file as an array. Refused if it is not there or of a type that is not read here."""
-    header = read_header(path, name)
-    if key not in header or header[key].dtype not in _NUMPY:
-        raise Refused(f"{name} has no tensor {key!r} of a type such as F32.")
-    tensor = header[key]
-    data = path.read_bytes()
-    data = data[8 + struct.unpack("<Q", data[:8])[0] :][tensor.begin : tensor.end]
-    return np.frombuffer(data, _NUMPY[tensor.dtype]).reshape(tensor.shape)
+    with open_tensors(path, name) as file:
+        if key not in file.keys() or file.get_slice(key).get_dtype() not in _COMPUTED:  # noqa: SIM118
+            raise Refused(f"{name} has no tensor {key!r} of a type such as F32.")
+        return file.get_tensor(key)
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Source:
+class Outline:
     """What a plugin's file says of itself without being run."""
 
     version: int
@@ -204,7 +200,7 @@ class Source:
     imports: tuple[str, ...]  # packages
 
 
-def read_source(path: Path, name: str, base: str) -> Source:
+def read_outline(path: Path, name: str, base: str) -> Outline:
     """Look at a plugin by its syntax tree alone: one subclass of ``base``, with a docstring in the file."""
     data = path.read_bytes()
     try:
@@ -212,14 +208,14 @@ def read_source(path: Path, name: str, base: str) -> Source:
         tree = ast.parse(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise Refused(f"{name} is not Python that can be read ({type(error).__name__}).") from None
-    found = [
+    classes = [
         node
         for node in tree.body
         if isinstance(node, ast.ClassDef) and any(ast.unparse(b).rpartition(".")[2] == base for b in node.bases)
     ]
-    if len(found) != 1:
-        raise Refused(f"{name} must define exactly one subclass of {base}; it defines {len(found)}.")
-    if not (ast.get_docstring(found[0]) or ast.get_docstring(tree)):
+    if len(classes) != 1:
+        raise Refused(f"{name} must define exactly one subclass of {base}; it defines {len(classes)}.")
+    if not (ast.get_docstring(classes[0]) or ast.get_docstring(tree)):
         raise Refused(f"{name} has no docstring: say what it does, and after which paper.")
     imports: set[str] = set()
     for node in ast.walk(tree):
@@ -227,7 +223,7 @@ def read_source(path: Path, name: str, base: str) -> Source:
             imports |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imports.add((node.module or "").partition(".")[0])
-    return Source(_version(found[0]), len(text.splitlines()), tuple(sorted(imports - {"__future__"})))
+    return Outline(_version(classes[0]), len(text.splitlines()), tuple(sorted(imports - {"__future__"})))
 
 
 def _version(node: ast.ClassDef) -> int:

@@ -59,7 +59,7 @@ def verify(folder: Path, registry: Registry, limits: Limits = Limits()) -> Verdi
     state: dict[str, Submission] = {}
     tracks: dict[str, Track] = {}
 
-    def found() -> Submission:
+    def sent() -> Submission:
         return state["submission"]
 
     def index() -> str:
@@ -67,26 +67,26 @@ def verify(folder: Path, registry: Registry, limits: Limits = Limits()) -> Verdi
         return "it says what it holds, in the form of schema 1"
 
     def stages() -> str:
-        said = contents.read_stages(found())
-        tracks.update(keys.tracks(found(), registry))
+        said = contents.read_stages(sent())
+        tracks.update(keys.tracks(sent(), registry))
         return said
 
     def runs() -> str:
-        contents.read_records(found())
-        return keys.check_runs(found(), _all(found(), tracks), registry)
+        contents.read_records(sent())
+        return keys.check_runs(sent(), _all(sent(), tracks), registry)
 
     steps: tuple[tuple[str, Callable[[], str | tuple[str, list[str]]]], ...] = (
         ("files", lambda: contents.check_files(folder, limits)),
         ("index", index),
-        ("hashes", lambda: contents.check_hashes(found(), limits)),
+        ("hashes", lambda: contents.check_hashes(sent(), limits)),
         ("stages", stages),
-        ("keys", lambda: keys.check_keys(found(), tracks)),
+        ("keys", lambda: keys.check_keys(sent(), tracks)),
         ("runs", runs),
-        ("outputs", lambda: figures.check_outputs(found())),
-        ("methods", lambda: check_plugins(found(), registry)),
-        ("versions", lambda: keys.check_versions(found())),
-        ("records", lambda: figures.check_records(found(), tracks)),
-        ("figures", lambda: figures.check_figures(found(), tracks)),
+        ("outputs", lambda: figures.check_outputs(sent())),
+        ("methods", lambda: check_plugins(sent(), registry)),
+        ("versions", lambda: keys.check_versions(sent())),
+        ("records", lambda: figures.check_records(sent(), tracks)),
+        ("figures", lambda: figures.check_figures(sent(), tracks)),
     )
     for name, step in steps:
         try:
@@ -104,11 +104,11 @@ def verify(folder: Path, registry: Registry, limits: Limits = Limits()) -> Verdi
             done.append(Check(name, True, text, tuple(notes)))
             continue
         return Verdict(tuple(done), None)
-    return Verdict(tuple(done), found())
+    return Verdict(tuple(done), sent())
 
 
-def _all(found: Submission, tracks: dict[str, Track]) -> dict[str, Track]:
-    for record in found.records:
+def _all(sent: Submission, tracks: dict[str, Track]) -> dict[str, Track]:
+    for record in sent.records:
         if record.track not in tracks:
             raise Refused(f"Run {record.run} is of track {shown(record.track)}, which the submission does not declare.")
     return tracks

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mibench.checking import Check, check
+from mibench.checking.contract import check
+from mibench.checking.lines import Line
 from mibench.protocol.method_files import VARIABLE
 from mibench.registry import Registry
 
@@ -56,7 +57,7 @@ GOOD = """start = rows.streams("s").uniform(len(rows), t.channels, t.resolution,
         x = (start - x.grad).clamp(0, 1)"""
 
 
-def failed(lines: list[Check]) -> dict[str, str]:
+def failed(lines: list[Line]) -> dict[str, str]:
     for line in lines:
         assert line.ok is not False or line.advice, "what to do"
     return {line.name: line.found for line in lines if line.ok is False}

@@ -37,7 +37,7 @@ from mibench.submission.keys import tracks
 from mibench.submission.layout import Limits, Refused
 from mibench.submission.leaks import check_leaks, secrets_here
 from mibench.submission.model import Index, TrackPin
-from mibench.submission.strict import read_header, read_json, read_source
+from mibench.submission.strict import read_header, read_json, read_outline
 from mibench.submission.verify import verify, verify_path
 
 
@@ -147,9 +147,7 @@ def test_sound_safetensors_are_what_the_library_wrote(tmp_path: Path) -> None:
 
     tensors = {"a": torch.rand(3, 2), "b": torch.zeros(0), "c": torch.tensor(7), "d": torch.rand(5).half()}
     save_file(tensors, tmp_path / "x.safetensors")
-    assert {k: v.shape for k, v in read_header(tmp_path / "x.safetensors", "x").items()} == {
-        name: tuple(tensor.shape) for name, tensor in tensors.items()
-    }
+    assert read_header(tmp_path / "x.safetensors", "x") == {k: tuple(v.shape) for k, v in tensors.items()}
 
 
 def test_files_that_do_not_belong(pack: Path, refusal: Ask) -> None:
@@ -646,7 +644,7 @@ def test_a_source_that_did_not_run(pack: Path, refusal: Ask) -> None:
 def test_plugins_that_are_none(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "x.py").write_text(text)
     with pytest.raises(Refused, match=re.escape(said)):
-        read_source(tmp_path / "x.py", "x.py", "Defense")
+        read_outline(tmp_path / "x.py", "x.py", "Defense")
 
 
 SENTINEL = '''"""Writes a file when it is imported."""

@@ -1,0 +1,90 @@
+"""The record of a run, from the manifests of its stages. Pure: no files, no store."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mibench.protocol.stage_kinds import ASKING
+from mibench.protocol.tracks import Track
+from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.store.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked of a run, which its stages' manifests do not say. ``defense`` and ``attack`` are labels."""
+
+    run: str
+    track: Track
+    seed: int
+    defense: str
+    attack: str
+    deviations: list[str]
+
+    @property
+    def command(self) -> str:
+        """What to type to ask it."""
+        words = ["mibench", "run", "--track", self.track.file or self.track.id, "--defense", self.defense]
+        return shlex.join([*words, "--attack", self.attack, "--seeds", str(self.seed + 1)])
+
+
+def assemble(
+    asked: Question, manifests: Mapping[str, Manifest], images: list[dict[str, Any]], created: str
+) -> RunRecord:
+    """``manifests`` by role, in the order in which the record names its stages; ``images`` is the judged table."""
+    evaluate = manifests["evaluate"]
+    return RunRecord(
+        run=asked.run,
+        track=asked.track.id,
+        track_version=asked.track.version,
+        defense=manifests["target"].plugin,
+        attack=manifests["invert"].plugin,
+        seed=asked.seed,
+        defense_label=asked.defense,
+        attack_label=asked.attack,
+        defense_params=manifests["target"].params,
+        attack_params=manifests["invert"].params,
+        status="done",
+        created=created,
+        metrics={name: MetricValue(**value) for name, value in evaluate.result["metrics"].items()},
+        stages=[_stage(role, manifest) for role, manifest in manifests.items()],
+        environment=evaluate.environment,
+        queries=_queries(manifests),
+        images=images,
+        chance=asked.track.chance,
+        command=asked.command,
+        deviations=asked.deviations,
+        features=manifests["features"].result if "features" in manifests else None,
+    )
+
+
+def _stage(role: str, manifest: Manifest) -> StageInfo:
+    return StageInfo(
+        kind=role,
+        key=manifest.key,
+        plugin=manifest.plugin,
+        version=manifest.version,
+        params=manifest.params,
+        seed=manifest.seed,
+        seconds=manifest.seconds,
+        peak_memory_mib=manifest.environment.get("peak_memory_mib"),
+        inputs=manifest.inputs,
+        attempts=manifest.usage.get("attempts"),
+        device_seconds=manifest.usage.get("device_seconds"),
+        device=manifest.environment.get("device"),
+    )
+
+
+def _queries(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Those of the stages that may ask the target, added up."""
+    total: dict[str, Any] = {}
+    for role in ASKING:
+        for who, phases in (manifests[role].result.get("queries", {}) if role in manifests else {}).items():
+            for phase, kinds in phases.items():
+                slot = total.setdefault(who, {}).setdefault(phase, {})
+                for kind, count in kinds.items():
+                    slot[kind] = slot.get(kind, 0) + count
+    return total

@@ -75,15 +75,13 @@ def audit(
     from mibench.audit import prepare, report
     from mibench.cli.progress import listening
     from mibench.cli.site_data import private_image
-    from mibench.running.devices import check_device, slots
-    from mibench.running.environment import code_version
-    from mibench.running.executors.local import LocalExecutor
+    from mibench.running.placement import Placement
     from mibench.running.recording import image_file
     from mibench.running.request import BASELINE, build_plan, select_all
     from mibench.running.runner import execute
     from mibench.store.atomic import write_text
 
-    check_device(device, None)
+    placement = Placement(device, jobs)
     usual = ws.registry.audit
     if usual is None and not (attacks and defense):
         raise UserError("registry.yaml has no `audit:` section: name --attack and --defense.")
@@ -118,11 +116,8 @@ def audit(
     plan = build_plan(ws.registry, track, defenses, attacking, 1)
     skipped |= {cell.attack.label: reason for cell, reason in plan.skipped}
 
-    def place(stages: list[Any], tracks: dict[str, dict[str, Any]]) -> LocalExecutor:
-        return LocalExecutor(ws.home, slots(device, jobs, None, 1), tracks, None, code_version())
-
     with listening(len(plan.stages), quiet) as listener:
-        result = execute(ws.store, plan, place, listener, ws.database)
+        result = execute(ws.store, plan, placement, listener, ws.database)
     notes = _notes(found, public, channels, resolution)
     notes += [f"A stage failed: {message}" for message in result.outcome.failed.values()]
     answer = report.findings(

@@ -81,7 +81,7 @@ def per_stage(folder: Path) -> dict[str, float]:
     result = execute(
         store,
         plan,
-        lambda stages, tracks: LocalExecutor(store.home, ["cpu"], tracks, code=code_version(), worker=worker),
+        lambda home, tracks: LocalExecutor(home, ["cpu"], tracks, code=code_version(), worker=worker),
         lambda stage, event: None,
         database,
     )

@@ -9,6 +9,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import Cli, make_root
 
+from mibench.protocol.method_files import VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def no_plugin_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``--plugin`` names in this process (``use_file``) is forgotten after the test."""
+    monkeypatch.setenv(VARIABLE, "")
+
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:

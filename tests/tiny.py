@@ -66,7 +66,7 @@ PROGRAM = Path(sys.executable).with_name("mibench")  # the installed entry point
 
 
 class Cli:
-    """The installed program, run with a home and a root of its own."""
+    """The installed program, run with a home and a root of its own, in the folder that holds the home."""
 
     first: subprocess.CompletedProcess[str]  # what filled the home, where a fixture did
 
@@ -85,6 +85,7 @@ class Cli:
         """Run to the end; the exit code must be ``code`` unless that is None."""
         done = subprocess.run(
             [str(PROGRAM), *arguments],
+            cwd=self.home.parent,
             env=self.environment | more,
             capture_output=True,
             text=True,
@@ -102,6 +103,7 @@ class Cli:
         would ignore it."""
         return subprocess.Popen(
             [str(PROGRAM), *arguments],
+            cwd=self.home.parent,
             env=self.environment | more,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mibench.audit.request import AuditRequest
 from mibench.records import MetricValue, RunRecord
 
 SCHEMA = 1
 SHOWN = 8  # classes in the gallery
 PICTURES = 4  # reconstructions of each
 Picture = Callable[[RunRecord, dict[str, Any]], Path | None]
-Private = Callable[[str, int, int], Path | None]
+Private = Callable[[int, int], Path | None]  # of a label, the image of this index
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is attacked, by the ids of defenses: the model as it is, and the two that were trained here."""
+
+    own: str
+    undefended: str
+    defended: str
+    title: str  # of the defense
 
 
 def findings(
     model: str,
     names: Sequence[str],
     runs: Sequence[RunRecord],
-    own: str,
-    baseline: str,
-    defense: str,
-    skipped: dict[str, str],
+    models: Models,
+    skipped: Mapping[str, str],
     notes: Sequence[str],
-    title: str = "",
 ) -> dict[str, Any]:
-    """The whole report as plain data. ``own``, ``baseline`` and ``defense`` are ids of what was attacked: the model as
-    it is, and the two that were trained here for comparison; ``skipped`` are attacks that did not run, with
-    reasons; ``title`` is the defense's."""
+    """The whole report on ``model``, which tells the classes ``names`` apart, as plain data. ``skipped`` are attacks
+    that did not run, with reasons."""
     by = {(run.attack_label, run.defense): run for run in runs}
-    attacks = [run.attack_label for run in runs if run.defense == own]
-    whose = {"own": own, "undefended": baseline, "defended": defense}
+    attacks = [run.attack_label for run in runs if run.defense == models.own]
+    whose = {"own": models.own, "undefended": models.undefended, "defended": models.defended}
     rows: list[dict[str, Any]] = []
     for attack in attacks:
         cells = {role: _cell(by.get((attack, name))) for role, name in whose.items()}
-        rows.append({"attack": attack, "run": by[attack, own].run, **cells})
+        rows.append({"attack": attack, "run": by[attack, models.own].run, **cells})
     rows.sort(key=lambda row: -((row["own"] or {}).get("value") or 0.0))
     natural = {role: _natural(by, attacks, name) for role, name in whose.items()}
     return {
@@ -49,15 +57,36 @@ def findings(
         "track": runs[0].track if runs else None,
         "classes": len(names),
         "chance": runs[0].chance if runs else None,
-        "defense": defense,
-        "defense_title": title or defense,
+        "defense": models.defended,
+        "defense_title": models.title,
         "natural_accuracy": natural,
         "attacks": rows,
         "worst": rows[0]["attack"] if rows else None,
-        "exposed": exposed(names, [by[attack, own] for attack in attacks]),
+        "exposed": exposed(names, [by[attack, models.own] for attack in attacks]),
         "skipped": [{"attack": name, "reason": reason} for name, reason in skipped.items()],
         "notes": list(notes),
     }
+
+
+def notes(request: AuditRequest, compared: str) -> list[str]:
+    """What the figures mean and do not; ``compared``: the architecture of what was trained for comparison."""
+    found = [
+        "Recognised means: a second classifier, trained here on all images of --data and never shown to an attack, "
+        "names the attacked class first. It is a stand-in for a person who knows the class.",
+        "The attacker knows the architecture and the weights, and can differentiate through the model. One seed was "
+        "run; the intervals cover the classes, not other trainings.",
+        "Attacks are a lower bound: a stronger one, or one with better public images, may recover more.",
+        "The natural accuracy of the audited model counts images on which it may have been trained. The two models "
+        "trained here never saw them.",
+        f"Attacks search images of {request.resolution}x{request.resolution} in {request.channels} channel(s).",
+        f"The models trained here for comparison are of the architecture {compared}.",
+    ]
+    if request.public is None:
+        found.append(
+            "No public images were given, so attacks that need some did not run. --public DIR, a folder of similar "
+            "images of others, makes the audit much stronger."
+        )
+    return found
 
 
 def _cell(run: RunRecord | None) -> dict[str, Any] | None:
@@ -105,7 +134,7 @@ def gallery(
         images = [image for image in run.images if image["label"] == item["label"]]
         images.sort(key=lambda image: -(image.get("confidence") or 0.0))
         nearest = next((image["nearest"] for image in images if image.get("nearest") is not None), None)
-        real = private(run.track, item["label"], int(nearest)) if nearest is not None else None
+        real = private(item["label"], int(nearest)) if nearest is not None else None
         made = [(image, picture(run, image)) for image in images[:PICTURES]]
         shown.append(
             item

@@ -55,7 +55,7 @@ class Workspace:
         self, out: Path | None = None, images: Images = "all", public: bool = False, docs: Path | None = None
     ) -> Path:
         """Write the leaderboard of everything in the database and in ``results/``; the path of its index page."""
-        from mibench.cli.site_data import catalogue, private_image
+        from mibench.cli.site_data import catalogue
         from mibench.publish import SiteOptions, build_site
         from mibench.publish.figures_file import load_reported
         from mibench.publish.results import load_results, merged
@@ -67,7 +67,7 @@ class Workspace:
             images=images,
             private_images=not public,
             image_source=lambda record, entry: image_file(self.store, record, entry),
-            private_source=lambda track, label, index: private_image(self.registry, self.home, track, label, index),
+            private_source=self._private_image,
             feature_source=lambda record: feature_file(self.store, record),
             studies=load_studies(self.home),
             reported=tuple(load_reported(results / "reported.csv")),
@@ -77,6 +77,12 @@ class Workspace:
         return build_site(
             runs, catalogue(self.registry, (run.defense for run in runs)), out or self.home / "site", options
         )
+
+    def _private_image(self, track: str, label: int, index: int) -> Path | None:
+        from mibench.data.pictures import private_image
+
+        known = self.registry.tracks.get(track)
+        return private_image(known, self.home, label, index) if known is not None else None
 
     def find_run(self, text: str) -> RunRecord:
         """The one run whose id starts with ``text``, or whose name it is. Raises UserError."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, planner, workspace
-from mibench.errors import EXIT_INTERRUPTED, UserError
+from mibench.cli.common import Workspace, workspace
+from mibench.errors import EXIT_INTERRUPTED
 
 
 @click.group()
@@ -37,27 +38,7 @@ def model() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print audit.json and nothing else on standard output.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
-def audit(
-    ws: Workspace,
-    checkpoint: str,
-    arch: str | None,
-    data: Path,
-    public: Path | None,
-    attacks: tuple[str, ...],
-    defense: str | None,
-    resolution: int,
-    channels: int,
-    network_resolution: int | None,
-    normalise: str,
-    epochs: int,
-    identities: int | None,
-    images: int,
-    out: Path,
-    device: str,
-    jobs: int | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def audit(ws: Workspace, device: str, jobs: int | None, as_json: bool, quiet: bool, **asked: Any) -> None:
     """Attack a trained classifier, and beside it one trained here on the same images without and one with a defense.
 
     CHECKPOINT is a file of weights (.pth, .pt, .safetensors; nothing in it is run) for --arch, or module:function, a
@@ -72,108 +53,29 @@ def audit(
       mibench model audit model.pth --arch resnet18 --data photos --public strangers
       mibench model audit mynets:load --data photos --normalise half --attack miface
     """
-    from mibench.audit import prepare, report
-    from mibench.cli.progress import listening
-    from mibench.cli.site_data import private_image
-    from mibench.running.devices import check_device, slots
-    from mibench.running.environment import code_version
-    from mibench.running.executors.local import LocalExecutor
-    from mibench.running.recording import image_file
-    from mibench.running.request import BASELINE, build_plan, select_all
-    from mibench.running.runner import execute
-    from mibench.store.atomic import write_text
+    from mibench.audit.flow import run_audit
+    from mibench.audit.request import AuditRequest
+    from mibench.cli.progress import decoding, listening
+    from mibench.running.placement import Placement
 
-    check_device(device, None)
-    usual = ws.registry.audit
-    if usual is None and not (attacks and defense):
-        raise UserError("registry.yaml has no `audit:` section: name --attack and --defense.")
-    chosen = attacks or (usual.attacks if usual else ())
-    against = defense or (usual.defense if usual else "")
-    found = prepare.subject(
-        checkpoint,
-        arch,
-        data,
-        public,
-        resolution,
-        channels,
-        normalise,
-        network_resolution,
-        epochs,
-        identities,
-        images,
-        out,
-        ws.home,
+    request = AuditRequest(**asked)
+    done = run_audit(
+        request,
+        registry=ws.registry,
+        store=ws.store,
+        database=ws.database,
+        place=Placement(device, jobs),
+        listening=partial(listening, quiet=quiet),
+        decoding=partial(decoding, quiet=quiet or as_json),
     )
-    track = planner(ws, decode=True, quiet=quiet or as_json).track(str(found.track))
-    own = ws.registry.select("defense", found.plugin.stem)
-    defenses = [own, *select_all(ws.registry, "defense", [BASELINE, against])]
-    attacking = select_all(ws.registry, "attack", chosen)
-    skipped = {}
-    if public is None:
-        lacking = [each for each in attacking if ws.registry.facts(each, track).prior is not None]
-        skipped = {each.label: "it needs public images (--public DIR)" for each in lacking}
-        attacking = [each for each in attacking if each.label not in skipped]
-    if not attacking:
-        raise UserError("Every attack that was asked for needs public images. Add --public DIR.")
-    plan = build_plan(ws.registry, track, defenses, attacking, 1)
-    skipped |= {cell.attack.label: reason for cell, reason in plan.skipped}
-
-    def place(stages: list[Any], tracks: dict[str, Any]) -> LocalExecutor:
-        return LocalExecutor(ws.home, slots(device, jobs, None, 1), tracks, None, code_version())
-
-    with listening(len(plan.stages), quiet) as listener:
-        result = execute(ws.store, plan, place, listener, ws.database)
-    notes = _notes(found, public, channels, resolution)
-    notes += [f"A stage failed: {message}" for message in result.outcome.failed.values()]
-    answer = report.findings(
-        found.name,
-        found.classes,
-        result.records,
-        own.id,
-        BASELINE,
-        defenses[-1].id,
-        skipped,
-        notes,
-        ws.registry.entry("defense", defenses[-1].parts[0].id if defenses[-1].parts else defenses[-1].id).title,
-    )
-    shown = report.gallery(
-        answer,
-        result.records,
-        own.id,
-        lambda run, entry: image_file(ws.store, run, entry),
-        lambda name, label, index: private_image(ws.registry, ws.home, name, label, index),
-    )
-    write_text(out / "audit.json", json.dumps(answer, indent=1, allow_nan=False) + "\n")
-    write_text(out / "audit.html", report.page(answer, shown, ws.registry.root / "site" / "audit"))
     if as_json:
-        click.echo(json.dumps(answer, allow_nan=False))
+        click.echo(json.dumps(done.answer, allow_nan=False))
     else:
-        _print(answer, out)
-    if result.outcome.interrupted:
+        _print(done.answer, request.out)
+    if done.outcome.interrupted:
         raise SystemExit(EXIT_INTERRUPTED)
-    if result.outcome.exit_code:
-        raise SystemExit(result.outcome.exit_code)
-
-
-def _notes(found: Any, public: Path | None, channels: int, side: int) -> list[str]:
-    """What the figures mean and do not."""
-    notes = [
-        "Recognised means: a second classifier, trained here on all images of --data and never shown to an attack, "
-        "names the attacked class first. It is a stand-in for a person who knows the class.",
-        "The attacker knows the architecture and the weights, and can differentiate through the model. One seed was "
-        "run; the intervals cover the classes, not other trainings.",
-        "Attacks are a lower bound: a stronger one, or one with better public images, may recover more.",
-        "The natural accuracy of the audited model counts images on which it may have been trained. The two models "
-        "trained here never saw them.",
-        f"Attacks search images of {side}x{side} in {channels} channel(s).",
-        f"The models trained here for comparison are of the architecture {found.compared}.",
-    ]
-    if public is None:
-        notes.append(
-            "No public images were given, so attacks that need some did not run. --public DIR, a folder of similar "
-            "images of others, makes the audit much stronger."
-        )
-    return notes
+    if done.outcome.exit_code:
+        raise SystemExit(done.outcome.exit_code)
 
 
 def _print(answer: dict[str, Any], out: Path) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mibench.cli import INTERRUPTED
 from mibench.cli.common import Workspace, planner, read_asked, selection_options, workspace
 from mibench.errors import EXIT_INTERRUPTED, MissingError, UserError
+
+if TYPE_CHECKING:
+    from mibench.planning.plan import Plan
+    from mibench.running.placement import Placement
+    from mibench.running.runner import Result
 
 SHOWN = 20  # incomplete runs that are named one by one
 
@@ -56,18 +61,29 @@ def run(
       mibench run --defense bido --attack ppa --set defense.lambda_y=1.0 --json
       mibench run --grid my-grid.yaml --executor slurm --slurm partition=gpu,time=240,gres=gpu:1
     """
-    from mibench.cli.progress import listening
-    from mibench.running.devices import check_device, slots
-    from mibench.running.environment import code_version
-    from mibench.running.executors import Executor
-    from mibench.running.request import missing_data
-    from mibench.running.runner import execute, force, lookup, needed
+    from mibench.running.placement import Placement
 
     seconds = read_seconds(limit) if limit is not None else None
     options = slurm_options(executor, slurm)
-    if executor == "local":
-        check_device(device, gpus)
+    placement = Placement(device, jobs, gpus=gpus, per_gpu=per_gpu, limit=seconds, slurm=options)
     plan = planner(ws, decode=True, quiet=quiet).plan(read_asked(asked))
+    result = _compute(ws, plan, placement, forced, retry_failed, quiet)
+    _show(result, str(ws.build_site()), as_json)
+    if result.outcome.interrupted:
+        click.echo(INTERRUPTED, err=True)
+        raise SystemExit(EXIT_INTERRUPTED)
+    if result.outcome.exit_code:
+        raise SystemExit(result.outcome.exit_code)
+
+
+def _compute(
+    ws: Workspace, plan: Plan, place: Placement, forced: tuple[str, ...], retry_failed: bool, quiet: bool
+) -> Result:
+    """What the plan came to. Raises MissingError if something has to be computed and its data is not here."""
+    from mibench.cli.progress import listening
+    from mibench.running.request import missing_data
+    from mibench.running.runner import execute, force, lookup, needed
+
     database = ws.database  # a damaged or newer database is said before anything is computed
     notes: list[str] = []
     again = force(ws.store, plan, forced)
@@ -76,35 +92,25 @@ def run(
     todo = needed(plan, lookup(ws.store, plan, notes))
     if todo and (lacking := missing_data(plan, ws.home)):
         raise MissingError("\n".join(lacking))
-
-    def place(stages: list[Any], tracks: dict[str, Any]) -> Executor:
-        if options is not None:
-            from mibench.running.executors.slurm import SlurmExecutor
-
-            return SlurmExecutor(ws.home, options, tracks, jobs, seconds, code_version())
-        from mibench.running.executors.local import LocalExecutor
-
-        return LocalExecutor(ws.home, slots(device, jobs, gpus, per_gpu), tracks, seconds, code_version())
-
     with listening(len(todo), quiet) as listener:
         result = execute(ws.store, plan, place, listener, database, retry_failed or bool(again))
-    index = ws.build_site()
+    result.notes = list(dict.fromkeys(notes + result.notes))
+    return result
+
+
+def _show(result: Result, index: str, as_json: bool) -> None:
+    """The figures on standard output; notes, and what was skipped or failed, on standard error."""
     failures = _failures(result)
     if as_json:
         runs = [record.public(result.cached[record.run]) for record in result.records] + failures
-        click.echo(json.dumps({"schema": 1, "runs": runs, "site": str(index)}, allow_nan=False))
+        click.echo(json.dumps({"schema": 1, "runs": runs, "site": index}, allow_nan=False))
     else:
-        _print(result, failures, str(index))
-    for note in dict.fromkeys(notes + result.notes):
+        _print(result, failures, index)
+    for note in result.notes:
         click.echo(f"Note: {note}", err=True)
-    for cell, reason in plan.skipped:
+    for cell, reason in result.plan.skipped:
         click.echo(f"Skipped {cell.defense.label} + {cell.attack.label}: {reason}.", err=True)
     _summary(result)
-    if result.outcome.interrupted:
-        click.echo(INTERRUPTED, err=True)
-        raise SystemExit(EXIT_INTERRUPTED)
-    if result.outcome.exit_code:
-        raise SystemExit(result.outcome.exit_code)
 
 
 def slurm_options(executor: str, text: str | None) -> dict[str, str | bool] | None:
@@ -129,7 +135,7 @@ def read_seconds(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _summary(result: Any) -> None:
+def _summary(result: Result) -> None:
     """What failed, and where to look: on standard error, if anything did."""
     outcome = result.outcome
     if not outcome.failed:
@@ -170,7 +176,7 @@ def collect(ws: Workspace) -> None:
     click.echo(f"Leaderboard: {ws.build_site()}")
 
 
-def _failures(result: Any) -> list[dict[str, Any]]:
+def _failures(result: Result) -> list[dict[str, Any]]:
     """The runs that are not complete, as the JSON objects that say so."""
     complete = {record.run for record in result.records}
     failed = result.outcome.failed
@@ -198,7 +204,7 @@ def _failures(result: Any) -> list[dict[str, Any]]:
     return objects
 
 
-def _print(result: Any, failures: list[dict[str, Any]], index: str) -> None:
+def _print(result: Result, failures: list[dict[str, Any]], index: str) -> None:
     from mibench.cli import tables
 
     out = tables.console()

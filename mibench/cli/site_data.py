@@ -1,9 +1,8 @@
-"""What the site is told besides the runs: the catalogue, and where a private image lies for a local build."""
+"""What the site is told besides the runs: the catalogue."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from mibench.metrics import METRICS
 from mibench.protocol.method_files import Entry
@@ -76,36 +75,3 @@ def _track_facts(track: Track) -> dict[str, object]:
         "evaluator": track.evaluator.model_dump(),
         "split": track.split,
     }
-
-
-def private_image(registry: Registry, home: Path, track: str, label: int, index: int) -> Path | None:
-    """A private training image as a PNG under ``home``, for local pages only; None where the data is not here."""
-    from mibench.data import cache_folder, load
-    from mibench.data.tracked import is_tracked
-    from mibench.errors import UserError
-
-    if track not in registry.tracks:
-        return None
-    protocol = registry.tracks[track]
-    folder = cache_folder(protocol, home)
-    try:
-        if is_tracked(protocol):
-            folder = folder.with_name(f"{folder.name}-{load(protocol, home).split[:16]}")
-    except UserError:
-        return None
-    path = home / "cache" / "private" / folder.name / f"{index}.png"
-    if not path.is_file():
-        from PIL import Image
-
-        from mibench.store.atomic import write_file
-
-        try:
-            images, labels = load(protocol, home).private_train()
-        except UserError:
-            return None
-        if not 0 <= index < len(labels) or labels[index] != label:
-            return None
-        pixels = images[index]
-        with write_file(path) as scratch:
-            Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(scratch, "PNG")
-    return path

@@ -14,6 +14,9 @@ from mibench.cli.common import Workspace, planner, plugin_option, workspace
 from mibench.errors import EXIT_FAILED, EXIT_INTERRUPTED, MissingError, StageFailed, UserError
 
 if TYPE_CHECKING:
+    from mibench.planning.plan import Plan
+    from mibench.records import RunRecord
+    from mibench.running.placement import Placement
     from mibench.submission.pack import Parcel
     from mibench.submission.verify import Verdict
 
@@ -169,19 +172,19 @@ def reproduce(
     Example:
       mibench reproduce 3f9a2b41 --device cpu
     """
-    from mibench.running.devices import check_device
+    from mibench.running.placement import Placement
     from mibench.running.request import missing_data
     from mibench.submission import reproduce as again
     from mibench.submission.compare import outcome
 
-    check_device(device, None)
+    placement = Placement(device, jobs)
     results = ws.registry.root / "results"
     stored, published, _ = again.find(run, ws.database, results)
     protocol = planner(ws, decode=True, quiet=quiet).track(track or stored.track)
     plan = again.plan_again(ws.registry, stored, protocol)
     if lacking := missing_data(plan, ws.home):
         raise MissingError("\n".join(lacking))
-    computed = _compute(ws, stored.run, plan, device, jobs, fresh, quiet)
+    computed = _compute(ws, stored.run, plan, placement, fresh, quiet)
     found = outcome(stored, computed)
     again.record(stored, found, ws.store, ws.database, results if published else None)
     ws.build_site()
@@ -193,12 +196,9 @@ def reproduce(
         raise SystemExit(EXIT_FAILED)
 
 
-def _compute(ws: Workspace, run: str, plan: Any, device: str, jobs: int | None, fresh: bool, quiet: bool) -> Any:
+def _compute(ws: Workspace, run: str, plan: Plan, place: Placement, fresh: bool, quiet: bool) -> RunRecord:
     """The record of the plan's one run, computed in a store of its own."""
     from mibench.cli.progress import listening
-    from mibench.running.devices import slots
-    from mibench.running.environment import code_version
-    from mibench.running.executors.local import LocalExecutor
     from mibench.running.runner import execute, lookup, needed
     from mibench.store.db import Database
     from mibench.submission.reproduce import prepare_store
@@ -206,10 +206,6 @@ def _compute(ws: Workspace, run: str, plan: Any, device: str, jobs: int | None, 
     store = prepare_store(ws.home, run, fresh)
     database = Database.open(f"sqlite:///{store.home / 'mibench.db'}", store.home)
     todo = needed(plan, lookup(store, plan, []))
-
-    def place(stages: list[Any], tracks: dict[str, Any]) -> LocalExecutor:
-        return LocalExecutor(store.home, slots(device, jobs, None, 1), tracks, None, code_version())
-
     with listening(len(todo), quiet) as listener:
         result = execute(store, plan, place, listener, database, retry_failed=True)
     if result.outcome.interrupted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mibench.errors import EXIT_FAILED, UserError, unknown
@@ -10,11 +10,10 @@ from mibench.planning.estimates import estimate, filled, past_seconds
 from mibench.planning.plan import Plan, Stage
 from mibench.planning.schedule import Schedule
 from mibench.protocol.stage_kinds import EXTRA, STAGE_KINDS
-from mibench.protocol.tracks import Track
 from mibench.records import RunRecord
 from mibench.running import grids
 from mibench.running.coordinator import Listener, Outcome, State, coordinate
-from mibench.running.executors import Executor
+from mibench.running.placement import Place
 from mibench.running.recording import Recorder, record_key
 from mibench.stages.events import Failed
 from mibench.store import attempts
@@ -82,17 +81,13 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
     return [stage for stage in plan.stages.values() if stage.key not in done]
 
 
-Place = Callable[[list[Stage], dict[str, Track]], Executor]
-
-
 def execute(
     store: Store, plan: Plan, place: Place, listener: Listener, database: Database, retry_failed: bool = False
 ) -> Result:
     """Compute what is missing and return the records of the runs that are complete; all of it is in the database.
 
-    ``place`` is asked for an executor only when there is something to compute; it gets the stages and, by id, the
-    tracks as they were planned. A stage that failed before, by an error of the same method, is not tried again unless
-    ``retry_failed``; one that was killed, stopped or lacked something is.
+    ``place`` is asked for an executor only if there is something to compute. A stage that failed before, by an error of
+    the same method, is not tried again unless ``retry_failed``; one that was killed, stopped or lacked something is.
     """
     result = Result(plan)
     recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
@@ -134,7 +129,7 @@ def _compute(
                 before.fail(key, message, EXIT_FAILED)
                 before.blocked |= schedule.fail(key)
                 listener(schedule.stages[key], Failed(message=message))
-    executor = place(todo, {run.cell.track.id: run.cell.track for run in plan.runs})
+    executor = place(store.home, {run.cell.track.id: run.cell.track for run in plan.runs})
 
     def look(stage: Stage) -> State:
         if store.path(stage.kind, stage.key).exists() and _whole(store, stage, [], verify=False) is not None:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from factories import make_catalogue, make_run
 from studies import TEMPLATES, make_key, make_study
 
-from mibench.audit.report import findings, gallery, page
+from mibench.audit.report import Models, findings, gallery, page
 from mibench.publish import SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.figures_file import load_reported
@@ -539,7 +539,8 @@ def test_the_audit_report_reads_well(visit: Callable[..., Any], tmp_path: Path, 
     ]
     labels = runs[0].identities
     names = [HOSTILE, "a" * 300, *(f"class {n}" for n in range(max(labels)))]
-    found = findings(HOSTILE, names, runs, "own_model", "none", "re", {"vmi": "it needs public images"}, ["A note."])
+    models = Models("own_model", "none", "re", "Random erasing")
+    found = findings(HOSTILE, names, runs, models, {"vmi": "it needs public images"}, ["A note."])
     assert [row["attack"] for row in found["attacks"]] == ["gmi", "ppa"] and found["attacks"][1]["defended"] is None
     own = [run for run in runs if run.defense == "own_model"]
     shown = gallery(found, own, "own_model", lambda *_: picture, lambda *_: picture)

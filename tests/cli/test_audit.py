@@ -16,8 +16,9 @@ from PIL import Image
 from tiny import Cli
 
 from mibench.audit.foreign import Foreign, fingerprint, last_linear
-from mibench.audit.prepare import subject
+from mibench.audit.prepare import prepare
 from mibench.audit.report import exposed
+from mibench.audit.request import AuditRequest
 from mibench.data.synthfaces import faces
 from mibench.errors import UserError
 
@@ -137,24 +138,24 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(
 ) -> None:
     monkeypatch.chdir(owner)
     monkeypatch.syspath_prepend(str(owner))
-    monkeypatch.setenv("MIBENCH_PLUGINS", "")
     monkeypatch.setenv("PYTHONPATH", "")
     (owner / "page.pth").write_text("<!DOCTYPE html><p>Quota exceeded")
     for name in ("bob", "cyd"):
         shutil.copytree(owner / "photos" / name, owner / "two" / name, dirs_exist_ok=True)
     given: dict[str, Any] = {"checkpoint": "model.pth", "arch": "resnet18", "data": "photos", "public": None}
-    given |= {"side": SIDE, "channels": 3, "normalise": "half", "network_side": None, "epochs": 1, "identities": None}
+    given |= {"resolution": SIDE, "channels": 3, "normalise": "half", "epochs": 1, "images": 1}
     given |= changes
     for name in ("data", "public"):
         given[name] = Path(given[name]) if given[name] else None
     with pytest.raises(UserError, match=reason):
-        subject(**given, images=1, out=tmp_path / "out", home=tmp_path / "home")
+        prepare(AuditRequest(**given, out=tmp_path / "out"), tmp_path / "home")
     assert not (tmp_path / "out").exists()
 
 
 def test_attacks_that_need_public_images_are_not_begun_without(owner: Path, tmp_path: Path, tiny_root: Path) -> None:
     cli = Cli(tmp_path / "home", tiny_root)
     words = ("model", "audit", str(owner / "model.pth"), "--arch", "resnet18", "--data", str(owner / "photos"))
+    words += ("--out", str(tmp_path / "out"))
     assert "needs public images" in cli(*words, *SHORT[2:], "--attack", "gmi", code=2).stderr
 
 

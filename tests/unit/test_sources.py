@@ -78,11 +78,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-@pytest.fixture
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "")
-
-
 def test_package_methods_are_listed_by_package_and_name_without_import(package: Path) -> None:
     registry = Registry()
     entries = registry.entries("defense")
@@ -124,7 +119,6 @@ def test_module_file_imports_no_parent(package: Path) -> None:
     assert module_file("acme_inversion.none") is None and module_file("math") is None
 
 
-@pytest.mark.usefixtures("plugins")
 def test_a_file_of_ones_own_is_known_by_its_name_and_not_imported(tmp_path: Path) -> None:
     sentinel = tmp_path / "ran"
     path = tmp_path / "mine.py"
@@ -139,7 +133,6 @@ def test_a_file_of_ones_own_is_known_by_its_name_and_not_imported(tmp_path: Path
     assert sentinel.exists()
 
 
-@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
@@ -159,7 +152,6 @@ def test_files_that_are_no_method_are_refused(tmp_path: Path, name: str, text: s
         Registry().entries("defense")
 
 
-@pytest.mark.usefixtures("plugins")
 def test_use_file_wants_a_python_file_and_keeps_the_others(tmp_path: Path) -> None:
     for name in ("a.py", "b.py"):
         (tmp_path / name).write_text("")

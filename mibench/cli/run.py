@@ -119,7 +119,8 @@ def slurm_options(executor: str, text: str | None) -> dict[str, str | bool] | No
         if text is not None:
             raise click.UsageError("--slurm goes with --executor slurm.")
         return None
-    from mibench.running.executors.slurm import check_slurm, minutes, parse_options
+    from mibench.running.executors.slurm.commands import check_slurm
+    from mibench.running.executors.slurm.options import minutes, parse_options
 
     options = parse_options(text)
     minutes(str(options.get("time", 1)))

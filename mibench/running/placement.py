@@ -34,7 +34,7 @@ class Placement:
 
     def __call__(self, home: Path, tracks: Mapping[str, Track]) -> Executor:
         if self.slurm is not None:
-            from mibench.running.executors.slurm import SlurmExecutor
+            from mibench.running.executors.slurm.executor import SlurmExecutor
 
             return SlurmExecutor(home, self.slurm, tracks, self.jobs, self.limit, code_version())
         from mibench.running.executors.local import LocalExecutor

@@ -18,7 +18,8 @@ import pytest
 from tiny import Cli, make_root, numbers, until, workers_of
 
 from mibench.errors import UserError
-from mibench.running.executors.slurm import Command, minutes, parse_options
+from mibench.running.executors.slurm import job as job_module
+from mibench.running.executors.slurm.options import minutes, parse_options
 from mibench.store import attempts
 
 pytestmark = pytest.mark.slow
@@ -90,7 +91,7 @@ def jobs(cli: Cli, kind: str) -> list[str]:
 
 
 def key_kind(file: Path) -> str:
-    kind: str = json.loads((file.parent / "request.json").read_text())["stage"]["kind"]
+    kind: str = json.loads((file.parent / "order.json").read_text())["stage"]["kind"]
     return kind
 
 
@@ -268,19 +269,16 @@ def test_command_ends_a_worker_at_its_limit(tmp_path: Path, monkeypatch: pytest.
     """One that does not listen, too."""
     key = "a" * 64
     attempts.begin(tmp_path, key, "cpu", "")
-    command = Command(
-        ["sh", "-c", "trap '' TERM; sleep 60 & wait; sleep 60"], str(tmp_path), key, str(tmp_path / "log"), "t", 0.5
-    )
-    import mibench.running.executors.slurm as module
-
-    module_grace, module.GRACE = module.GRACE, 0.5
-    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(job_module, "GRACE", 0.5)
+    before = {number: signal.getsignal(number) for number in job_module.WARNINGS}
     start = time.monotonic()
     try:
         with pytest.raises(RuntimeError, match="limit"):
-            command()
+            job_module.run(
+                ["sh", "-c", "trap '' TERM; sleep 60 & wait; sleep 60"], tmp_path, key, tmp_path / "log", "t", 0.5
+            )
     finally:
-        module.GRACE = module_grace
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert time.monotonic() - start < 10
     assert [a.outcome for a in attempts.read(tmp_path, key)] == ["limit"]

@@ -6,12 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
 from mibench.planning.plan import Stage
 from mibench.running.coordinator import Listener
 from mibench.stages import events
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as BarsOfRich
+    from rich.progress import TaskID
 
 _EVERY = 10.0  # seconds between plain lines of one stage
 _LINES = 4  # stages that may each say something every ten seconds; more take turns
@@ -113,12 +118,10 @@ def _bars(total: int) -> Iterator[Listener]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-    from rich.text import Text
 
     console = Console(stderr=True)
     columns = [
@@ -130,52 +133,63 @@ def _bars(total: int) -> Iterator[Listener]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True) as progress:
-        whole = progress.add_task("stages", total=total, note="")
-        tasks: dict[str, TaskID] = {}
-        begun: dict[str, float] = {}
-        failures = 0
+        yield _Bars(progress, total)
 
-        def say(word: str, style: str, sentence: str) -> None:  # a label such as re[strong] is not markup
-            console.print(Text.assemble((word, style), " ", sentence), highlight=False)
 
-        def fit() -> None:
-            """As many bars as the terminal has room for, the oldest first; how many run is said in the first line."""
-            room = max(1, console.size.height - 4)
-            for place, task in enumerate(tasks.values()):
-                progress.update(task, visible=place < room)
-            failed = f", {failures} failed" if failures else ""
-            progress.update(whole, note=f"{len(tasks)} running{failed}")
+class _Bars:
+    """A bar for the whole and one for each stage that runs, as many as the terminal has room for."""
 
-        def listen(stage: Stage, event: events.Event) -> None:
-            nonlocal failures
-            if isinstance(event, events.Started):
-                begun[stage.key] = time.monotonic()
-                tasks[stage.key] = progress.add_task(f"  {stage.title}", total=None, note="")
-                fit()
-            elif isinstance(event, events.Progress):
-                progress.update(
-                    tasks[stage.key],
-                    description=f"  {stage.title}: {event.name}",
-                    completed=event.step,
-                    total=event.steps or None,
-                    note="" if event.loss is None else f"loss {event.loss:.4g}",
-                )
-            elif isinstance(event, events.Note):
-                say("note", "yellow", f"{stage.title}: {event.message}")
-            elif isinstance(event, events.Elsewhere):
-                say("wait", "yellow", f"{stage.title} is computed by another process")
-            else:
-                if isinstance(event, events.Failed):
-                    failures += 1
-                    say("failed", "red", f"{stage.title}: {event.message}")
-                elif isinstance(event, events.Stopped):
-                    say("stopped", "yellow", f"{stage.title}; it goes on from here")
-                elif stage.key in begun:
-                    say("done", "green", f"{stage.title} in {time.monotonic() - begun[stage.key]:.1f} s")
-                if stage.key in tasks:
-                    progress.remove_task(tasks.pop(stage.key))
-                if not isinstance(event, events.Stopped):
-                    progress.advance(whole)
-                fit()
+    def __init__(self, progress: BarsOfRich, total: int) -> None:
+        self._progress = progress
+        self._whole = progress.add_task("stages", total=total, note="")
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, float] = {}
+        self._failures = 0
 
-        yield listen
+    def __call__(self, stage: Stage, event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            self._begun[stage.key] = time.monotonic()
+            self._tasks[stage.key] = self._progress.add_task(f"  {stage.title}", total=None, note="")
+            self._fit()
+        elif isinstance(event, events.Progress):
+            self._progress.update(
+                self._tasks[stage.key],
+                description=f"  {stage.title}: {event.name}",
+                completed=event.step,
+                total=event.steps or None,
+                note="" if event.loss is None else f"loss {event.loss:.4g}",
+            )
+        elif isinstance(event, events.Note):
+            self._say("note", "yellow", f"{stage.title}: {event.message}")
+        elif isinstance(event, events.Elsewhere):
+            self._say("wait", "yellow", f"{stage.title} is computed by another process")
+        else:
+            self._end(stage, event)
+
+    def _end(self, stage: Stage, event: events.Last) -> None:
+        if isinstance(event, events.Failed):
+            self._failures += 1
+            self._say("failed", "red", f"{stage.title}: {event.message}")
+        elif isinstance(event, events.Stopped):
+            self._say("stopped", "yellow", f"{stage.title}; it goes on from here")
+        elif stage.key in self._begun:
+            self._say("done", "green", f"{stage.title} in {time.monotonic() - self._begun[stage.key]:.1f} s")
+        if stage.key in self._tasks:
+            self._progress.remove_task(self._tasks.pop(stage.key))
+        if not isinstance(event, events.Stopped):
+            self._progress.advance(self._whole)
+        self._fit()
+
+    def _say(self, word: str, style: str, sentence: str) -> None:
+        """A line above the bars. A label such as re[strong] is not markup."""
+        from rich.text import Text
+
+        self._progress.console.print(Text.assemble((word, style), " ", sentence), highlight=False)
+
+    def _fit(self) -> None:
+        """The oldest bars come first; how many stages run is said in the first line."""
+        room = max(1, self._progress.console.size.height - 4)
+        for place, task in enumerate(self._tasks.values()):
+            self._progress.update(task, visible=place < room)
+        failed = f", {self._failures} failed" if self._failures else ""
+        self._progress.update(self._whole, note=f"{len(self._tasks)} running{failed}")

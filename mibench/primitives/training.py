@@ -101,10 +101,8 @@ def fit_classifier(
     identity are held out and the weights of the best epoch on them are kept; the test split plays no part.
     """
     inside = inside or LoopHooks()
-    sampler = inside.sampler or sampler
     train, validation = _split_validation(data, recipe, stream)
     steps = recipe.epochs * steps_per_epoch(recipe, len(train))
-    smallest = recipe.batch if recipe.drop_last else 2  # batch norm takes no single image
     optimiser, schedule = make_optimiser(net, recipe, steps)
     best = _Best(net, validation, inside.state) if recipe.select == "best" else None
     state = {"net": net, "optimiser": optimiser, "schedule": schedule} | ({"best": best} if best else {})
@@ -112,21 +110,7 @@ def fit_classifier(
     if inside.optimiser:
         optimiser = inside.optimiser(optimiser)
     images_seed = int(stream(f"{name}.images").integers(2**62, 1)) if augment else 0
-
-    def epoch(index: int) -> Iterator[Tensor]:
-        rng = stream(f"{name}.order.{index}")
-        own = sampler(train.labels, recipe.batch, rng) if sampler else None
-        return own if own is not None else shuffled(len(train), recipe.batch, rng, smallest)
-
-    def endless() -> Iterator[Tensor]:
-        for index in itertools.count():
-            rest = iter(epoch(index))
-            if (first := next(rest, None)) is None:
-                raise StageFailed(f"An epoch of {len(train)} images has no batch of {recipe.batch}.")
-            yield first
-            yield from rest
-
-    batches = endless()
+    batches = _batches(train, recipe, stream, name, inside.sampler or sampler)
     running = loop(name, steps, state)
     net.train()
     position = 0
@@ -151,6 +135,21 @@ def fit_classifier(
     if best:
         best.restore()
     return net.eval()
+
+
+def _batches(
+    train: ImageSet, recipe: Recipe, stream: Callable[[str], Stream], name: str, sampler: Sampler | None
+) -> Iterator[Tensor]:
+    """Index batches, epoch after epoch, without end. Raises StageFailed for an epoch that has none."""
+    smallest = recipe.batch if recipe.drop_last else 2  # batch norm takes no single image
+    for epoch in itertools.count():
+        rng = stream(f"{name}.order.{epoch}")
+        own = sampler(train.labels, recipe.batch, rng) if sampler else None
+        batches = iter(own if own is not None else shuffled(len(train), recipe.batch, rng, smallest))
+        if (first := next(batches, None)) is None:
+            raise StageFailed(f"An epoch of {len(train)} images has no batch of {recipe.batch}.")
+        yield first
+        yield from batches
 
 
 def fit_student(

@@ -88,12 +88,12 @@ class BrepMi(Attack):
             rounds += 1
             alpha = min(R / 3, p.largest_step)
             u = R * normalize(sphere.normal(1, N, d)[0])
-            Phi = phi(z + u)
-            grow = float(Phi.sum()) > p.inside * N
+            q = phi(z + u)
+            grow = float(q.sum()) > p.inside * N
             if grow:
                 R, last, growths = p.growth * R, steps, growths + 1
-            # Only points outside repel. They lie on the old radius and are divided by the new one, as in released code.
-            M = ((Phi - 1) / 2)[:, None].mul(u).mean(0, keepdim=True) / R
+            c = (q - 1) / 2  # points outside repel, those inside do not attract
+            M = (c[:, None] * u).mean(0, keepdim=True) / R  # u is on the old radius, R the new one, as released
             proposal = (z + alpha * M).clamp(-p.bound, p.bound)
             if float(phi(proposal)) < 0:
                 rejected += 1

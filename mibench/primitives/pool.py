@@ -57,14 +57,14 @@ def render_single(generator: Generator, w: Tensor, psi: float = 1.0, cutoff: int
 
 
 class StyleParams(BaseParams):
-    """Which generator."""
+    """Which generator an attack searches."""
 
     prior: str = Field("dcgan", description="the generator: id of a prior with scope public")
     prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of that prior")
 
 
 class PoolParams(StyleParams):
-    """And the pool of its latents; an attack gives the numbers its own defaults."""
+    """The generator, and the pool of its latents; an attack gives the numbers its own defaults."""
 
     pool: int = Field(5000, ge=1, description="latents in the candidate search (S)")
     truncation: float = Field(0.5, gt=0, description="psi, scale of the pool's latents")

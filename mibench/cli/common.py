@@ -87,11 +87,11 @@ class Workspace:
     def find_run(self, text: str) -> RunRecord:
         """The one run whose id starts with ``text``, or whose name it is. Raises UserError."""
         runs = self.database.runs()
-        found = [run for run in runs if run.run.startswith(text)] or [run for run in runs if run.name == text]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(f"{text!r} fits {len(found)} runs: {', '.join(run.run for run in found)}.")
+        matching = [run for run in runs if run.run.startswith(text)] or [run for run in runs if run.name == text]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise UserError(f"{text!r} fits {len(matching)} runs: {', '.join(run.run for run in matching)}.")
         from mibench.errors import unknown
 
         names = {run.run for run in runs} | {run.name for run in runs}

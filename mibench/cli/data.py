@@ -98,19 +98,19 @@ def prepare(
         raise SystemExit(EXIT_ENVIRONMENT)
 
 
-def _prepare_set(ws: Workspace, found: Any, root: Path | None, jobs: int, allow_duplicates: bool, quiet: bool) -> str:
+def _prepare_set(ws: Workspace, wanted: Any, root: Path | None, jobs: int, allow_duplicates: bool, quiet: bool) -> str:
     from mibench.cli.progress import decoding
     from mibench.data.sets.build import build
     from mibench.data.sets.prepared import facts, not_prepared
 
     if root is None:
-        known = facts(found.name, ws.home)
+        known = facts(wanted.name, ws.home)
         if known is None:
-            raise MissingError(not_prepared(found))
+            raise MissingError(not_prepared(wanted))
         return _line(known) + ", prepared before"
-    with decoding(found.name, quiet) as tell:
-        _, new = build(found, root, ws.home, jobs=jobs, progress=tell, allow_duplicates=allow_duplicates)
-    known = facts(found.name, ws.home)
+    with decoding(wanted.name, quiet) as tell:
+        _, new = build(wanted, root, ws.home, jobs=jobs, progress=tell, allow_duplicates=allow_duplicates)
+    known = facts(wanted.name, ws.home)
     assert known is not None
     for note in known["notes"]:
         click.echo(f"Note: {note}.", err=True)
@@ -132,10 +132,10 @@ def _prepare_track(ws: Workspace, track: Any, jobs: int, allow_duplicates: bool,
     if tracked.is_tracked(track):
         with decoding(track.id, quiet) as tell:
             tracked.prepare(track, ws.home, jobs, tell, allow_duplicates)
-    found = prepare_track(track, ws.home)
-    parts = ("private_train", "private_test", *(("public",) if found.has_public else ()))
-    counts = ", ".join(f"{len(getattr(found, part)()[1])} {part}" for part in parts)
-    return f"{counts} images, split {found.split[:16]}"
+    images = prepare_track(track, ws.home)
+    parts = ("private_train", "private_test", *(("public",) if images.has_public else ()))
+    counts = ", ".join(f"{len(getattr(images, part)()[1])} {part}" for part in parts)
+    return f"{counts} images, split {images.split[:16]}"
 
 
 @data.command()
@@ -194,20 +194,20 @@ def show(ws: Workspace, name: str | None) -> None:
             state = "prepared" if facts(each, ws.home) else "-"
             click.echo(f"{each:<17} {state:<9} {data_set(each).title}")
         return
-    found, known = data_set(name), facts(name, ws.home)
-    low, high = found.inputs
-    published = ", ".join(f"{count:,} {split}" for split, count in found.counts.items()) or "not prescribed"
-    views = ", ".join(f"{view} {v.side}x{v.side}" for view, v in found.views.items())
+    wanted, known = data_set(name), facts(name, ws.home)
+    low, high = wanted.inputs
+    published = ", ".join(f"{count:,} {split}" for split, count in wanted.counts.items()) or "not prescribed"
+    views = ", ".join(f"{view} {v.side}x{v.side}" for view, v in wanted.views.items())
     for line in (
-        found.title,
-        f"get:     {found.get}",
-        f"licence: {found.licence}",
-        f"files below --root:\n{found.tree}",
-        f"split:   {found.rule}",
+        wanted.title,
+        f"get:     {wanted.get}",
+        f"licence: {wanted.licence}",
+        f"files below --root:\n{wanted.tree}",
+        f"split:   {wanted.rule}",
         f"counts:  {published}",
         f"views:   {views}; the protocol's networks see [{low:g}, {high:g}]",
-        f"sensitive: {'yes' if found.sensitive else 'no'}; private images on public pages: "
-        + ("allowed" if found.publish_private else "no"),
+        f"sensitive: {'yes' if wanted.sensitive else 'no'}; private images on public pages: "
+        + ("allowed" if wanted.publish_private else "no"),
         f"here:    {_line(known) if known else 'not prepared'}",
     ):
         click.echo(line)

@@ -85,22 +85,22 @@ def _import(home: Path, file: str, data: bytes, kind: str, name: str | None) -> 
 
     sha256, folder = hashlib.sha256(data).hexdigest(), weights_folder(home)
     try:
-        found: Fitted = fit(kind, read_checkpoint(data))
+        fitted: Fitted = fit(kind, read_checkpoint(data))
     except UserError as error:
         raise type(error)(f"{file} cannot be imported as {kind}. {error}") from None
-    facts: dict[str, Any] = {"kind": kind, "file": file, "bytes": len(data), "settings": dict(found.settings)}
-    facts |= {"tensors": len(found.tensors), "numbers": sum(value.numel() for value in found.tensors.values())}
-    facts |= {"notes": found.notes} | ({"name": name} if name else {})
+    facts: dict[str, Any] = {"kind": kind, "file": file, "bytes": len(data), "settings": dict(fitted.settings)}
+    facts |= {"tensors": len(fitted.tensors), "numbers": sum(value.numel() for value in fitted.tensors.values())}
+    facts |= {"notes": fitted.notes} | ({"name": name} if name else {})
     facts = json.loads(json.dumps(facts))
     try:
         there = imported_facts(folder, sha256[:16])
         facts |= {"name": there["name"]} if name is None and "name" in there else {}
         if all(there.get(key) == value for key, value in facts.items()):
-            return there, found.notes, False
+            return there, fitted.notes, False
     except MissingError:
         pass
-    save_imported(folder, sha256, found.tensors, facts)
-    return imported_facts(folder, sha256[:16]), found.notes, True
+    save_imported(folder, sha256, fitted.tensors, facts)
+    return imported_facts(folder, sha256[:16]), fitted.notes, True
 
 
 def _command(ws: Workspace, name: str, settings: dict[str, Any], use: Use) -> tuple[str, list[str]]:
@@ -156,20 +156,20 @@ def _list(ws: Workspace, as_json: bool) -> None:
     from mibench.weights.kinds import KINDS
     from mibench.weights.starting import weights_folder
 
-    found = all_imported(weights_folder(ws.home))
+    imported = all_imported(weights_folder(ws.home))
     if as_json:
         kinds = {name: kind.title for name, kind in KINDS.items()}
-        click.echo(json.dumps({"imported": found, "kinds": kinds}, indent=1))
+        click.echo(json.dumps({"imported": imported, "kinds": kinds}, indent=1))
     else:
-        for facts in found:
+        for facts in imported:
             if facts.get("damaged"):
                 click.echo(f"{facts['id']}  damaged: import the file again")
                 continue
             called = f"  {facts['name']}" if "name" in facts else ""
             click.echo(f"{facts['id']}  {facts['kind']}  {facts['file']}  {facts['bytes']:,} bytes{called}")
-        if not found:
+        if not imported:
             click.echo("Nothing was imported yet.")
         width = max(map(len, KINDS))
         click.echo("kinds:\n" + "\n".join(f"  {name:<{width}}  {kind.title}" for name, kind in KINDS.items()))
-    if any(facts.get("damaged") for facts in found):
+    if any(facts.get("damaged") for facts in imported):
         raise SystemExit(EXIT_ENVIRONMENT)

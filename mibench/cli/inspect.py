@@ -25,11 +25,11 @@ def list_(ws: Workspace, kind: str | None, as_json: bool) -> None:
       mibench list
       mibench list defenses --json
     """
-    found = {name: _listing(ws, name) for name in ([kind] if kind else _KINDS)}
+    listings = {name: _listing(ws, name) for name in ([kind] if kind else _KINDS)}
     if as_json:
-        click.echo(json.dumps(found[kind] if kind else found, indent=1))
+        click.echo(json.dumps(listings[kind] if kind else listings, indent=1))
         return
-    for name, items in found.items():
+    for name, items in listings.items():
         click.echo(f"{name}:")
         width = max(map(len, items), default=0)
         for item, facts in items.items():

@@ -41,17 +41,17 @@ def new(ws: Workspace, kind: str, name: str, start: str | None, folder: Path, ro
 
     if kind == "track" and start is not None:
         raise click.UsageError("--from goes with a defense or an attack.")
-    found = draft(ws.registry, kind, name, start, folder, root)  # type: ignore[arg-type]
-    for path in found.files:
+    written = draft(ws.registry, kind, name, start, folder, root)  # type: ignore[arg-type]
+    for path in written.files:
         if path.exists() and path.name != "registry.yaml":
             raise UserError(f"{path} is there already. Choose another name, or remove it.")
-    for path, text in found.files.items():
+    for path, text in written.files.items():
         known = path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
         click.echo(f"{'changed' if known else 'wrote'}  {os.path.relpath(path)}")
     click.echo("Next:")
-    for line in found.next:
+    for line in written.next:
         click.echo(f"  {line}")
 
 

@@ -130,10 +130,10 @@ def slurm_options(executor: str, text: str | None) -> dict[str, str | bool] | No
 
 def read_seconds(text: str) -> float:
     """``90s``, ``30m``, ``4h`` or ``90`` (seconds) -> seconds. Raises UserError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not found or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match or float(match[1]) <= 0:
         raise UserError(f"Cannot read the time {text!r}. Expected 90s, 30m or 4h.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _summary(result: Result) -> None:
@@ -152,13 +152,13 @@ def _summary(result: Result) -> None:
 
 def _roots(blocked: dict[str, str]) -> dict[str, str]:
     """Blocked stage -> the stage that failed, however far above."""
-    found = {}
+    roots = {}
     for key in blocked:
         parent = blocked[key]
         while parent in blocked:
             parent = blocked[parent]
-        found[key] = parent
-    return found
+        roots[key] = parent
+    return roots
 
 
 @click.command()

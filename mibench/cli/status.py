@@ -38,8 +38,8 @@ def status(ws: Workspace, watch: bool, as_json: bool) -> None:
         return
     before: list[str] = []
     while True:
-        found, moving = _look(ws)
-        lines = _lines(found)
+        state, moving = _look(ws)
+        lines = _lines(state)
         if lines != before:
             click.echo("\n".join(lines))
         before = lines
@@ -56,8 +56,8 @@ def _live(ws: Workspace) -> None:
     moving = True
     with Live(console=Console(), auto_refresh=False) as live:
         while moving:
-            found, moving = _look(ws)
-            live.update(Text("\n".join(_lines(found))), refresh=True)
+            state, moving = _look(ws)
+            live.update(Text("\n".join(_lines(state))), refresh=True)
             if moving:
                 time.sleep(_EVERY)
 
@@ -70,7 +70,7 @@ def _look(ws: Workspace) -> tuple[dict[str, Any], bool]:
     known = grid_states(ws.store)
     work = ws.store.work
     unfinished = sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []
-    found = {
+    state = {
         "home": str(ws.home),
         "stages": {kind: count for kind, (count, _) in sorted(counts.items())},
         "seconds": round(sum(seconds for _, seconds in counts.values()), 1),
@@ -78,7 +78,7 @@ def _look(ws: Workspace) -> tuple[dict[str, Any], bool]:
         "unfinished": [key for key in unfinished if not ws.store.held(key)],
         "damaged": _damaged(ws),
     }
-    return found, any(grid.moving for grid in known)
+    return state, any(grid.moving for grid in known)
 
 
 def _damaged(ws: Workspace) -> list[str]:
@@ -95,17 +95,17 @@ def _damaged(ws: Workspace) -> list[str]:
     return gone + [f"{name} was damaged and set aside; mibench gc removes it." for name in aside]
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
+def _lines(state: dict[str, Any]) -> list[str]:
     from mibench.running.grid_states import progress_text
 
-    lines = [f"home: {found['home']}"]
-    lines += [f"  {kind:<9} {count}" for kind, count in found["stages"].items()]
-    left = len(found["unfinished"])
+    lines = [f"home: {state['home']}"]
+    lines += [f"  {kind:<9} {count}" for kind, count in state["stages"].items()]
+    left = len(state["unfinished"])
     lines.append(
-        f"computed in {describe_time(found['seconds'])}; {left} unfinished stages are resumed by the same command"
+        f"computed in {describe_time(state['seconds'])}; {left} unfinished stages are resumed by the same command"
     )
-    for grid in found["grids"]:
-        states = ", ".join(f"{count} {state}" for state, count in grid["stages"].items() if count)
+    for grid in state["grids"]:
+        states = ", ".join(f"{count} {name}" for name, count in grid["stages"].items() if count)
         who = "" if grid["coordinator"] else "; no coordinator is at work, the same command goes on"
         time_left = f"; about {describe_time(grid['seconds_left'])} of computing left" if grid["seconds_left"] else ""
         lines.append(f"grid {grid['grid']} of {grid['created']}, {grid['runs']} runs: {states}{time_left}{who}")
@@ -114,10 +114,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for stage in grid["failed"][:_SHOWN]:
             lines.append(f"  failed  {stage['title']}: {stage['message']}")
             lines.append(f"          log: mibench logs {stage['key'][:12]}")
-        for state in ("running", "failed"):
-            if len(grid[state]) > _SHOWN:
-                lines.append(f"  and {len(grid[state]) - _SHOWN} more {state}; --json lists them")
-    return lines + [f"damaged: {sentence}" for sentence in found["damaged"]]
+        for name in ("running", "failed"):
+            if len(grid[name]) > _SHOWN:
+                lines.append(f"  and {len(grid[name]) - _SHOWN} more {name}; --json lists them")
+    return lines + [f"damaged: {sentence}" for sentence in state["damaged"]]
 
 
 @click.command()

@@ -185,14 +185,14 @@ def reproduce(
     if lacking := missing_data(plan, ws.home):
         raise MissingError("\n".join(lacking))
     computed = _compute(ws, stored.run, plan, placement, fresh, quiet)
-    found = outcome(stored, computed)
-    again.record(stored, found, ws.store, ws.database, results if published else None)
+    verdict = outcome(stored, computed)
+    again.record(stored, verdict, ws.store, ws.database, results if published else None)
     ws.build_site()
     if as_json:
-        click.echo(json.dumps({"schema": 1, "run": stored.run} | found, allow_nan=False))
+        click.echo(json.dumps({"schema": 1, "run": stored.run} | verdict, allow_nan=False))
     else:
-        _print(stored.name, found)
-    if found["verdict"] != "reproduced":
+        _print(stored.name, verdict)
+    if verdict["verdict"] != "reproduced":
         raise SystemExit(EXIT_FAILED)
 
 
@@ -219,17 +219,17 @@ def _compute(ws: Workspace, run: str, plan: Plan, place: Placement, fresh: bool,
     return result.records[0]
 
 
-def _print(name: str, found: dict[str, Any]) -> None:
+def _print(name: str, outcome: dict[str, Any]) -> None:
     from rich.table import Table
 
     from mibench.cli import tables
 
-    table = Table(title=f"{name}: {found['verdict']}", title_justify="left")
+    table = Table(title=f"{name}: {outcome['verdict']}", title_justify="left")
     table.add_column("metric")
     for head in ("stored", "again", "difference", "tolerance"):
         table.add_column(head, justify="right")
     table.add_column("verdict")
-    for item in found["metrics"]:
+    for item in outcome["metrics"]:
         numbers = ["-" if item[k] is None else f"{item[k]:.6g}" for k in ("stored", "again", "difference", "tolerance")]
         verdict = "agrees" if item["within"] else "differs"
         if item["stored"] is None and item["again"] is None:
@@ -239,4 +239,4 @@ def _print(name: str, found: dict[str, Any]) -> None:
     out.print(table)
     same = "the same packages and kind of processor: figures must be the same"
     other = "other packages or another processor: within the tolerance, or inside the stored interval"
-    out.print(same if found["exact"] else other)
+    out.print(same if outcome["exact"] else other)

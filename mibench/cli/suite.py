@@ -33,20 +33,20 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
     from mibench.publish.figures_file import load_reported
     from mibench.publish.results import load_results, merged
 
-    found = load_suite(ws.registry.root, name)
+    whole = load_suite(ws.registry.root, name)
     results = ws.registry.root / "results"
     records = merged(ws.database.runs(), load_results(results))
     lines = load_reported(results / "reported.csv")
     cells = {}
-    for key, cell in found.cells.items():
+    for key, cell in whole.cells.items():
         plan = planner(ws).suite(name, (key,), seeds)
         cells[key] = _cell(ws, cell, plan, records, lines)
     if as_json:
-        head = {"schema": 1, "suite": name, "title": found.title, "note": found.note}
-        established = [entry.model_dump() for entry in found.established]
+        head = {"schema": 1, "suite": name, "title": whole.title, "note": whole.note}
+        established = [entry.model_dump() for entry in whole.established]
         click.echo(json.dumps(head | {"established": established, "cells": cells}, indent=1))
         return
-    _print(found, cells)
+    _print(whole, cells)
 
 
 def _cell(ws: Workspace, cell: Any, plan: Any, records: list[Any], lines: list[Any]) -> dict[str, Any]:
@@ -102,15 +102,15 @@ def _reported(ws: Workspace, label: str) -> tuple[str, ...]:
     return ws.registry.entry("defense", label.partition("[")[0]).reported
 
 
-def _print(found: Any, cells: dict[str, dict[str, Any]]) -> None:
+def _print(suite: Any, cells: dict[str, dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from mibench.cli import tables
 
     out = tables.console()
-    out.print(Text(found.title, style="bold"))
-    out.print(Text(found.note))
+    out.print(Text(suite.title, style="bold"))
+    out.print(Text(suite.note))
     reasons = list(dict.fromkeys(reason for cell in cells.values() for reason in cell["missing"]))
     table = Table()
     for head in ("cell", "attack", "private", "public", "target", "px", "conf.", "done", "needs"):

@@ -29,8 +29,8 @@ _HEADS = {
 
 def console() -> Console:
     """Standard output; wide enough for the table when it is not a terminal."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=160)
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=160)
 
 
 def results(runs: Sequence[RunRecord]) -> list[Table]:

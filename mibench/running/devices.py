@@ -31,26 +31,26 @@ def slots(device: str, jobs: int | None = None, gpus: str | None = None, per_gpu
         chosen = _gpus(gpus)
         return [f"cuda:{index}" for _ in range(per_gpu) for index in chosen][:jobs]
     if device != "cpu":
-        found = _count()
+        gpus_here = _count()
         wanted = int(device.partition(":")[2] or 0)
-        if found > wanted:
+        if gpus_here > wanted:
             return [f"cuda:{wanted}"] * (jobs or per_gpu)
         if device != "auto":
-            raise _too_few(f"Device {device!r}", found)
+            raise _too_few(f"Device {device!r}", gpus_here)
     return ["cpu"] * (jobs or cores())
 
 
 def _gpus(text: str) -> list[int]:
-    found = _count()
+    gpus_here = _count()
     if text == "all":
-        if not found:
-            raise _too_few("--gpus all", found)
-        return list(range(found))
+        if not gpus_here:
+            raise _too_few("--gpus all", gpus_here)
+        return list(range(gpus_here))
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise UserError(f"Cannot read --gpus {text!r}. Expected numbers such as 0,1, or all.")
     wanted = list(dict.fromkeys(int(part) for part in text.split(",")))
-    if max(wanted) >= found:
-        raise _too_few(f"GPU {max(wanted)}", found)
+    if max(wanted) >= gpus_here:
+        raise _too_few(f"GPU {max(wanted)}", gpus_here)
     return wanted
 
 
@@ -60,9 +60,9 @@ def _count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _too_few(what: str, found: int) -> MissingError:
+def _too_few(what: str, count: int) -> MissingError:
     return MissingError(
-        f"{what} was asked for, but torch sees {found} CUDA GPU{'s' * (found != 1)} here. "
+        f"{what} was asked for, but torch sees {count} CUDA GPU{'s' * (count != 1)} here. "
         "Use --device cpu, or install a GPU driver (see mibench doctor)."
     )
 

@@ -76,10 +76,10 @@ def _git(root: Path, *words: str) -> str | None:
 def _as_installed(file: PackagePath) -> bool:
     """Whether a file has the hash that the installer wrote down."""
     try:
-        found = hashlib.sha256(Path(str(file.locate())).read_bytes()).digest()
+        digest = hashlib.sha256(Path(str(file.locate())).read_bytes()).digest()
     except OSError:
         return False
-    return base64.urlsafe_b64encode(found).rstrip(b"=").decode() == (file.hash.value if file.hash else None)
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == (file.hash.value if file.hash else None)
 
 
 def _peak_memory(device: str) -> int:

@@ -36,8 +36,8 @@ def garbage(store: Store, records: Iterable[RunRecord], days: float, unused: boo
     """
     wanted = {stage.key for record in records for stage in record.stages}
     for name in grids.names(store.home):
-        found = grids.summary(store.home, name)
-        wanted |= set() if found is None else {line.key for line in found.stages}
+        grid = grids.summary(store.home, name)
+        wanted |= set() if grid is None else {line.key for line in grid.stages}
     return [item for item in _candidates(store, wanted, unused) if _age(item.path) >= days * DAY]
 
 
@@ -79,12 +79,12 @@ def delete(item: Item) -> None:
 def _replaced(store: Store) -> Iterator[str]:
     """Keys of run records that do not count, because another of the same run does. What a reproduced record was made
     of is kept: without it the next `mibench run` would record the run anew."""
-    found = [(RunRecord.from_json(manifest.result["record"]), manifest.key) for manifest in store.manifests("run")]
+    records = [(RunRecord.from_json(manifest.result["record"]), manifest.key) for manifest in store.manifests("run")]
     best: dict[str, tuple[RunRecord, str]] = {}
-    for record, key in found:
+    for record, key in records:
         if record.run not in best or record.replaces(best[record.run][0]):
             best[record.run] = record, key
-    for record, key in found:
+    for record, key in records:
         counts, its_key = best[record.run]
         origin = counts.reproduced and not record.reproduced and record.created == counts.created
         if key != its_key and not origin:

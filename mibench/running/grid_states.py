@@ -48,8 +48,8 @@ class GridState:
 def grid_states(store: Store) -> list[GridState]:
     """Every grid that was begun and not ended, oldest first."""
     busy = {file.stem for file in store.work.glob("*.lock") if store.held(file.stem)}
-    found = (grids.summary(store.home, name) for name in grids.names(store.home))
-    return [_state(store, grid, busy) for grid in found if grid is not None]
+    begun = (grids.summary(store.home, name) for name in grids.names(store.home))
+    return [_state(store, grid, busy) for grid in begun if grid is not None]
 
 
 def _state(store: Store, grid: grids.Summary, busy: set[str]) -> GridState:

@@ -87,8 +87,8 @@ def drop(home: Path, name: str) -> None:
 
 def names(home: Path) -> list[str]:
     """The grids that were begun and not ended, oldest first."""
-    found = [path for path in folder(home).glob("*.json") if not path.name.startswith(".")]
-    return [path.stem for path in sorted(found, key=lambda path: (path.stat().st_mtime, path.name))]
+    files = [path for path in folder(home).glob("*.json") if not path.name.startswith(".")]
+    return [path.stem for path in sorted(files, key=lambda path: (path.stat().st_mtime, path.name))]
 
 
 def summary(home: Path, name: str) -> Summary | None:

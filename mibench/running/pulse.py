@@ -81,7 +81,7 @@ class Pulse:
 def pulse_of(path: Path) -> dict[str, Any]:
     """What a stage last said of itself; empty if it never did."""
     try:
-        found = json.loads(path.read_text())
+        said = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return said if isinstance(said, dict) else {}

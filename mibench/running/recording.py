@@ -17,19 +17,19 @@ from mibench.store.artifacts import Manifest, Store
 
 
 class Recorder:
-    """Follows the runs of a plan: ``found`` holds the manifests of the stages that are done, and every stage and every
+    """Follows the runs of a plan: ``manifests`` are those of the stages that are done, and every stage and every
     complete run goes to ``ingest`` at once, so that a coordinator that dies loses nothing."""
 
     def __init__(
-        self, store: Store, plan: Plan, found: Mapping[str, Manifest], ingest: Callable[[Iterable[Manifest]], None]
+        self, store: Store, plan: Plan, manifests: Mapping[str, Manifest], ingest: Callable[[Iterable[Manifest]], None]
     ) -> None:
         self._store, self._plan, self._ingest = store, plan, ingest
-        self.found = dict(found)
+        self.manifests = dict(manifests)
         self.runs: dict[str, Manifest] = {}
         self._left: dict[str, set[str]] = {}
         self._waiting: dict[str, list[PlannedRun]] = {}
         for planned in plan.runs:
-            missing = {stage.key for stage in planned.stages.values()} - self.found.keys()
+            missing = {stage.key for stage in planned.stages.values()} - self.manifests.keys()
             self._left[planned.run] = missing
             for key in missing:
                 self._waiting.setdefault(key, []).append(planned)
@@ -39,7 +39,7 @@ class Recorder:
         manifest = self._store.manifest(stage.kind, stage.key)
         if manifest is None:
             return  # somebody removed it; its children will say so
-        self.found[stage.key] = manifest
+        self.manifests[stage.key] = manifest
         fresh = [manifest]
         for planned in self._waiting.pop(stage.key, ()):
             self._left[planned.run].discard(stage.key)
@@ -50,26 +50,26 @@ class Recorder:
     def finish(self) -> list[Manifest]:
         """The records of all complete runs, in the order of the plan; those that lack an extra stage too."""
         for planned in self._plan.runs:
-            whole = all(stage.key in self.found for role, stage in planned.stages.items() if role not in EXTRA)
+            whole = all(stage.key in self.manifests for role, stage in planned.stages.items() if role not in EXTRA)
             if whole and planned.run not in self.runs:
                 self._record(planned)
         return [self.runs[planned.run] for planned in self._plan.runs if planned.run in self.runs]
 
     def _record(self, planned: PlannedRun) -> Manifest:
-        self.runs[planned.run] = _record(self._store, planned, self.found)
+        self.runs[planned.run] = _record(self._store, planned, self.manifests)
         return self.runs[planned.run]
 
 
-def record_key(planned: PlannedRun, found: Iterable[str]) -> str:
-    """The key of the artefact that holds the record of a run of which the stages ``found`` are done."""
-    found = set(found)
-    stages = {role: stage.key for role, stage in planned.stages.items() if stage.key in found}
+def record_key(planned: PlannedRun, done: Iterable[str]) -> str:
+    """The key of the artefact that holds the record of a run, of which the stages with the keys ``done`` are done."""
+    done = set(done)
+    stages = {role: stage.key for role, stage in planned.stages.items() if stage.key in done}
     return digest({"run": planned.run, "stages": stages})
 
 
-def _record(store: Store, planned: PlannedRun, found: Mapping[str, Manifest]) -> Manifest:
+def _record(store: Store, planned: PlannedRun, done: Mapping[str, Manifest]) -> Manifest:
     """The manifest that holds the run's record, made when the run was first complete."""
-    manifests = {role: found[stage.key] for role, stage in planned.stages.items() if stage.key in found}
+    manifests = {role: done[stage.key] for role, stage in planned.stages.items() if stage.key in done}
 
     def make() -> RunRecord:
         cell = planned.cell
@@ -79,7 +79,7 @@ def _record(store: Store, planned: PlannedRun, found: Mapping[str, Manifest]) ->
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return assemble(asked, manifests, json.loads(table.read_text()), created)
 
-    return keep(store, record_key(planned, found), make)
+    return keep(store, record_key(planned, done), make)
 
 
 def keep(store: Store, key: str, make: Callable[[], RunRecord]) -> Manifest:

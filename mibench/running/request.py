@@ -74,11 +74,11 @@ class Planner:
 
     def suite(self, name: str, cells: tuple[str, ...] = (), seeds: int = 1) -> Plan:
         """The plan for some cells of a suite, all without names."""
-        found = load_suite(self._registry.root, name)
+        whole_suite = load_suite(self._registry.root, name)
         whole = Plan()
-        for cell in found.chosen(cells).values():
+        for cell in whole_suite.chosen(cells).values():
             track = self.track(cell.track)
-            defenses = select_all(self._registry, "defense", found.groups[cell.defenses])
+            defenses = select_all(self._registry, "defense", whole_suite.groups[cell.defenses])
             attacks = select_all(self._registry, "attack", [cell.attack])
             whole.add(build_plan(self._registry, track, defenses, attacks, seeds))
         return whole
@@ -200,6 +200,6 @@ def missing_data(plan: Plan, home: Path, skipped: bool = False) -> list[str]:
     for track in tracks.values():
         for what, sentence in tracked.missing(track, home).items():
             needs.setdefault(what, sentence)
-    found = list(needs.values())
-    found += [s for arch, kind in sorted(starts) if (s := no_weights(arch, kind, weights_folder(home)))]
-    return list(dict.fromkeys(found))
+    sentences = list(needs.values())
+    sentences += [s for arch, kind in sorted(starts) if (s := no_weights(arch, kind, weights_folder(home)))]
+    return list(dict.fromkeys(sentences))

@@ -41,19 +41,19 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
     at. Raises UserError when a stored artefact was computed with other resolved parameters under the same key, that
     is, a default changed without a new version.
     """
-    found: dict[str, Manifest] = {}
+    done: dict[str, Manifest] = {}
     for stage in plan.stages.values():
         manifest = _whole(store, stage, notes, verify=STAGE_KINDS[stage.kind].shown)
         if manifest is not None:
             _same_params(stage, manifest)
-            found[stage.key] = manifest
+            done[stage.key] = manifest
     verified: set[str] = set()
-    while parents := {key for s in needed(plan, found) for _, key in s.inputs.values()} & found.keys() - verified:
+    while parents := {key for s in needed(plan, done) for _, key in s.inputs.values()} & done.keys() - verified:
         verified |= parents
         for key in parents:
             if _whole(store, plan.stages[key], notes, verify=True) is None:
-                del found[key]
-    return found
+                del done[key]
+    return done
 
 
 def _whole(store: Store, stage: Stage, notes: list[str], verify: bool) -> Manifest | None:
@@ -91,17 +91,17 @@ def execute(
     """
     result = Result(plan)
     recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
-    todo = needed(plan, recorder.found)
+    todo = needed(plan, recorder.manifests)
     result.todo = {stage.key for stage in todo}
     if todo:
         seconds = estimate(todo, past_seconds(database.durations()))
         with grids.open_grid(store.home, plan, seconds):
             result.outcome = _compute(store, plan, todo, recorder, place, listener, seconds, retry_failed)
-    store.sweep(recorder.found)
+    store.sweep(recorder.manifests)
     records = recorder.finish()
-    result.manifests = [*recorder.found.values(), *records]
+    result.manifests = [*recorder.manifests.values(), *records]
     database.ingest(database.lacking(result.manifests))
-    if len(recorder.found) == len(plan.stages):
+    if len(recorder.manifests) == len(plan.stages):
         grids.drop(store.home, grids.grid_id(plan))
     for planned in plan.runs:
         if planned.run in recorder.runs:
@@ -120,7 +120,7 @@ def _compute(
     seconds: dict[str, float],
     retry_failed: bool,
 ) -> Outcome:
-    schedule = Schedule(todo, recorder.found, filled(todo, seconds))
+    schedule = Schedule(todo, recorder.manifests, filled(todo, seconds))
     before = Outcome()
     if not retry_failed:
         for key, attempt in attempts.failed_before(store.home, [(s.key, s.source_sha256) for s in todo]).items():
@@ -149,18 +149,18 @@ def _compute(
 def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
     """Record the runs of grids that were begun, as far as they are complete, whoever computed them. Returns, by grid,
     how many of its runs are recorded and how many it has; a grid that is whole is forgotten."""
-    found = {}
+    recorded = {}
     for name in grids.names(store.home):
         grid = grids.load(store.home, name)
         if grid is None:
             continue
         recorder = Recorder(store, grid.plan, lookup(store, grid.plan, []), database.ingest)
         records = recorder.finish()
-        database.ingest(database.lacking([*recorder.found.values(), *records]))
-        found[name] = (len(records), len(grid.plan.runs))
-        if len(recorder.found) == len(grid.plan.stages) and not grid.alive:
+        database.ingest(database.lacking([*recorder.manifests.values(), *records]))
+        recorded[name] = (len(records), len(grid.plan.runs))
+        if len(recorder.manifests) == len(grid.plan.stages) and not grid.alive:
             grids.drop(store.home, name)
-    return found
+    return recorded
 
 
 def force(store: Store, plan: Plan, names: Iterable[str]) -> list[Stage]:

@@ -106,12 +106,12 @@ class LocalExecutor:
             deadlines += [p.begun + self._limit if p.limit is None else p.limit + GRACE for p in self._running.values()]
         try:
             left = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-            found = self._events.get(timeout=left)
+            word = self._events.get(timeout=left)
         except queue.Empty:
-            found = None
+            word = None
         self._enforce_limit()
-        if found is not None:
-            yield from self._told(*found)
+        if word is not None:
+            yield from self._told(*word)
 
     def _told(self, key: str, said: Said | int) -> Iterator[tuple[str, Said]]:
         own = self._running[key]

@@ -42,8 +42,8 @@ def queue() -> dict[str, tuple[str, str]] | None:
 
 def state_of(job: str) -> tuple[str, str]:
     """SLURM's words for how a job is or ended, and for the reason; empty if it does not remember."""
-    found = re.search(r"JobState=(\w+) Reason=(\w*)", _ask("scontrol", "show", "job", job) or "")
-    return (found[1], found[2]) if found else ("", "")
+    answer = re.search(r"JobState=(\w+) Reason=(\w*)", _ask("scontrol", "show", "job", job) or "")
+    return (answer[1], answer[2]) if answer else ("", "")
 
 
 def requeue(job: str) -> bool:

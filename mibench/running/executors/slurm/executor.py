@@ -105,10 +105,10 @@ class SlurmExecutor:
     def wait(self, seconds: float | None) -> Iterator[tuple[str, Said]]:
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            found = list(self._poll())
-            if found or self._woken or (deadline is not None and time.monotonic() >= deadline):
+            told = list(self._poll())
+            if told or self._woken or (deadline is not None and time.monotonic() >= deadline):
                 self._woken = False
-                yield from found
+                yield from told
                 return
             self._sleep()
 

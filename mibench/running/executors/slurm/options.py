@@ -30,11 +30,11 @@ def parse_options(text: str | None) -> dict[str, str | bool]:
 def minutes(text: str) -> int:
     """SLURM's ways of writing a time limit: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M`` and ``D-H:M:S``, rounded up.
     Raises UserError."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
         raise UserError(f"Cannot read the time {text!r} in --slurm. Expected minutes or days-hours:minutes:seconds.")
-    days, *parts = (int(part or 0) for part in found.groups())
-    if found[1] is None:
+    days, *parts = (int(part or 0) for part in match.groups())
+    if match[1] is None:
         hours, minute, second = {1: (0, parts[0], 0), 2: (0, *parts[:2]), 3: tuple(parts)}[1 + text.count(":")]
     else:
         hours, minute, second = parts

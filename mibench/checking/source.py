@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mibench.checking.lines import Line
 from mibench.errors import UserError
-from mibench.protocol.method_files import Entry, Source, kind_of, parsed
+from mibench.protocol.method_files import Entry, MethodFile, kind_of, parsed
 from mibench.protocol.methods import Kind
 from mibench.publish.downloads import bibtex
 from mibench.registry import Registry
@@ -23,7 +23,7 @@ _CALLS = ("open", "exec", "eval", "__import__", "compile")
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
-def source_checks(source: Source) -> Iterator[Line]:
+def source_checks(source: MethodFile) -> Iterator[Line]:
     """The file: there, Python, short, documented, standing alone."""
     where = "Write it with `mibench new`, or correct the entry."
     if source.problem is not None:
@@ -69,7 +69,7 @@ def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
     return sorted(set(wrong))
 
 
-def entry_checks(registry: Registry, source: Source) -> Iterator[Line]:
+def entry_checks(registry: Registry, source: MethodFile) -> Iterator[Line]:
     """The registry entry: its fields, the paper's BibTeX, the licence."""
     entry = source.entry
     yield _fields(source.kind, entry)

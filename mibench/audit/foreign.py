@@ -36,9 +36,9 @@ class Foreign(Classifier):
 
     @property
     def head(self) -> nn.Linear:  # type: ignore[override]
-        found = self.network.get_submodule(self._last)
-        assert isinstance(found, nn.Linear)
-        return found
+        layer = self.network.get_submodule(self._last)
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Output:
         x = (images - self.mean) / self.std
@@ -61,14 +61,14 @@ class Foreign(Classifier):
 def last_linear(network: nn.Module, classes: int) -> str:
     """The name of the last linear layer with as many outputs as there are classes."""
     layers = [(name, module.out_features) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    found = [name for name, outputs in layers if outputs == classes]
-    if not found:
+    matching = [name for name, outputs in layers if outputs == classes]
+    if not matching:
         has = ", ".join(str(outputs) for _, outputs in layers) or "no linear layer at all"
         raise UserError(
             f"The network has no linear layer with {classes} outputs, one per class folder (it has: {has}). Are the "
             f"folders of --data the classes that it was trained on?"
         )
-    return found[-1]
+    return matching[-1]
 
 
 def make_network(arch: str, factory: str, classes: int) -> nn.Module:
@@ -109,11 +109,11 @@ def _named(arch: str, classes: int) -> nn.Module:
 
 def fingerprint(network: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all tensors."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], arch: str) -> None:

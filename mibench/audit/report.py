@@ -70,7 +70,7 @@ def findings(
 
 def notes(request: AuditRequest, compared: str) -> list[str]:
     """What the figures mean and do not; ``compared``: the architecture of what was trained for comparison."""
-    found = [
+    sentences = [
         "Recognised means: a second classifier, trained here on all images of --data and never shown to an attack, "
         "names the attacked class first. It is a stand-in for a person who knows the class.",
         "The attacker knows the architecture and the weights, and can differentiate through the model. One seed was "
@@ -82,11 +82,11 @@ def notes(request: AuditRequest, compared: str) -> list[str]:
         f"The models trained here for comparison are of the architecture {compared}.",
     ]
     if request.public is None:
-        found.append(
+        sentences.append(
             "No public images were given, so attacks that need some did not run. --public DIR, a folder of similar "
             "images of others, makes the audit much stronger."
         )
-    return found
+    return sentences
 
 
 def _cell(run: RunRecord | None) -> dict[str, Any] | None:
@@ -95,15 +95,15 @@ def _cell(run: RunRecord | None) -> dict[str, Any] | None:
 
 
 def _natural(by: dict[tuple[str, str], RunRecord], attacks: Sequence[str], name: str) -> dict[str, Any] | None:
-    found = next((by[attack, name] for attack in attacks if (attack, name) in by), None)
-    metric = found.metrics.get("nat1") if found else None
+    run = next((by[attack, name] for attack in attacks if (attack, name) in by), None)
+    metric = run.metrics.get("nat1") if run else None
     return None if metric is None else metric.public()
 
 
 def exposed(names: Sequence[str], runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Every attacked class: the largest share of its reconstructions that the evaluator took for it, by which attack,
     and how sure it was. The most exposed first."""
-    found = []
+    classes = []
     for label in sorted({label for run in runs for label in run.identities}):
         rates = [(run.metrics.get("att1", MetricValue(None)).per_identity.get(str(label)), run) for run in runs]
         known = [(rate, run) for rate, run in rates if rate is not None]
@@ -111,7 +111,7 @@ def exposed(names: Sequence[str], runs: Sequence[RunRecord]) -> list[dict[str, A
             continue
         rate, run = max(known, key=lambda pair: (pair[0], pair[1].attack_label))
         sure = [image["confidence"] for image in run.images if image["label"] == label and image.get("confidence")]
-        found.append(
+        classes.append(
             {
                 "label": label,
                 "class": names[label] if label < len(names) else str(label),
@@ -120,16 +120,16 @@ def exposed(names: Sequence[str], runs: Sequence[RunRecord]) -> list[dict[str, A
                 "confidence": sum(sure) / len(sure) if sure else None,
             }
         )
-    return sorted(found, key=lambda item: (-item["rate"], -(item["confidence"] or 0.0), item["label"]))
+    return sorted(classes, key=lambda item: (-item["rate"], -(item["confidence"] or 0.0), item["label"]))
 
 
 def gallery(
-    found: dict[str, Any], runs: Sequence[RunRecord], own: str, picture: Picture, private: Private
+    report: dict[str, Any], runs: Sequence[RunRecord], own: str, picture: Picture, private: Private
 ) -> list[dict[str, Any]]:
     """For the most exposed classes: the nearest private image and what the attack made, most convincing first."""
     by = {run.attack_label: run for run in runs if run.defense == own}
     shown = []
-    for item in found["exposed"][:SHOWN]:
+    for item in report["exposed"][:SHOWN]:
         run = by[item["attack"]]
         images = [image for image in run.images if image["label"] == item["label"]]
         images.sort(key=lambda image: -(image.get("confidence") or 0.0))
@@ -152,14 +152,14 @@ def _inline(path: Path) -> Markup:
     return Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
 
 
-def page(found: dict[str, Any], shown: list[dict[str, Any]], templates: Path) -> str:
+def page(report: dict[str, Any], shown: list[dict[str, Any]], templates: Path) -> str:
     """One HTML file; its policy allows its own style and the images inside it, and nothing else."""
     environment = Environment(loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined)
     environment.filters["percent"] = _percent
     style = (templates / "audit.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     template = environment.get_template("audit.html")
-    return template.render(found=found, shown=shown, style=Markup(style), style_hash=f"sha256-{digest}")
+    return template.render(found=report, shown=shown, style=Markup(style), style_hash=f"sha256-{digest}")
 
 
 def _percent(value: float | None) -> str:

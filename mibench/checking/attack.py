@@ -42,12 +42,11 @@ def attack_checks(bench: Bench, name: str) -> Iterator[Line]:
     again.compute(plan, "invert")
     same = bench.result(stage)[1].outputs == again.result(stage)[1].outputs
     advice = "Draw from `rows.streams(...)` or `ctx.stream(...)` only."
-    found = f"run twice: {'the same' if same else 'other'} images, bit for bit"
     with tempfile.TemporaryDirectory() as folder:
         case = _Case(bench, plan, stage, Path(folder))
         together, asked = case.invert(case.labels)
         yield from _images(bench, stage, together)
-        yield Line("determinism", same, found, advice)
+        yield Line("determinism", same, f"run twice: {'the same' if same else 'other'} images, bit for bit", advice)
         yield _alone(case, together)
         yield from _access(case, asked)
         yield _untouched(case)
@@ -71,8 +70,8 @@ class _Case:
     def invert(self, labels: list[int], access: str | None = None) -> tuple[dict[int, Reconstruction], Any]:
         """The reconstructions by label, and the queries."""
         oracle = Oracle(self.target, access or self.attack.access, self.job.track.private.identities, 0)
-        found = {item.label: item for item in self.attack.invert(oracle, self.prior, labels, self.ctx)}
-        return found, oracle.counts()
+        reconstructions = {item.label: item for item in self.attack.invert(oracle, self.prior, labels, self.ctx)}
+        return reconstructions, oracle.counts()
 
 
 def _images(bench: Bench, stage: Stage, results: dict[int, Reconstruction]) -> Iterator[Line]:
@@ -83,8 +82,8 @@ def _images(bench: Bench, stage: Stage, results: dict[int, Reconstruction]) -> I
         i.label for i in items if not i.images.shape == i.initial.shape == (len(i.images), *size) or not len(i.images)
     ]
     counts = sorted({len(item.images) for item in items})
-    found = f"{counts} images of {size} for each of {len(items)} identities"
-    yield Line("shape", not wrong, found, f"`images` and `initial` are (n, {', '.join(map(str, size))}), n >= 1.")
+    shapes = f"{counts} images of {size} for each of {len(items)} identities"
+    yield Line("shape", not wrong, shapes, f"`images` and `initial` are (n, {', '.join(map(str, size))}), n >= 1.")
     every = torch.cat([part.flatten() for item in items for part in (item.images, item.initial)])
     low, high = float(every.min()), float(every.max())
     good = bool(torch.isfinite(every).all()) and low >= 0 and high <= 1
@@ -138,15 +137,16 @@ def _access(case: _Case, asked: Any) -> Iterator[Line]:
     used = {kind for phases in asked.values() for counts in phases.values() for kind, n in counts.items() if n}
     total = sum(n for phases in asked.values() for counts in phases.values() for n in counts.values())
     good = used <= KINDS[access]
-    found = f"declares {access}; asked about {total} images ({', '.join(sorted(used)) or 'nothing'})"
+    summary = f"declares {access}; asked about {total} images ({', '.join(sorted(used)) or 'nothing'})"
     for less in RANKS[: RANKS.index(access)] if used else ():
         try:
             case.invert(case.labels[:1], less)
         except AccessDenied:
             continue
-        yield Line("access", False, f"{found}, and works with {less} too", f"Declare `access = Access.{less.upper()}`.")
+        advice = f"Declare `access = Access.{less.upper()}`."
+        yield Line("access", False, f"{summary}, and works with {less} too", advice)
         return
-    yield Line("access", good, found, "Ask the target through the oracle only, with the access that is declared.")
+    yield Line("access", good, summary, "Ask the target through the oracle only, with the access that is declared.")
 
 
 def _untouched(case: _Case) -> Line:
@@ -156,5 +156,5 @@ def _untouched(case: _Case) -> Line:
     after = [net.state_dict() for net in (case.target, case.prior or nn.Identity())]
     same = all(torch.equal(one[k], two[k]) for one, two in zip(before, after, strict=True) for k in one)
     same &= not any(p.requires_grad or p.grad is not None for p in case.target.parameters())
-    found = "keeps target and prior as they are" if same else "changes the weights of the target or the prior"
-    return Line("target", same, found, "The target is questioned, never trained: optimise your own tensors.")
+    effect = "keeps target and prior as they are" if same else "changes the weights of the target or the prior"
+    return Line("target", same, effect, "The target is questioned, never trained: optimise your own tensors.")

@@ -18,6 +18,6 @@ def cost_checks(bench: Bench, stage: Stage) -> Iterator[Line]:
     advice = f"At most {MOST_SECONDS:.0f} s here: a real track takes thousands of times as long."
     yield Line("time", own.seconds <= MOST_SECONDS, f"{own.seconds:.1f} s for {stage.kind}", advice)
     peak = own.environment.get("peak_memory_mib")
-    found = "not known on this system" if peak is None else f"{peak} MiB, with torch and all"
+    used = "not known on this system" if peak is None else f"{peak} MiB, with torch and all"
     advice = f"At most {MOST_MIB} MiB here: do not keep what grows with the number of images."
-    yield Line("memory", None if peak is None else peak <= MOST_MIB, found, advice)
+    yield Line("memory", None if peak is None else peak <= MOST_MIB, used, advice)

@@ -73,10 +73,9 @@ def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[L
             yield Line("adapt", None, "none: nothing for an adaptive attacker to average over")
             return
         shape = isinstance(out, Tensor) and out.shape == images.shape and out.dtype == images.dtype
-        found = (
-            f"{hook} gives {tuple(out.shape)} {out.dtype}" if isinstance(out, Tensor) else f"{hook} gives {type(out)}"
-        )
-        yield Line("shape", shape, found, f"Return images of the shape and type that {hook} was given.")
+        returned = f"{tuple(out.shape)} {out.dtype}" if isinstance(out, Tensor) else str(type(out))
+        advice = f"Return images of the shape and type that {hook} was given."
+        yield Line("shape", shape, f"{hook} gives {returned}", advice)
         if not shape:
             return
         low, high = float(out.min()), float(out.max())

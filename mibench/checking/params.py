@@ -69,8 +69,10 @@ def _presets(registry: Registry, kind: Kind, name: str, cls: Any) -> Line:
 def _deviations(texts: Any) -> Line:
     advice = 'Write `deviations = ("What differs from the paper, and why.",)`, a tuple of sentences.'
     good = isinstance(texts, tuple) and all(isinstance(t, str) and t.strip().endswith(".") for t in texts)
-    found = f"{len(texts)} declared" if good and texts else "none declared: it does exactly what its paper says"
-    return Line("deviations", good, found if good else f"{texts!r:.80} is not a tuple of sentences", advice)
+    if not good:
+        return Line("deviations", False, f"{texts!r:.80} is not a tuple of sentences", advice)
+    declared = f"{len(texts)} declared" if texts else "none declared: it does exactly what its paper says"
+    return Line("deviations", True, declared, advice)
 
 
 def _declared(registry: Registry, name: str) -> Line:
@@ -85,5 +87,5 @@ def _declared(registry: Registry, name: str) -> Line:
         wrong.append(f"access is {facts.access} in the class and {entry.access} in the entry")
     if entry.prior != prior:
         wrong.append(f"prior is {prior} in the class and {entry.prior} in the entry")
-    found = "; ".join(wrong) or f"access {facts.access}, prior {prior or 'none'}"
-    return Line("entry and class", not wrong, found, "Make the entry say what the class says.")
+    declared = f"access {facts.access}, prior {prior or 'none'}"
+    return Line("entry and class", not wrong, "; ".join(wrong) or declared, "Make the entry say what the class says.")

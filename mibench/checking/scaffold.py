@@ -165,8 +165,8 @@ def _template(kind: str, name: str) -> str:
 
 def class_name(name: str) -> str:
     """``clip-weights`` -> ``ClipWeights``."""
-    found = "".join(part.capitalize() for part in re.split(r"[-_]", name))
-    return found if found[0].isalpha() else f"M{found}"
+    camel = "".join(part.capitalize() for part in re.split(r"[-_]", name))
+    return camel if camel[0].isalpha() else f"M{camel}"
 
 
 def _copy(registry: Registry, kind: Any, name: str, start: str) -> str:

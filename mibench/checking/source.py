@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mibench.checking.lines import Line
 from mibench.errors import UserError
-from mibench.protocol.method_files import Entry, Source, kind_of, parsed
+from mibench.protocol.method_files import Entry, MethodFile, kind_of, parsed
 from mibench.protocol.methods import Kind
 from mibench.publish.downloads import bibtex
 from mibench.registry import Registry
@@ -23,7 +23,7 @@ _CALLS = ("open", "exec", "eval", "__import__", "compile")
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
-def source_checks(source: Source) -> Iterator[Line]:
+def source_checks(source: MethodFile) -> Iterator[Line]:
     """The file: there, Python, short, documented, standing alone."""
     where = "Write it with `mibench new`, or correct the entry."
     if source.problem is not None:
@@ -40,18 +40,18 @@ def source_checks(source: Source) -> Iterator[Line]:
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and kind_of(node) == source.kind]
     lacking = [] if ast.get_docstring(tree) else ["the file"]
     lacking += [node.name for node in classes if not ast.get_docstring(node)]
-    found = f"missing: {', '.join(lacking)}" if lacking else "of the file and of the class"
-    yield Line("docstrings", not lacking, found, "Say what is computed, and name the source, in a docstring.")
+    docstrings = f"missing: {', '.join(lacking)}" if lacking else "of the file and of the class"
+    yield Line("docstrings", not lacking, docstrings, "Say what is computed, and name the source, in a docstring.")
     wrong = wrong_imports(tree, source.kind)
-    found = f"imports or calls {', '.join(wrong)}" if wrong else "mibench, torch and what computes"
+    needs = f"imports or calls {', '.join(wrong)}" if wrong else "mibench, torch and what computes"
     advice = "A method gets what it needs from its context: no files, no environment, no other method."
-    yield Line("stands alone", not wrong, found, advice)
+    yield Line("stands alone", not wrong, needs, advice)
 
 
 def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
     """What a method must not import or call: another method, the engine's inside, files and the environment."""
     open_parts = _OPEN | ({"data"} if kind == "prior" else set())
-    found = []
+    wrong = []
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
@@ -60,16 +60,16 @@ def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
             names = [f"{'.' * node.level}{node.module or ''}"]
             names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
-            found.append(f"{node.func.id}()")
+            wrong.append(f"{node.func.id}()")
         for name in names:
             top, _, rest = name.partition(".")
             inside = top == "mibench" and rest and rest.partition(".")[0] not in open_parts
             if name.startswith(".") or top in _REFUSED or inside:
-                found.append(name)
-    return sorted(set(found))
+                wrong.append(name)
+    return sorted(set(wrong))
 
 
-def entry_checks(registry: Registry, source: Source) -> Iterator[Line]:
+def entry_checks(registry: Registry, source: MethodFile) -> Iterator[Line]:
     """The registry entry: its fields, the paper's BibTeX, the licence."""
     entry = source.entry
     yield _fields(source.kind, entry)
@@ -81,12 +81,11 @@ def entry_checks(registry: Registry, source: Source) -> Iterator[Line]:
     else:
         whole = text.count("{") == text.count("}")
         authors = bool(entry.paper and entry.paper.authors)
-        found = text.splitlines()[0].rstrip(",") + ("" if authors else " (without authors)")
-        yield Line("BibTeX", whole, found, "Write as many { as } in the paper's fields.")
+        first_line = text.splitlines()[0].rstrip(",") + ("" if authors else " (without authors)")
+        yield Line("BibTeX", whole, first_line, "Write as many { as } in the paper's fields.")
     licence = entry.licence
-    found = licence or "none given"
     advice = "Add `licence: Apache-2.0` (an SPDX identifier, under which others may use the file)."
-    yield Line("licence", bool(licence and _SPDX.fullmatch(licence)), found, advice)
+    yield Line("licence", bool(licence and _SPDX.fullmatch(licence)), licence or "none given", advice)
 
 
 def _fields(kind: Kind, entry: Entry) -> Line:
@@ -101,5 +100,6 @@ def _fields(kind: Kind, entry: Entry) -> Line:
         problems.append("title: 3 to 120 characters")
     if unknown := entry.costs.keys() - entry.presets.keys():
         problems.append(f"costs: {', '.join(unknown)} is no preset")
-    found = "lacks " + "; ".join(problems) if problems else entry.title
-    return Line("registry entry", not problems, found, "Complete the entry in registry.yaml, or in the .yaml beside.")
+    lacks = f"lacks {'; '.join(problems)}" if problems else ""
+    advice = "Complete the entry in registry.yaml, or in the .yaml beside."
+    return Line("registry entry", not problems, lacks or entry.title, advice)

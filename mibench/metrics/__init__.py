@@ -142,7 +142,7 @@ def _offered() -> dict[str, MetricInfo]:
     from mibench.errors import UserError
     from mibench.protocol.method_files import literal, offered_class, offered_name, offers
 
-    found = {}
+    metrics = {}
     for point in offers("mibench.metrics"):
         name = offered_name(point)
         try:
@@ -153,11 +153,11 @@ def _offered() -> dict[str, MetricInfo]:
             if direction not in get_args(Direction) or not (title and unit and text):
                 raise UserError("its class needs title, direction (low, high or none), unit and help as plain texts")
         except UserError as error:
-            found[name] = MetricInfo(f"unusable: {error}", "none", "", str(error), "")
+            metrics[name] = MetricInfo(f"unusable: {error}", "none", "", str(error), "")
             continue
         compute = f"{point.module}:{point.attr}.compute"
-        found[name] = MetricInfo(str(title), direction, str(unit), str(text), compute, version or 1)
-    return found
+        metrics[name] = MetricInfo(str(title), direction, str(unit), str(text), compute, version or 1)
+    return metrics
 
 
 METRICS: Mapping[str, MetricInfo] = _Metrics()

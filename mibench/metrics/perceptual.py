@@ -81,9 +81,9 @@ def face_rate(e: Evidence) -> MetricValue:
     from facenet_pytorch import MTCNN
 
     detector = MTCNN(image_size=160, keep_all=False, post_process=False, device="cpu")
-    found: list[float] = []
+    detected: list[float] = []
     for chunk in e.images.split(_BATCH):
         pixels = (_resized(chunk, 160) * 255).round().byte().permute(0, 2, 3, 1).cpu()
         boxes, _ = detector.detect([image.numpy() for image in pixels])
-        found += [float(box is not None) for box in boxes]
-    return macro(torch.tensor(found), e.label.cpu())
+        detected += [float(box is not None) for box in boxes]
+    return macro(torch.tensor(detected), e.label.cpu())

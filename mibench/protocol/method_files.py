@@ -61,7 +61,7 @@ class Entry(BaseModel):
 
 
 @dataclass(frozen=True)
-class Source:
+class MethodFile:
     """Where one method is. ``class_name`` is its class, if the file need not have only one; ``module`` is set for what
     is imported as part of an installed package. ``problem`` says why it cannot be used."""
 
@@ -91,7 +91,7 @@ def use_file(path: Path) -> None:
     os.environ[VARIABLE] = os.pathsep.join(files)
 
 
-def file_source(path: Path) -> Source:
+def file_source(path: Path) -> MethodFile:
     """The method in a plugin file. Raises UserError that says what is wrong with it."""
     name = path.stem
     if not NAME.fullmatch(name):
@@ -106,7 +106,7 @@ def file_source(path: Path) -> Source:
             f"it defines {len(kinds)}."
         )
     kind, node = kinds[0]
-    return Source(kind, name, path, read_entry(path) or entry_of(kind, tree, node))
+    return MethodFile(kind, name, path, read_entry(path) or entry_of(kind, tree, node))
 
 
 def read_entry(path: Path) -> Entry | None:
@@ -168,7 +168,7 @@ def literal(node: ast.ClassDef, name: str) -> Any:
 # --- packages ------------------------------------------------------------------------------------------------------
 
 
-def package_sources(kind: Kind) -> list[Source]:
+def package_sources(kind: Kind) -> list[MethodFile]:
     """What installed packages offer of a kind, broken ones with their reason."""
     return [_offered(kind, point) for point in offers(f"mibench.{kind}s")]
 
@@ -185,13 +185,13 @@ def offered_name(point: EntryPoint) -> str:
     return f"{package}/{point.name.lower()}"
 
 
-def _offered(kind: Kind, point: EntryPoint) -> Source:
+def _offered(kind: Kind, point: EntryPoint) -> MethodFile:
     name = offered_name(point)
     try:
         path, tree, node = offered_class(point)
     except UserError as error:
-        return Source(kind, name, Path(), Entry(title=f"unusable: {error}"), problem=str(error))
-    return Source(kind, name, path, entry_of(kind, tree, node), node.name, point.module)
+        return MethodFile(kind, name, Path(), Entry(title=f"unusable: {error}"), problem=str(error))
+    return MethodFile(kind, name, path, entry_of(kind, tree, node), node.name, point.module)
 
 
 def offered_class(point: EntryPoint) -> tuple[Path, ast.Module, ast.ClassDef]:

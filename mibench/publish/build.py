@@ -170,8 +170,8 @@ def _run_pages(
 def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
     """The points of the run's feature space, None where they are not here."""
     path = options.feature_source(run) if options.feature_source and run.features else None
-    found: dict[str, Any] | None = from_json(path.read_bytes()) if path else None  # several times faster than json
-    return found
+    points: dict[str, Any] | None = from_json(path.read_bytes()) if path else None  # several times faster than json
+    return points
 
 
 FORMATS = ("csv", "json", "parquet", "tex", "bib")

@@ -18,7 +18,7 @@ QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the l
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Attack accuracy of one defense minus that of another: mean with a 95 % t interval over ``over`` (``seeds`` or, of
     a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities."""
 
@@ -30,7 +30,7 @@ class Difference:
     identities: int
 
 
-def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> Difference | None:
+def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> PairedDifference | None:
     """Over the seeds that both have finished, and in them over the identities that both attacked. None without any.
 
     With several seeds the interval is over the seeds' mean differences, with one over the identities' differences."""
@@ -46,7 +46,7 @@ def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> D
     values, over = (means, "seeds") if len(means) > 1 else (list(by_seed[0].values()), "identities")
     low, high = seed_interval(values) or (None, None)
     labels = {label for d in by_seed for label in d}
-    return Difference(math.fsum(means) / len(means), low, high, over, len(means), len(labels))
+    return PairedDifference(math.fsum(means) / len(means), low, high, over, len(means), len(labels))
 
 
 def _by_seed(runs: Sequence[RunRecord]) -> dict[int, Mapping[str, float]]:
@@ -66,16 +66,16 @@ def t_quantiles() -> list[float]:
 
 def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapping[int, int]]) -> dict[str, Any]:
     """``pictures``: for each run the index of the first image that the site carries, by identity."""
-    found = standings(board, catalogue)
-    runs = [run for s in found for run in s.runs if run.status == "done" and run.metrics.get(LEAKAGE)]
+    defenses = standings(board, catalogue)
+    runs = [run for s in defenses for run in s.runs if run.status == "done" and run.metrics.get(LEAKAGE)]
     labels = sorted({label for run in runs for label in run.identities})
-    reference = next((s for s in found if is_baseline(catalogue, s.defense)), None)
+    reference = next((s for s in defenses if is_baseline(catalogue, s.defense)), None)
     return {
         "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
         "sensitive": catalogue.sensitive(board.track),
         "reference": reference.label if reference else None,
-        "defenses": [s.label for s in found],
-        "rows": _against(reference, [s for s in found if s is not reference]) if reference else [],
+        "defenses": [s.label for s in defenses],
+        "rows": _against(reference, [s for s in defenses if s is not reference]) if reference else [],
         "island": {
             "identities": labels,
             "t": t_quantiles(),

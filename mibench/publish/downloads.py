@@ -77,8 +77,8 @@ def _arrow_type(pa: Any, name: str) -> Any:
 
 def as_latex(board: Board, catalogue: Catalogue) -> str:
     """The leaderboard as a LaTeX table (booktabs): a line per defense, a column per attack, means in per cent."""
-    found = standings(board, catalogue)
-    attacks = sorted({label for s in found for label in s.cells})
+    defenses = standings(board, catalogue)
+    attacks = sorted({label for s in defenses for label in s.cells})
     lines = [
         f"% {_comment(board.track)}, version {board.version}; top-1 attack accuracy in per cent, mean over seeds",
         rf"\begin{{tabular}}{{l{'r' * (len(attacks) + 2)}}}",
@@ -86,7 +86,7 @@ def as_latex(board: Board, catalogue: Catalogue) -> str:
         " & ".join(["Defense", "Natural", "Worst", *map(latex, attacks)]) + r" \\",
         r"\midrule",
     ]
-    for s in found:
+    for s in defenses:
         worst = s.worst.values["att1"].mean if s.worst else None
         cells = [s.cells[a].values["att1"].mean if a in s.cells else None for a in attacks]
         numbers = [_latex_number(value) for value in (s.natural.mean, worst, *cells)]
@@ -126,12 +126,12 @@ def bibtex(name: str, facts: Facts) -> str | None:
 
 def papers(board: Board, catalogue: Catalogue) -> dict[str, str]:
     """The BibTeX entries of a board's methods, by ``defense re``, ``attack gmi`` and so on."""
-    found = {}
+    entries = {}
     for kind, known in (("defense", catalogue.defenses), ("attack", catalogue.attacks)):
         for name in sorted({getattr(row, kind) for row in board.rows}):
             if entry := bibtex(name, known.get(name, {})):
-                found[f"{kind} {name}"] = entry
-    return found
+                entries[f"{kind} {name}"] = entry
+    return entries
 
 
 def as_bibtex(board: Board, catalogue: Catalogue) -> str:

@@ -20,8 +20,8 @@ OTHER = "other"
 
 def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue, legend: Legend) -> dict[str, Any]:
     facts = catalogue.tracks.get(board.track, {})
-    found = standings(board, catalogue)
-    attacks = [_attack(label, found, catalogue) for label in _columns(found)]
+    defenses = standings(board, catalogue)
+    attacks = [_attack(label, defenses, catalogue) for label in _columns(defenses)]
     return {
         "key": board.key,
         "track": board.track,
@@ -41,39 +41,39 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
             }
             for b in boards
         ],
-        "ranked": sum(s.rank is not None for s in found),
+        "ranked": sum(s.rank is not None for s in defenses),
         "required": len(board.required),
-        "seeds": _range([s.seeds for s in found]),
+        "seeds": _range([s.seeds for s in defenses]),
         "attacks": attacks,
         "filters": [
-            {"id": "kind", "title": "Defense kind", "values": _distinct(_kind(s.defense, catalogue) for s in found)},
+            {"id": "kind", "title": "Defense kind", "values": _distinct(_kind(s.defense, catalogue) for s in defenses)},
             {"id": "family", "title": "Attack family", "values": _distinct(a["family"] for a in attacks)},
             {"id": "access", "title": "Access", "values": _distinct(a["access"] for a in attacks)},
         ],
-        "rows": [_row(s, attacks, catalogue, legend) for s in found],
+        "rows": [_row(s, attacks, catalogue, legend) for s in defenses],
         "island": {
             "chance": board.chance,
             "required": list(board.required),
             "attacks": [{key: a[key] for key in ("label", "method", "family", "access")} for a in attacks],
-            "rows": [_point(s, attacks, catalogue, legend) for s in found],
+            "rows": [_point(s, attacks, catalogue, legend) for s in defenses],
             "front": board.front,
             "bibtex": papers(board, catalogue),
         },
     }
 
 
-def _columns(found: Sequence[Standing]) -> list[str]:
+def _columns(defenses: Sequence[Standing]) -> list[str]:
     """Attack labels, those that recover most (on average over the defenses) first."""
     values: dict[str, list[float]] = {}
-    for standing in found:
+    for standing in defenses:
         for label, row in standing.cells.items():
             mean = row.values["att1"].mean
             values.setdefault(label, []).extend([] if mean is None else [mean])
     return sorted(values, key=lambda label: (-(math.fsum(v) / len(v) if (v := values[label]) else -1.0), label))
 
 
-def _attack(label: str, found: Sequence[Standing], catalogue: Catalogue) -> dict[str, Any]:
-    attack = next(s.cells[label].attack for s in found if label in s.cells)
+def _attack(label: str, defenses: Sequence[Standing], catalogue: Catalogue) -> dict[str, Any]:
+    attack = next(s.cells[label].attack for s in defenses if label in s.cells)
     facts = catalogue.attacks.get(attack, {})
     return {
         "label": label,

@@ -32,7 +32,7 @@ def arxiv(reference: str) -> str | None:
 def _measured(line: Reported, boards: Sequence[Board], catalogue: Catalogue) -> list[dict[str, Any]]:
     """Rows on tracks whose fact ``reported`` (private_dataset, public_dataset, target_arch, resolution) fits the line,
     of methods whose fact ``reported`` holds the line's name for them."""
-    found = []
+    measured = []
     for board in boards:
         same = catalogue.tracks.get(board.track, {}).get("reported")
         if not same or any(str(getattr(line, key)) != str(value) for key, value in same.items()):
@@ -44,7 +44,7 @@ def _measured(line: Reported, boards: Sequence[Board], catalogue: Catalogue) -> 
             }
             if all(getattr(line, k) in (facts.get("reported") or ()) for k, facts in names.items()):
                 value = row.values["att1"]
-                found.append(
+                measured.append(
                     {
                         "label": f"{row.defense_label} against {row.attack_label}, {board.key}",
                         "href": run_page(row.runs[0]),
@@ -52,4 +52,4 @@ def _measured(line: Reported, boards: Sequence[Board], catalogue: Catalogue) -> 
                         "interval": text.interval(value.low, value.high, "fraction"),
                     }
                 )
-    return found
+    return measured

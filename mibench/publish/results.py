@@ -41,10 +41,10 @@ def _reproduced(run: RunRecord, folder: Path) -> RunRecord:
     if not path.is_file():
         return run
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if (found["schema"], found["run"]) != (SCHEMA, run.run):
-            raise ValueError(f"it is of schema {found['schema']!r} and run {found['run']!r}")
-        return replace(run, **applied(run, found))
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        if (outcome["schema"], outcome["run"]) != (SCHEMA, run.run):
+            raise ValueError(f"it is of schema {outcome['schema']!r} and run {outcome['run']!r}")
+        return replace(run, **applied(run, outcome))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not what `mibench reproduce` writes: {error}.") from None
 
@@ -73,8 +73,8 @@ def figures_of(record: RunRecord) -> str:
     return digest({name: metric.public() for name, metric in record.metrics.items()})
 
 
-def applied(record: RunRecord, found: Mapping[str, Any]) -> dict[str, Any]:
+def applied(record: RunRecord, outcome: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ``record`` that the outcome of a reproduction changes; none if it is of other figures."""
-    if found.get("of") != figures_of(record):
+    if outcome.get("of") != figures_of(record):
         return {}
-    return {"origin": found["verdict"], "reproduced": dict(found)}
+    return {"origin": outcome["verdict"], "reproduced": dict(outcome)}

@@ -80,17 +80,17 @@ def _metric(run: RunRecord, name: str, catalogue: Catalogue) -> dict[str, Any]:
 
 def _reproduced(run: RunRecord, catalogue: Catalogue) -> dict[str, Any] | None:
     """What running it again gave, metric by metric; None if nobody did."""
-    found = run.reproduced
-    if not found:
+    outcome = run.reproduced
+    if not outcome:
         return None
     lines = []
-    for item in found["metrics"]:
+    for item in outcome["metrics"]:
         facts = metric_facts(catalogue, item["metric"])
         numbers = {
             name: text.number(item[name], facts["raw_unit"]) for name in ("stored", "again", "difference", "tolerance")
         }
         lines.append({"title": facts["title"], "unit": facts["unit"], "within": item["within"]} | numbers)
-    return {"lines": lines, "verdict": found["verdict"], "created": found["created"], "exact": found["exact"]}
+    return {"lines": lines, "verdict": outcome["verdict"], "created": outcome["created"], "exact": outcome["exact"]}
 
 
 def _queries(run: RunRecord) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ _SAME = {
 }
 
 
-def study_view(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What ``_study.html`` shows of each study of one run. ``found`` are entries of ``mibench.study.load_studies``."""
+def study_view(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What ``_study.html`` shows of each study of one run. ``entries`` are those of ``mibench.study.load_studies``."""
     return [
         {
             "study": entry["study"],
@@ -29,7 +29,7 @@ def study_view(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "passing": text.number(entry["passing"], "fraction").removesuffix(".0"),
             "tasks": study_tasks(entry),
         }
-        for entry in found
+        for entry in entries
     ]
 
 

@@ -56,7 +56,7 @@ def anchor(*parts: object) -> str:
     """An id for an element: letters, digits and dashes; other characters by their code point, so ids stay
     apart."""
     text = "-".join(str(part) for part in parts)
-    return re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found.group()):x}_", text)
+    return re.sub(r"[^A-Za-z0-9-]", lambda match: f"_{ord(match.group()):x}_", text)
 
 
 def file_name(name: str) -> str:

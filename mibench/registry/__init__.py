@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
 from mibench.metrics import METRICS
-from mibench.protocol.method_files import Entry, Source, file_source, literal, named_files, package_sources, parsed
+from mibench.protocol.method_files import Entry, MethodFile, file_source, literal, named_files, package_sources, parsed
 from mibench.protocol.methods import Facts, Kind, Selection, combined, joined_by_plus
 from mibench.protocol.params import non_default, parse_call, resolve
 from mibench.protocol.suites import suite_tracks
@@ -122,16 +122,16 @@ class Registry:
         return track
 
     @cached_property
-    def _sources(self) -> dict[Kind, dict[str, Source]]:
+    def _sources(self) -> dict[Kind, dict[str, MethodFile]]:
         """All methods: those of registry.yaml, of files that the user named, and of installed packages."""
-        found: dict[Kind, dict[str, Source]] = {}
+        found: dict[Kind, dict[str, MethodFile]] = {}
         listings: dict[Kind, dict[str, Entry]] = {
             "defense": self._file.defenses,
             "attack": self._file.attacks,
             "prior": self._file.priors,
         }
         for kind, listed in listings.items():
-            own = [Source(kind, name, self._file_of(kind, name), self._licensed(e)) for name, e in listed.items()]
+            own = [MethodFile(kind, name, self._file_of(kind, name), self._licensed(e)) for name, e in listed.items()]
             found[kind] = {source.id: source for source in [*own, *package_sources(kind)]}
         for path in named_files():
             source = file_source(path)
@@ -145,7 +145,7 @@ class Registry:
         licence = self._file.licence
         return entry if entry.licence or not licence else entry.model_copy(update={"licence": licence})
 
-    def source(self, kind: Kind, name: str) -> Source:
+    def source(self, kind: Kind, name: str) -> MethodFile:
         """Where a method is. Raises UserError if there is none of this name."""
         sources = self._sources[kind]
         if name not in sources:

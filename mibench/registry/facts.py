@@ -15,7 +15,7 @@ from typing import Any
 
 import mibench
 from mibench.keys import digest
-from mibench.protocol.method_files import Source, module_file
+from mibench.protocol.method_files import MethodFile, module_file
 from mibench.protocol.methods import Facts, Selection
 from mibench.protocol.tracks import Track
 
@@ -29,7 +29,7 @@ def sources_sha256(folder: Path) -> str:
     return digest({name: hashlib.sha256(text).hexdigest() for name, text in files.items()})
 
 
-def question_of(method: Source, selection: Selection, track: Track, values: dict[str, Any]) -> dict[str, Any]:
+def question_of(method: MethodFile, selection: Selection, track: Track, values: dict[str, Any]) -> dict[str, Any]:
     """All that the facts of a method depend on."""
     source = hashlib.sha256(method.path.read_bytes()).hexdigest() if method.path.is_file() else ""
     package = module_file(method.module.partition(".")[0]) if method.module else None

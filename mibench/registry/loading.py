@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from mibench.errors import UserError
-from mibench.protocol.method_files import Source
+from mibench.protocol.method_files import MethodFile
 from mibench.protocol.tracks import Track
 
 
@@ -18,7 +18,7 @@ class Unusable(UserError):
     """A method that exists and cannot be imported."""
 
 
-def imported(source: Source) -> ModuleType:
+def imported(source: MethodFile) -> ModuleType:
     """The module of a method. Raises Unusable with what went wrong, and where."""
     name = source.module or f"mibench_plugins.{source.kind}s.{source.id}"
     if name in sys.modules and (source.module or sys.modules[name].__file__ == str(source.path)):

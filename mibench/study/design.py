@@ -95,17 +95,17 @@ def questions(
     seed: int,
 ) -> list[Question]:
     """All items. Of the same-person items 60 % are reconstructions, 20 % matched and 20 % mismatched photos."""
-    found: list[Question] = []
+    asked: list[Question] = []
     for subject in subjects:
         for label in chosen[subject.track]:
             for source in _some(subject, label, per_identity, seed):
-                found += _judge(subject, label, source, people[subject.track], seed)
+                asked += _judge(subject, label, source, people[subject.track], seed)
     for track in dict.fromkeys(subject.track for subject in subjects):
-        judged = sum(item.task == "same" and item.track == track for item in found)
-        found += _controls(track, people[track], chosen[track], -(-judged // 3), seed)
+        judged = sum(item.task == "same" and item.track == track for item in asked)
+        asked += _controls(track, people[track], chosen[track], -(-judged // 3), seed)
     if len(subjects) == 2 and subjects[0].track == subjects[1].track:
-        found += _pairs(subjects, people[subjects[0].track], chosen[subjects[0].track], seed)
-    return found
+        asked += _pairs(subjects, people[subjects[0].track], chosen[subjects[0].track], seed)
+    return asked
 
 
 def _some(subject: Subject, label: int, count: int, seed: int) -> list[ImageRef]:
@@ -117,20 +117,20 @@ def _some(subject: Subject, label: int, count: int, seed: int) -> list[ImageRef]
 
 def _judge(subject: Subject, label: int, source: ImageRef, people: Mapping[int, Person], seed: int) -> list[Question]:
     person, track = people[label], subject.track
-    found = [Question("same", "reconstruction", track, label, person.shown, source, run=subject.run)]
+    asked = [Question("same", "reconstruction", track, label, person.shown, source, run=subject.run)]
     if len(person.lookalikes) == LOOKALIKES:
         rng = draw(seed, track, "lineup", subject.run, source.name)
         options = tuple((rng.choice(people[who].shown), str(who)) for who in (label, *person.lookalikes))
-        found.append(
+        asked.append(
             Question("lineup", "reconstruction", track, label, (), source, options, subject.run, correct=str(label))
         )
-    return found
+    return asked
 
 
 def _controls(track: str, people: Mapping[int, Person], chosen: Sequence[int], count: int, seed: int) -> list[Question]:
     """``count`` photos beside others of the same person, and as many beside those of somebody else. Photos that no
     other item shows are taken first."""
-    found = []
+    controls = []
     rng = draw(seed, track, "controls")
     matched, mismatched = (rng.sample(list(chosen), len(chosen)) for _ in range(2))
     for turn in range(count):
@@ -138,12 +138,12 @@ def _controls(track: str, people: Mapping[int, Person], chosen: Sequence[int], c
         label = matched[place]
         query = _unseen(people[label], round_)
         photos = tuple(photo for photo in people[label].photos if photo != query)[:REFERENCES]
-        found.append(Question("same", "matched", track, label, photos, query, correct="yes"))
+        controls.append(Question("same", "matched", track, label, photos, query, correct="yes"))
         label = mismatched[place]
         other = rng.choice([who for who in sorted(people) if who != label])
         query = _unseen(people[other], -1 - turn)
-        found.append(Question("same", "mismatched", track, label, people[label].shown, query, correct="no"))
-    return found
+        controls.append(Question("same", "mismatched", track, label, people[label].shown, query, correct="no"))
+    return controls
 
 
 def _unseen(person: Person, turn: int) -> ImageRef:
@@ -157,14 +157,14 @@ def _pairs(
     subjects: Sequence[Subject], people: Mapping[int, Person], chosen: Sequence[int], seed: int
 ) -> list[Question]:
     """One pair per identity, as the published preference studies have it."""
-    found = []
+    pairs = []
     for label in chosen:
         made = [_some(subject, label, 1, seed) for subject in subjects]
         if all(made):
             options = tuple((images[0], subject.run) for images, subject in zip(made, subjects, strict=True))
             track = subjects[0].track
-            found.append(Question("pair", "reconstruction", track, label, people[label].shown, None, options))
-    return found
+            pairs.append(Question("pair", "reconstruction", track, label, people[label].shown, None, options))
+    return pairs
 
 
 def arrange(asked: Sequence[Question], raters: Sequence[str], each: int, nouns: Mapping[str, str], seed: int) -> Study:
@@ -202,12 +202,12 @@ def _shares(asked: Sequence[Question], raters: int, each: int) -> list[list[int]
 
 
 def _order(names: Sequence[str], asked: Sequence[Question], rng: random.Random) -> list[tuple[str, list[int]]]:
-    found = []
+    order = []
     for block in BLOCKS:
         own = [(name, item) for name, item in zip(names, asked, strict=True) if item.task == block]
         for name, item in rng.sample(own, len(own)):
-            found.append((name, rng.sample(range(len(item.options)), len(item.options))))
-    return found
+            order.append((name, rng.sample(range(len(item.options)), len(item.options))))
+    return order
 
 
 def _sources(item: Question) -> list[ImageRef]:

@@ -74,22 +74,22 @@ def people(
         )
     data = load(track, store.home)
     photos = {split: _photos(track, data, split, album) for split in ("train", "test")}
-    found = {}
+    persons = {}
     nearest = _lookalikes(registry, store, record, track, data, labels)
     for label in labels:
         person = order_photos(track.id, label, photos["train"][label], photos["test"][label], seed)
-        found[label] = Person(person.photos, nearest.get(label, ()))
-    return found
+        persons[label] = Person(person.photos, nearest.get(label, ()))
+    return persons
 
 
 def _photos(track: Track, data: TrackData, split: str, album: Album) -> dict[int, list[ImageRef]]:
     images, labels = data.private_train() if split == "train" else data.private_test()
-    found: dict[int, list[ImageRef]] = defaultdict(list)
+    by_label: dict[int, list[ImageRef]] = defaultdict(list)
     for index, label in enumerate(np.asarray(labels).tolist()):
         source = ImageRef(f"{track.id}/{split}", f"{index}.png")
         album.arrays[source] = images, index
-        found[label].append(source)
-    return found
+        by_label[label].append(source)
+    return by_label
 
 
 def _lookalikes(

@@ -103,20 +103,20 @@ def read_sheets(paths: Sequence[Path], key: Key) -> list[Sheet]:
 
 
 def _sheet(path: Path, key: Key) -> Sheet:
-    found = _read_answers(path)
-    if found.study != key.study:
+    saved = _read_answers(path)
+    if saved.study != key.study:
         raise UserError(
-            f"{path} holds answers to the study {_short(found.study)}, but the key is that of {key.study!r}. "
+            f"{path} holds answers to the study {_short(saved.study)}, but the key is that of {key.study!r}. "
             "Give the key.json that was built together with the page."
         )
-    if found.rater not in key.raters:
-        raise UserError(f"{path} is from rater {_short(found.rater)}. The study's raters: {', '.join(key.raters)}.")
-    asked = set(key.raters[found.rater])
+    if saved.rater not in key.raters:
+        raise UserError(f"{path} is from rater {_short(saved.rater)}. The study's raters: {', '.join(key.raters)}.")
+    asked = set(key.raters[saved.rater])
     answers: dict[str, str] = {}
-    for given in found.answers:
+    for given in saved.answers:
         if given.item not in asked:
             raise UserError(
-                f"{path} answers the item {_short(given.item)}, which the study does not ask of {found.rater!r}."
+                f"{path} answers the item {_short(given.item)}, which the study does not ask of {saved.rater!r}."
             )
         if given.item in answers:
             raise UserError(f"{path} answers the item {given.item!r} twice. Expected one answer per item.")
@@ -127,7 +127,7 @@ def _sheet(path: Path, key: Key) -> Sheet:
                 f"{', '.join(sorted(choices))}."
             )
         answers[given.item] = given.answer
-    return Sheet(found.rater, answers)
+    return Sheet(saved.rater, answers)
 
 
 def _read_answers(path: Path) -> _Answers:
@@ -148,10 +148,10 @@ def _read(path: Path, model: type[_Model], what: str) -> _Model:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a name occurs twice in one object")
-    return found
+    return members
 
 
 def _short(text: str) -> str:

@@ -30,7 +30,7 @@ def save(home: Path, result: dict[str, Any]) -> Path:
 def load_studies(home: Path) -> dict[str, list[dict[str, Any]]]:
     """Run id -> what each study found about that run, by study id: the ``runs`` entry of the result, with ``study``
     and ``raters``. Raises UserError for a file that cannot be read."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    studies: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder(home).glob("*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -43,5 +43,5 @@ def load_studies(home: Path) -> dict[str, list[dict[str, Any]]]:
                 f"{path} is not the result of a study ({error}). Delete it, or score the study again."
             ) from None
         for run, entry in entries.items():
-            found.setdefault(run, []).append(entry)
-    return found
+            studies.setdefault(run, []).append(entry)
+    return studies

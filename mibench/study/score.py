@@ -118,7 +118,7 @@ def _lineup(key: Key, given: Sequence[_Given], run: str, why: str) -> dict[str, 
 
 
 def _pair(key: Key, given: Sequence[_Given], run: str, why: str) -> dict[str, Any]:
-    [other] = [found for found in key.runs if found.run != run]
+    [other] = [entry for entry in key.runs if entry.run != run]
 
     def share(meaning: str) -> dict[str, Any]:
         return rate(((g.identity, float(g.meaning == meaning)) for g in given), why).public()

@@ -108,11 +108,11 @@ class _Granted:
         self._stream, self.left = stream, 0
 
     def read(self, size: int = -1) -> bytes:
-        found = self._stream.read(min(size, _CHUNK) if size >= 0 else _CHUNK)
-        self.left -= len(found)
+        data = self._stream.read(min(size, _CHUNK) if size >= 0 else _CHUNK)
+        self.left -= len(data)
         if self.left < 0:
             raise Refused("A member of the archive has more in its headers than a submission needs.")
-        return found
+        return data
 
 
 def _untar(stream: IO[bytes], into: Path, limits: Limits) -> None:

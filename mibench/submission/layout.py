@@ -84,7 +84,7 @@ def check_names(names: Iterable[str], limits: Limits) -> None:
 
 def walk(folder: Path, limits: Limits) -> dict[str, int]:
     """The plain files below ``folder`` and their bytes. Refuses links, devices and whatever else is no plain file."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     pending = [folder]
     while pending:
         for path in sorted(pending.pop().iterdir()):
@@ -92,14 +92,14 @@ def walk(folder: Path, limits: Limits) -> dict[str, int]:
             if stat.S_ISDIR(status.st_mode):
                 pending.append(path)
             elif stat.S_ISREG(status.st_mode):
-                found[name] = status.st_size
+                sizes[name] = status.st_size
             else:
                 what = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
                 raise Refused(f"{shown(name)} is {what}. A submission holds plain files only.")
-            if len(found) + len(pending) > limits.files:
+            if len(sizes) + len(pending) > limits.files:
                 raise Refused(f"There are more than {limits.files:,} files.")
-    check_names(found, limits)
-    return found
+    check_names(sizes, limits)
+    return sizes
 
 
 def check_places(sizes: dict[str, int], limits: Limits) -> None:

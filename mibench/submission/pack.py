@@ -107,7 +107,7 @@ def _manifest(store: Store, kind: str, key: str) -> Manifest:
 def _plugins(
     manifests: dict[str, Manifest], registry: Registry, files: dict[str, Path]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    plugins: dict[tuple[str, str], dict[str, Any]] = {}
     about = []
     for manifest in manifests.values():
         if manifest.kind not in OF:
@@ -115,7 +115,7 @@ def _plugins(
         kind: Kind = "defense" if OF[manifest.kind] == "defense" else "attack"
         _check(Manifest, manifest.to_json())
         for name, version, sha256 in parts(manifest):
-            if (kind, name) in found:
+            if (kind, name) in plugins:
                 continue
             path, entry = registry.path(kind, name), registry.entry(kind, name)
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
@@ -124,7 +124,7 @@ def _plugins(
                     f"published. Put it back, or run again: mibench run ... --force {manifest.kind}"
                 )
             files[file_name(kind, name)] = path
-            found[kind, name] = {
+            plugins[kind, name] = {
                 "kind": kind,
                 "id": name,
                 "version": version,
@@ -135,7 +135,7 @@ def _plugins(
             paper = f"; {entry.paper.title} ({entry.paper.venue} {entry.paper.year})" if entry.paper else ""
             licence = f"; licence {entry.licence}" if entry.licence else ""
             about.append(f"{kind} {name}: {entry.title}{paper}{licence}")
-    return [found[name] for name in sorted(found)], about
+    return [plugins[name] for name in sorted(plugins)], about
 
 
 def _check(shape: type[Any], data: dict[str, Any]) -> None:
@@ -147,11 +147,11 @@ def _check(shape: type[Any], data: dict[str, Any]) -> None:
 
 def _environments(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
     """The different machines and packages behind the stages; the memory that a stage took is in its manifest."""
-    found = {}
+    environments = {}
     for manifest in manifests.values():
         own = {name: value for name, value in manifest.environment.items() if name != "peak_memory_mib"}
-        found[json.dumps(own, sort_keys=True)] = own
-    return [found[name] for name in sorted(found)]
+        environments[json.dumps(own, sort_keys=True)] = own
+    return [environments[name] for name in sorted(environments)]
 
 
 def write(parcel: Parcel, out: Path, home: Path, registry: Registry) -> None:

@@ -74,12 +74,12 @@ def read_json(path: Path, name: str) -> Any:
     machine, deep nesting, long texts and characters that nobody can see."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        members = dict(pairs)
+        if len(members) != len(pairs):
             names = [key for key, _ in pairs]
             double = next(key for key in names if names.count(key) > 1)
             raise Refused(f"{name} has the key {shown(double)} twice in one object.")
-        return found
+        return members
 
     def constant(text: str) -> None:
         raise Refused(f"{name} holds {text}, which is no number.")

@@ -3,7 +3,8 @@
     python benchmarks/overhead.py
 
 Writes ``benchmarks/results/overhead.json``. The floor of the first is starting as many processes, one after the other,
-that do the same and nothing else; planning and ``status`` are measured beside importing what they cannot do without.
+that do the same and nothing else; planning, ``status`` and ``list`` are measured beside importing what they cannot do
+without.
 """
 
 from __future__ import annotations
@@ -184,23 +185,28 @@ def looking(folder: Path, count: int = 10_000) -> dict[str, float]:
         )
         manifests.append(replace(run, result={"record": record.to_json()}))
     database.ingest(manifests)
-    command = [sys.executable, "-m", "mibench", "status", "--json"]
+    seconds, said = typed("-m", "mibench", "status", "--json", MIBENCH_HOME=str(home))
+    assert json.loads(said)["stages"]["run"] == count
+    imports, _ = typed("-c", "import click, sqlalchemy.orm, pydantic, yaml")
+    return {"runs": count, "stages": 5 * count, "seconds": seconds, "imports_alone_seconds": imports}
+
+
+def listing() -> dict[str, float]:
+    """Seconds of ``mibench list`` as typed."""
+    imports, _ = typed("-c", "import click, pydantic, yaml")
+    return {"seconds": typed("-m", "mibench", "list")[0], "imports_alone_seconds": imports}
+
+
+def typed(*words: str, **environment: str) -> tuple[float, str]:
+    """The least seconds of three runs of Python with these words, and what the last one printed."""
     seconds = []
     for _ in range(3):
         clock = time.perf_counter()
         done = subprocess.run(
-            command, env=os.environ | {"MIBENCH_HOME": str(home)}, check=True, capture_output=True, text=True
+            [sys.executable, *words], env=os.environ | environment, check=True, capture_output=True, text=True
         )
         seconds.append(time.perf_counter() - clock)
-    assert json.loads(done.stdout)["stages"]["run"] == count
-    clock = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import click, sqlalchemy.orm, pydantic, yaml"], check=True)
-    return {
-        "runs": count,
-        "stages": 5 * count,
-        "seconds": round(min(seconds), 3),
-        "imports_alone_seconds": round(time.perf_counter() - clock, 3),
-    }
+    return round(min(seconds), 3), done.stdout
 
 
 def main() -> None:
@@ -210,6 +216,7 @@ def main() -> None:
             "coordinator": per_stage(folder),
             "planning": planning(),
             "status": looking(folder),
+            "list": listing(),
             "environment": describe() | {"cores": os.cpu_count(), "code": code_version()},
         }
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,15 +1,52 @@
-"""Lets tests import the helpers beside this file whatever pytest's import mode; fixtures that several folders use."""
+"""How the suite is run: in several processes, each on one core. And the fixtures that several folders use."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+# Before anything imports torch or numpy. The threads of one worker would wait for each other, and for those of the
+# other workers, far longer than they compute.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file, whatever pytest's import mode
 
+from once import Once
 from tiny import Cli, make_root
 
 from mibench.protocol.method_files import VARIABLE
+
+MOST_WORKERS = 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """One worker per core unless ``-n`` says something else. Each begins with a run of neighbouring tests, so that
+    it makes the preparations of few modules; who is done takes from the others. Not in pyproject.toml's ``addopts``,
+    where ``-p no:xdist`` would make it an unknown option."""
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    if config.option.numprocesses is None:
+        config.option.numprocesses = "logical"
+        config.option.maxprocesses = config.option.maxprocesses or MOST_WORKERS
+    if config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked ``nightly`` runs only where ``-m`` names it."""
+    if "nightly" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws without a seed of its own does not depend on the tests before it."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +56,29 @@ def no_plugin_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with the track ``tiny``. Nobody changes it: make your own to do so."""
-    return make_root(tmp_path_factory.mktemp("tiny") / "root")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """What is made once per session, whichever worker needs it first."""
+    folder = tmp_path_factory.getbasetemp()
+    return Once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Cli:
+def tiny_root(once: Once) -> Path:
+    """A root with the track ``tiny``. Nobody changes it: make your own to do so."""
+    return once("tiny-root", make_root)
+
+
+@pytest.fixture(scope="session")
+def finished(once: Once, tiny_root: Path) -> Cli:
     """A home in which ``re`` and ``none`` were attacked with ``ppa``. Read only: copy it to change it."""
-    cli = Cli(tmp_path_factory.mktemp("finished") / "home", tiny_root)
-    cli.first = cli("run", "--track", "tiny", "--device", "cpu", "--json", "--defense", "re", "--attack", "ppa")
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        cli = Cli(folder / "home", tiny_root)
+        done = cli("run", "--track", "tiny", "--device", "cpu", "--json", "--defense", "re", "--attack", "ppa")
+        (folder / "said.json").write_text(json.dumps({"stdout": done.stdout, "stderr": done.stderr}))
+
+    folder = once("finished", make)
+    cli = Cli(folder / "home", tiny_root)
+    cli.first = subprocess.CompletedProcess([], 0, **json.loads((folder / "said.json").read_text()))
     return cli

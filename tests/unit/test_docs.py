@@ -62,16 +62,23 @@ def test_every_command_is_documented(command: str) -> None:
     assert any(re.search(rf"\bmibench {command}\b", prose(page)) for page in PAGES)
 
 
-@each_page
+def in_blocks(page: Path) -> list[str]:
+    return [line for line in typed(page) if line.startswith("mibench ")]
+
+
+def in_sentences(page: Path) -> list[str]:
+    return re.findall(r"`(mibench [^`]+)`", prose(page))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if in_blocks(page)], ids=lambda page: page.name)
 def test_commands_in_shell_blocks_parse(page: Path) -> None:
-    for line in typed(page):
-        if line.startswith("mibench "):
-            parse(line)
+    for line in in_blocks(page):
+        parse(line)
 
 
-@each_page
+@pytest.mark.parametrize("page", [page for page in PAGES if in_sentences(page)], ids=lambda page: page.name)
 def test_commands_in_sentences_parse(page: Path) -> None:
-    for text in re.findall(r"`(mibench [^`]+)`", prose(page)):
+    for text in in_sentences(page):
         with suppress(click.MissingParameter):  # a sentence may name a command without its arguments
             parse(text)
 

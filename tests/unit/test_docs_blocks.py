@@ -15,16 +15,18 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from once import Once
 from tiny import SECTION, edit_registry, make_root
 from typed import parse
 
@@ -65,7 +67,10 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        return self.language in ("bash", "python") and self.parsed_only is None and self.file is None
+        """Whether it is executed. A method's class is only loaded."""
+        if self.parsed_only is not None or self.file is not None:
+            return False
+        return self.language == "bash" or (self.language == "python" and contract(self.text) is None)
 
 
 def blocks(page: str, text: str) -> Iterator[Block]:
@@ -98,9 +103,17 @@ def _block(page: str, start: int, language: str, lines: list[str], above: str) -
 ALL = [block for page in PAGES for block in blocks(page.name, page.read_text(encoding="utf-8"))]
 
 
-def of(*languages: str) -> pytest.MarkDecorator:
-    found = [block for block in ALL if block.language in languages]
+def of(*languages: str, which: Callable[[Block], Any] = lambda block: True) -> pytest.MarkDecorator:
+    found = [block for block in ALL if block.language in languages and which(block)]
     return pytest.mark.parametrize("block", found, ids=lambda block: block.id)
+
+
+def contract(text: str) -> str | None:
+    """The contract of the class that Python source defines, by the names of its bases; None: no plugin."""
+    bases = [
+        ast.unparse(base) for node in ast.parse(text).body if isinstance(node, ast.ClassDef) for base in node.bases
+    ]
+    return next((base for base in bases if base in BASES), None)
 
 
 # --- reading a page ------------------------------------------------------------------------------------------------
@@ -128,10 +141,9 @@ def test_every_comment_belongs_to_a_block() -> None:
     assert comments == sum(block.file is not None or block.parsed_only is not None for block in ALL)
 
 
-@of("text")
+@of("text", which=lambda block: block.page != "commands.md")  # test_reference.py compares that one with the program
 def test_text_blocks_hide_no_commands(block: Block) -> None:
-    if block.page != "commands.md":  # generated; test_reference.py compares it with the commands
-        assert not re.search(r"^\s*(\$ )?(mibench|pip install) ", block.text, re.MULTILINE)
+    assert not re.search(r"^\s*(\$ )?(mibench|pip install) ", block.text, re.MULTILINE)
 
 
 # --- what is typed -------------------------------------------------------------------------------------------------
@@ -161,20 +173,15 @@ def test_typed_lines_can_be_typed(block: Block) -> None:
 # --- what is pasted ------------------------------------------------------------------------------------------------
 
 
-def contract(text: str) -> str | None:
-    """The contract of the class that Python source defines, by the names of its bases; None: no plugin."""
-    bases = [
-        ast.unparse(base) for node in ast.parse(text).body if isinstance(node, ast.ClassDef) for base in node.bases
-    ]
-    return next((base for base in bases if base in BASES), None)
-
-
 @of("python")
-def test_plugins_load(block: Block, tmp_path: Path) -> None:
+def test_python_compiles(block: Block) -> None:
     compile(block.text, block.id, "exec")
-    if (base := contract(block.text)) is None:
-        return
-    assert len(block.text.splitlines()) <= 120
+
+
+@of("python", which=lambda block: contract(block.text))
+def test_plugins_load(block: Block, tmp_path: Path) -> None:
+    base = contract(block.text)
+    assert base is not None and len(block.text.splitlines()) <= 120
     path = tmp_path / "pasted.py"
     path.write_text(block.text, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(f"docs_block_{block.line}", path)
@@ -243,11 +250,12 @@ def check_bibtex(text: str) -> None:
     assert re.match(r"@\w+\{\w+,\n", text) and text.count("{") == text.count("}")
 
 
-def test_data_in_other_formats_is_valid() -> None:
-    checks = {"toml": check_toml, "json": json.loads, "bibtex": check_bibtex}
-    for block in ALL:
-        if block.language in checks:
-            checks[block.language](block.text)
+CHECKS: dict[str, Callable[[str], Any]] = {"toml": check_toml, "json": json.loads, "bibtex": check_bibtex}
+
+
+@of(*CHECKS)
+def test_data_in_other_formats_is_valid(block: Block) -> None:
+    CHECKS[block.language](block.text)
 
 
 # --- what runs -----------------------------------------------------------------------------------------------------
@@ -256,10 +264,13 @@ RUN = [page.name for page in PAGES if any(block.runs for block in ALL if block.p
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(once: Once) -> Path:
     """A folder with a root whose track ``synthfaces`` and whose preset ``small`` are cut down, and with the programs
     that a reader types."""
-    folder = tmp_path_factory.mktemp("docs")
+    return once("docs-blocks", make_small)
+
+
+def make_small(folder: Path) -> None:
     root = make_root(folder / "root")
 
     def shrink(data: dict[str, Any]) -> None:
@@ -274,34 +285,41 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         program = folder / "bin" / name
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words}"$@"\n')
         program.chmod(0o755)
-    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by the pages, as by a reader's: what one has computed another finds."""
+    return tmp_path_factory.mktemp("docs") / "home"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
-def test_the_page_runs(page: str, small: Path, tmp_path: Path) -> None:
+def test_the_page_runs(page: str, small: Path, home: Path, tmp_path: Path) -> None:
     own = [block for block in ALL if block.page == page]
-    root = small / "root"
+    here, root = tmp_path / "here", tmp_path / "root"
+    here.mkdir()
+    shutil.copytree(small / "root", root, symlinks=True)  # to which a page may add a track
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MIBENCH_")}
     environment |= {
         "PATH": f"{small / 'bin'}{os.pathsep}{environment['PATH']}",
         "PYTHONPATH": str(ROOT),
         "MIBENCH_ROOT": str(root),
-        "MIBENCH_HOME": str(small / "home"),  # shared by the pages, as by a reader's
+        "MIBENCH_HOME": str(home),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "160",
     }
     for block in own:
         if block.file is not None:
-            assert (tmp_path / block.file).exists(), f"{block.id}: nothing wrote {block.file} before"
-            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+            assert (here / block.file).exists(), f"{block.id}: nothing wrote {block.file} before"
+            (here / block.file).write_text(block.text, encoding="utf-8")
         elif block.language == "yaml" and "source" in next(iter(yaml.safe_load(block.text).values()), ()):
             edit_registry(root, lambda data, text=block.text: data["tracks"].update(yaml.safe_load(text)))
-        elif block.runs and contract(block.text if block.language == "python" else "") is None:
+        elif block.runs:
             program = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
             done = subprocess.run(
                 [*program, block.text],
-                cwd=tmp_path,
+                cwd=here,
                 env=environment,
                 capture_output=True,
                 text=True,

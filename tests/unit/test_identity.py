@@ -99,6 +99,5 @@ def test_canonical_json_loses_nothing(value: Any) -> None:
 
 
 def test_seeds() -> None:
-    assert stream_seed("orl32", "target", 0, "weights") == stream_seed("orl32", "target", 0, "weights")
-    assert stream_seed(1, 2) != stream_seed(12) != stream_seed("1", 2)
+    assert len({stream_seed(1, 2), stream_seed(12), stream_seed("1", 2)}) == 3
     assert stream_seed("target", 0) == 9022801365260991648

@@ -165,7 +165,7 @@ def published(net: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return state
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def vgg() -> VGG16:
     return VGG16(5)
 

@@ -30,7 +30,6 @@ def test_a_thousand_cells_within_a_tenth_of_the_bound(scaling: Any, devices: int
     seconds, expected = scaling.durations(plan, past, random.Random(devices))
     row = scaling.simulate(plan, seconds, expected, devices)
     assert row["over"] >= 0.9999 and row["over"] <= 1.1 and row["over_known"] <= 1.1
-    assert row["scheduler_seconds"] < 2
 
 
 def test_the_documentation_has_the_numbers(scaling: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import Once
 from tiny import Cli, edit_registry
 
 from mibench.contracts import TrackInfo
@@ -57,16 +58,21 @@ def test_mids_bottleneck_per_network() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def trained(tiny_root: Path, once: Once) -> Any:
     """Runs of the three on a residual network, and the stored targets."""
-    folder = tmp_path_factory.mktemp("shortcuts")
-    root = folder / "root"
-    shutil.copytree(tiny_root, root, symlinks=True)
-    edit_registry(root, lambda data: data["tracks"]["tiny"]["target"].update(arch="small_resnet"))
-    cli = Cli(folder / "home", root)
-    words = [word for name in ("rolss", "ssf", "tts", "re+rolss") for word in ("--defense", name)]
-    done = cli("run", "--track", "tiny", "--device", "cpu", "--json", *words, "--attack", "ppa")
-    return cli, json.loads(done.stdout)["runs"]
+
+    def make(folder: Path) -> None:
+        root = folder / "root"
+        shutil.copytree(tiny_root, root, symlinks=True)
+        edit_registry(root, lambda data: data["tracks"]["tiny"]["target"].update(arch="small_resnet"))
+        words = [word for name in ("rolss", "ssf", "tts", "re+rolss") for word in ("--defense", name)]
+        done = Cli(folder / "home", root)(
+            "run", "--track", "tiny", "--device", "cpu", "--json", *words, "--attack", "ppa"
+        )
+        (folder / "answer.json").write_text(done.stdout)
+
+    folder = once("shortcuts", make)
+    return Cli(folder / "home", folder / "root"), json.loads((folder / "answer.json").read_text())["runs"]
 
 
 def test_they_train_and_answer_differently(trained: Any) -> None:
@@ -88,7 +94,9 @@ def test_they_are_served_as_they_were_trained(trained: Any) -> None:
     track = registry.track("tiny")
     images, labels = load(track, cli.home).private_train()
     x, y = torch.from_numpy(images.copy()).float() / 255, torch.from_numpy(labels.copy())
-    for path in cli.home.glob("store/target/*/*/manifest.json"):
+    targets = list(cli.home.glob("store/target/*/*/manifest.json"))
+    assert len(targets) == 5
+    for path in targets:
         manifest = json.loads(path.read_text())
         defense = registry.build("defense", manifest["plugin"], manifest["params"], track)
         net = defense.build(build_classifier("small_resnet", 5, 1, 32))

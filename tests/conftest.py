@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything imports torch or numpy. The threads of one worker would wait for each other, and for those of the
@@ -19,6 +20,12 @@ from tiny import Cli, make_root
 from mibench.protocol.method_files import VARIABLE
 
 MOST_WORKERS = 8
+
+# How fast the machine is, and how busy, decides no test.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mibench.store import locks
 
 
 class Once:
@@ -29,6 +30,5 @@ class Once:
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
         """Hold what there is but one of on the machine; other workers wait for it."""
-        with (self._folder / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.exclusive(self._folder / f"{name}.lock"):
             yield

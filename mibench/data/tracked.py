@@ -37,18 +37,18 @@ def is_tracked(track: Track) -> bool:
 def private_set(track: Track) -> Needed:
     """The set of the track's private images. Raises UserError where the track asks what the set does not have."""
     if track.source == FOLDER:
-        found = Needed(_folder(track, track.root, "root", _split(track)), Path(track.root or "."))
+        need = Needed(_folder(track, track.root, "root", _split(track)), Path(track.root or "."))
     else:
-        found = Needed(data_set(track.source))
+        need = Needed(data_set(track.source))
         _nothing_chosen(track)
-    _fits(track, found.data_set)
-    known = found.data_set
+    _fits(track, need.data_set)
+    known = need.data_set
     if track.source != FOLDER and (known.publish_private < track.publish_private or known.sensitive > track.sensitive):
         raise UserError(
             f"Track {track.id!r} says sensitive: {track.sensitive} and publish_private: {track.publish_private}, but "
             f"its data set {known.name} says {known.sensitive} and {known.publish_private} ({known.licence})."
         )
-    return found
+    return need
 
 
 def public_set(track: Track) -> Needed | None:
@@ -57,11 +57,11 @@ def public_set(track: Track) -> Needed | None:
     if source in (None, NONE, track.source if track.source != FOLDER else None):
         return None
     if source == FOLDER:
-        found = Needed(_folder(track, track.public.root, "public.root", None), Path(track.public.root or "."))
+        need = Needed(_folder(track, track.public.root, "public.root", None), Path(track.public.root or "."))
     else:
-        found = Needed(data_set(str(source)))
-    _fits(track, found.data_set)
-    return found
+        need = Needed(data_set(str(source)))
+    _fits(track, need.data_set)
+    return need
 
 
 def _folder(track: Track, root: str | None, field: str, split: folders.Split | None) -> DataSet:
@@ -91,12 +91,12 @@ def _nothing_chosen(track: Track) -> None:
         )
 
 
-def _fits(track: Track, found: DataSet) -> None:
-    side, channels = found.views["target"].side, found.channels
+def _fits(track: Track, data_set: DataSet) -> None:
+    side, channels = data_set.views["target"].side, data_set.channels
     if (side, channels) != (track.resolution, track.channels):
         raise UserError(
             f"Track {track.id!r} has resolution {track.resolution} and {track.channels} channel(s); its data set "
-            f"{found.name} has {side} and {channels}."
+            f"{data_set.name} has {side} and {channels}."
         )
 
 
@@ -120,8 +120,8 @@ def missing(track: Track, home: Path) -> dict[str, str]:
     """What the track needs that is not prepared here, in sentences by data set."""
     if not is_tracked(track):
         return {}
-    found = [need for need in (private_set(track), public_set(track)) if need is not None]
-    lacking = [need for need in found if facts(need.data_set.name, home) is None]
+    needs = [need for need in (private_set(track), public_set(track)) if need is not None]
+    lacking = [need for need in needs if facts(need.data_set.name, home) is None]
     return {
         need.data_set.name: not_prepared(need.data_set, track.id)
         if need.root is None
@@ -145,7 +145,7 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class Found:
+class ArrayFolders:
     """Where the track's arrays lie: ``public`` is None without public images; ``split`` names the private data."""
 
     private: Path
@@ -153,7 +153,7 @@ class Found:
     split: str
 
 
-def locate(track: Track, home: Path) -> Found:
+def locate(track: Track, home: Path) -> ArrayFolders:
     """The prepared sets of the track. Raises MissingError if one is not there, damaged or not the pinned one."""
     lacking = missing(track, home)
     if lacking:
@@ -175,13 +175,13 @@ def locate(track: Track, home: Path) -> Found:
         other = where
     available = meta["counts"].get("public", 0)
     if track.public.source == NONE or (public is None and not available):
-        return Found(where, None, split)
+        return ArrayFolders(where, None, split)
     if (track.public.images or 1) > available:
         raise UserError(
             f"Track {track.id!r} asks for {track.public.images:,} public images; "
             f"{(public or private).data_set.name} has {available:,}."
         )
-    return Found(where, other, split)
+    return ArrayFolders(where, other, split)
 
 
 def _sound(track: Track, need: Needed, pinned: str | None, home: Path) -> str:

@@ -90,8 +90,8 @@ def resized(images: Tensor, side: int, how: str) -> Tensor:
     if images.shape[1] == 1:
         pictures = pictures[..., 0]
     made = np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BILINEAR)) for p in pictures])
-    found = torch.from_numpy(made).to(images.device).float() / 255
-    return found[:, None] if images.shape[1] == 1 else found.permute(0, 3, 1, 2)
+    floats = torch.from_numpy(made).to(images.device).float() / 255
+    return floats[:, None] if images.shape[1] == 1 else floats.permute(0, 3, 1, 2)
 
 
 def write_png(image: Tensor, path: Path) -> None:

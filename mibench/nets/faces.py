@@ -18,10 +18,10 @@ from mibench.errors import UserError
 from mibench.nets.base import Classifier
 
 
-def _require_resolution(net: Classifier, expected: int, found: int) -> None:
-    if found != expected:
+def _require_resolution(net: Classifier, expected: int, resolution: int) -> None:
+    if resolution != expected:
         raise UserError(
-            f"{type(net).__name__} takes {expected}x{expected} images, found {found}x{found}. "
+            f"{type(net).__name__} takes {expected}x{expected} images, found {resolution}x{resolution}. "
             f"Use a track of {expected} pixels or another architecture."
         )
 

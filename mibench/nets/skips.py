@@ -61,15 +61,15 @@ _SCALED: dict[type[nn.Module], type[nn.Module]] = {
 def scale(stage: nn.Module, factor: float) -> None:
     """Multiply every shortcut in ``stage`` by ``factor``, in place; also that of a first block, which changes the
     number of channels (its weights stay, unused at 0). Raises ValueError if there is none."""
-    found = False
+    has_shortcut = False
     scaled = _SCALED | _timm_blocks()
     for module in stage.modules():
         kind = next((new for old, new in scaled.items() if type(module) in (old, new)), None)
         if kind is not None:
             module.__class__ = kind
             cast(Any, module).factor = factor
-            found = True
-    if not found:
+            has_shortcut = True
+    if not has_shortcut:
         raise ValueError(f"{type(stage).__name__} has no shortcut that could be scaled")
 
 

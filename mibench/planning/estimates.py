@@ -24,13 +24,13 @@ def past_seconds(stages: Iterable[tuple[str, str, str, str, float]]) -> Past:
 def estimate(stages: Iterable[Stage], past: Past) -> dict[str, float]:
     """Seconds by key: the median of past stages of the same kind, method, track and parameters; else of the same kind,
     method and track; else of the same kind and track; a stage without any such past is left out."""
-    found = {}
+    seconds = {}
     for stage in stages:
         for name in _names(stage.kind, stage.plugin, stage.track, canonical(stage.non_default)):
             if name in past:
-                found[stage.key] = past[name]
+                seconds[stage.key] = past[name]
                 break
-    return found
+    return seconds
 
 
 def filled(stages: Iterable[Stage], seconds: Mapping[str, float]) -> dict[str, float]:

@@ -71,10 +71,10 @@ def chains(stages: Iterable[Stage], seconds: Mapping[str, float] | None = None) 
     """For each stage, the length of the longest chain of stages that starts with it; ``seconds`` as in ``Schedule``."""
     ordered = list(stages)
     below: dict[str, float] = {}
-    found: dict[str, float] = {}
+    lengths: dict[str, float] = {}
     for stage in reversed(ordered):
         own = 1.0 if seconds is None else seconds.get(stage.key, 0.0)
-        found[stage.key] = own + below.get(stage.key, 0.0)
+        lengths[stage.key] = own + below.get(stage.key, 0.0)
         for _, parent in stage.inputs.values():
-            below[parent] = max(below.get(parent, 0.0), found[stage.key])
-    return found
+            below[parent] = max(below.get(parent, 0.0), lengths[stage.key])
+    return lengths

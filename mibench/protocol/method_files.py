@@ -218,8 +218,8 @@ def module_file(name: str) -> Path | None:
     for depth, _ in enumerate(parts := name.split("."), start=1):
         full = ".".join(parts[:depth])
         finders = sys.meta_path if depth == 1 else [PathFinder]
-        found = (finder.find_spec(full, where) for finder in finders if hasattr(finder, "find_spec"))
-        spec = next((each for each in found if each is not None), None)
+        specs = (finder.find_spec(full, where) for finder in finders if hasattr(finder, "find_spec"))
+        spec = next((each for each in specs if each is not None), None)
         if spec is None:
             return None
         where = spec.submodule_search_locations

@@ -81,11 +81,11 @@ def load_suite(root: Path, name: str) -> Suite:
 
 def suite_tracks(root: Path) -> Mapping[str, dict[str, Any]]:
     """The sections of every track that a suite brings, ``extends`` filled in."""
-    found: dict[str, dict[str, Any]] = {}
+    tracks: dict[str, dict[str, Any]] = {}
     for name in suite_names(root):
         sections = load_suite(root, name).tracks
         for track in sections:
-            if track in found:
+            if track in tracks:
                 raise UserError(f"Two suites bring a track {track!r}.")
-            found[track] = extended(track, sections)
-    return found
+            tracks[track] = extended(track, sections)
+    return tracks

@@ -43,8 +43,8 @@ def extended(name: str, sections: Mapping[str, dict[str, Any]], seen: tuple[str,
 
 
 def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(below)
+    merged = dict(below)
     for key, value in above.items():
-        old = found.get(key)
-        found[key] = joined(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return found
+        old = merged.get(key)
+        merged[key] = joined(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

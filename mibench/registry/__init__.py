@@ -80,10 +80,10 @@ class Registry:
     @cached_property
     def suite_tracks(self) -> dict[str, Track]:
         """The tracks that suites bring."""
-        found = {name: self._read(name, section, "suites") for name, section in suite_tracks(self.root).items()}
-        if both := found.keys() & self._file.tracks.keys():
+        tracks = {name: self._read(name, section, "suites") for name, section in suite_tracks(self.root).items()}
+        if both := tracks.keys() & self._file.tracks.keys():
             raise UserError(f"Tracks both in a suite and in registry.yaml: {', '.join(sorted(both))}.")
-        return found
+        return tracks
 
     def _read(self, name: str, section: dict[str, Any], where: str) -> Track:
         try:
@@ -124,7 +124,7 @@ class Registry:
     @cached_property
     def _sources(self) -> dict[Kind, dict[str, MethodFile]]:
         """All methods: those of registry.yaml, of files that the user named, and of installed packages."""
-        found: dict[Kind, dict[str, MethodFile]] = {}
+        sources: dict[Kind, dict[str, MethodFile]] = {}
         listings: dict[Kind, dict[str, Entry]] = {
             "defense": self._file.defenses,
             "attack": self._file.attacks,
@@ -132,14 +132,14 @@ class Registry:
         }
         for kind, listed in listings.items():
             own = [MethodFile(kind, name, self._file_of(kind, name), self._licensed(e)) for name, e in listed.items()]
-            found[kind] = {source.id: source for source in [*own, *package_sources(kind)]}
+            sources[kind] = {source.id: source for source in [*own, *package_sources(kind)]}
         for path in named_files():
             source = file_source(path)
-            known = found[source.kind].get(source.id)
+            known = sources[source.kind].get(source.id)
             if known is not None and known.path.resolve() != path.resolve():
                 raise UserError(f"{path} is called like the {source.kind} {source.id!r} in {known.path}. Rename it.")
-            found[source.kind].setdefault(source.id, source)
-        return found
+            sources[source.kind].setdefault(source.id, source)
+        return sources
 
     def _licensed(self, entry: Entry) -> Entry:
         licence = self._file.licence
@@ -196,18 +196,18 @@ class Registry:
         except UserError:
             return None  # listed all the same; whoever imports it gets the error
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-        found = (literal(node, field) for node in classes if source.class_name in (None, node.name))
-        return next((value for value in found if value is not None), None)
+        values = (literal(node, field) for node in classes if source.class_name in (None, node.name))
+        return next((value for value in values if value is not None), None)
 
     def version(self, kind: Kind, name: str) -> int:
         """The version that the plugin's file declares, 1 without one."""
-        found = self._literal(kind, name, "version")
-        return found if isinstance(found, int) else 1
+        version = self._literal(kind, name, "version")
+        return version if isinstance(version, int) else 1
 
     def deviations(self, kind: Kind, name: str) -> tuple[str, ...]:
         """The deviations that the plugin's file writes down as plain text; those it computes are in its runs."""
-        found = self._literal(kind, name, "deviations")
-        return tuple(text for text in found or () if isinstance(text, str))
+        texts = self._literal(kind, name, "deviations")
+        return tuple(text for text in texts or () if isinstance(text, str))
 
     def plugin(self, kind: Kind, name: str) -> type[Any]:
         """Import the plugin and return its class. Imports torch. What the file replaces of torch or the engine is put
@@ -224,14 +224,16 @@ class Registry:
         if changed:
             warnings.warn(f"{kind} {name} replaced {', '.join(sorted(changed))}; this was undone.", stacklevel=2)
         members = vars(module).values()
-        found = [c for c in members if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__]
+        classes = [
+            c for c in members if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__
+        ]
         if source.class_name:
-            found = [c for c in found if c.__name__ == source.class_name]
-        if len(found) != 1:
+            classes = [c for c in classes if c.__name__ == source.class_name]
+        if len(classes) != 1:
             raise UserError(
-                f"{source.path} must define exactly one subclass of {base.__name__}; it defines {len(found)}."
+                f"{source.path} must define exactly one subclass of {base.__name__}; it defines {len(classes)}."
             )
-        return found[0]
+        return classes[0]
 
     def values(self, selection: Selection, track: Track) -> dict[str, Any]:
         """Parameters from the track's preset, the named presets and the explicit ones, the later ones winning."""

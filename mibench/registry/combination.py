@@ -60,8 +60,8 @@ class Combined(Defense):
     def adapt(self, images: Tensor, rng: Rng) -> Tensor | None:
         changed = None
         for part in self.parts:
-            found = part.adapt(images if changed is None else changed, rng)
-            changed = changed if found is None else found
+            adapted = part.adapt(images if changed is None else changed, rng)
+            changed = changed if adapted is None else adapted
         return changed
 
 

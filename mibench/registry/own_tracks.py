@@ -73,14 +73,14 @@ def _mapping(path: Path) -> dict[str, Any]:
     from mibench.protocol.yaml_files import Loader
 
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except FileNotFoundError:
         raise UserError(f"There is no track file {path}. docs/data.md shows one.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as a track: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} is not a track: expected `name: value` lines such as `root: photos`.")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in content.items()}
 
 
 def _count(path: Path, section: dict[str, Any]) -> int:
@@ -96,9 +96,9 @@ def _count(path: Path, section: dict[str, Any]) -> int:
     share = section["public"].get("class_share") or 0
     private = len(names) - (len(public_classes(names, share)) if isinstance(share, (int, float)) else 0)
     if private < 2:
-        found = ", ".join(names) or "no folder at all"
+        listed = ", ".join(names) or "no folder at all"
         raise MissingError(
-            f"{root} has {private} private class{'' if private == 1 else 'es'} (folders: {found}). Expected two "
+            f"{root} has {private} private class{'' if private == 1 else 'es'} (folders: {listed}). Expected two "
             f"or more folders <class>/ with images."
         )
     return private

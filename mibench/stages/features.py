@@ -46,8 +46,8 @@ def run(job: Job) -> dict[str, Any]:
 
     folder, _ = job.parent("invert")
     entries: list[dict[str, Any]] = json.loads((folder / "images.json").read_text())
-    found = torch.stack([read_png(folder / entry["file"], job.track.channels) for entry in entries]).to(job.device)
-    made = torch.tensor([entry["label"] for entry in entries])
+    made = torch.stack([read_png(folder / entry["file"], job.track.channels) for entry in entries]).to(job.device)
+    made_labels = torch.tensor([entry["label"] for entry in entries])
 
     def features(pixels: Tensor | Pixels) -> Array:
         with job.closed():
@@ -56,7 +56,7 @@ def run(job: Job) -> dict[str, Any]:
             raise StageFailed("The target's features contain numbers that are not finite.")
         return values
 
-    of_private, of_found = features(images), features(found)
+    of_private, of_made = features(images), features(made)
     erased = []
     for draw in range(DRAWS):
         parts = (erase_rectangles(part, erasing, AREA, mean=job.track.fill) for part in images.split(CHUNK))
@@ -65,8 +65,8 @@ def run(job: Job) -> dict[str, Any]:
     of_erased = np.stack(erased, 1)  # (images, draws, F)
     table = []
     for label in identities:
-        own = (labels == label).numpy()
-        sets = (of_private[own], of_erased[own].reshape(-1, of_private.shape[1]), of_found[(made == label).numpy()])
+        own, of_label = (labels == label).numpy(), (made_labels == label).numpy()
+        sets = (of_private[own], of_erased[own].reshape(-1, of_private.shape[1]), of_made[of_label])
         table.append({"label": label} | identity(*sets))
     facts = {"draws": DRAWS, "area": list(AREA), "fill": list(job.track.fill)}
     write_json(job.workdir / "features.json", {"schema": 1, **facts, "identities": table})

@@ -173,8 +173,8 @@ class _BlockSize:
 
     def _read(self) -> dict[str, int]:
         try:
-            found: dict[str, int] = json.loads(self._path.read_text())
-            return found
+            sizes: dict[str, int] = json.loads(self._path.read_text())
+            return sizes
         except (OSError, ValueError):
             return {}
 

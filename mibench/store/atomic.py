@@ -52,8 +52,8 @@ def _os_code(error: Exception) -> int:
     """The errno behind an error; safetensors only says it in its message."""
     if isinstance(error, OSError):
         return error.errno or 0
-    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(found.group(1)) if found else 0
+    match = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(match.group(1)) if match else 0
 
 
 def temporary(path: Path) -> Path:

@@ -72,16 +72,16 @@ def died(home: Path, key: str, message: str, outcome: str = "died", exit_code: i
 
 def read(home: Path, key: str) -> list[Attempt]:
     """The attempts at a stage, oldest first. A line that a full disk or a kill cut off is left out."""
-    found: dict[str, Attempt] = {}
+    attempts: dict[str, Attempt] = {}
     for line in _lines(path(home, key)):
         name = str(line.pop("id", ""))
         if "started" in line:
             with suppress(TypeError):
-                found[name] = Attempt(name, **line)
-        elif name in found:
+                attempts[name] = Attempt(name, **line)
+        elif name in attempts:
             for what in ("ended", "outcome", "message", "exit_code"):
-                setattr(found[name], what, line.get(what))
-    return list(found.values())
+                setattr(attempts[name], what, line.get(what))
+    return list(attempts.values())
 
 
 def last(home: Path, key: str) -> Attempt | None:
@@ -91,12 +91,12 @@ def last(home: Path, key: str) -> Attempt | None:
 def failed_before(home: Path, stages: Iterable[tuple[str, str]]) -> dict[str, Attempt]:
     """Of stages (key, SHA-256 of the method's file) those whose last attempt failed in a way that the same method
     would fail again, by key."""
-    found = {}
+    failed = {}
     for key, source in stages:
         attempt = last(home, key)
         if attempt is not None and attempt.final and attempt.source_sha256 == source:
-            found[key] = attempt
-    return found
+            failed[key] = attempt
+    return failed
 
 
 def host(home: Path) -> str:
@@ -118,9 +118,9 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         return
     for line in text.splitlines():
         with suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                yield found
+            fields = json.loads(line)
+            if isinstance(fields, dict):
+                yield fields
 
 
 def _append(home: Path, key: str, line: dict[str, Any]) -> None:

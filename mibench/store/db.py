@@ -109,14 +109,14 @@ class Database:
             ).mappings()
             metrics = _metrics(connection, sa.select(Run.run).where(*conditions))
             names = [column.key for column in order]
-            found = sorted(rows, key=lambda row: tuple(row[name] for name in names))
+            sorted_rows = sorted(rows, key=lambda row: tuple(row[name] for name in names))
         return [
             RunRecord.from_json(
                 {name: row[name] for name in _RUN_COLUMNS}
                 | row["details"]
                 | {"environment": row["environment_data"], "metrics": metrics[row["run"]]}
             )
-            for row in found
+            for row in sorted_rows
         ]
 
     def stages(self) -> list[Manifest]:
@@ -132,7 +132,7 @@ class Database:
                     Environment, Environment.sha256 == Stage.environment
                 )
             ).mappings()
-            found = sorted(rows, key=lambda row: (row["kind"], row["key"]))
+            sorted_rows = sorted(rows, key=lambda row: (row["kind"], row["key"]))
         return [
             Manifest(
                 **{name: row[name] for name in _STAGE_COLUMNS},
@@ -140,7 +140,7 @@ class Database:
                 environment=row["environment_data"],
                 inputs=inputs[row["key"]],
             )
-            for row in found
+            for row in sorted_rows
         ]
 
     def lacking(self, manifests: Iterable[Manifest]) -> list[Manifest]:
@@ -156,9 +156,9 @@ class Database:
             rows = connection.execute(
                 sa.select(Stage.kind, sa.func.count(), sa.func.sum(Stage.seconds)).group_by(Stage.kind)
             )
-            found = {kind: (count, float(seconds)) for kind, count, seconds in rows}
+            per_kind = {kind: (count, float(seconds)) for kind, count, seconds in rows}
             runs = connection.scalar(sa.select(sa.func.count()).select_from(Run)) or 0
-        return found | ({"run": (runs, 0.0)} if runs else {})
+        return per_kind | ({"run": (runs, 0.0)} if runs else {})
 
     def names(self) -> list[tuple[str, str]]:
         """Kind and key of every stage."""
@@ -303,16 +303,16 @@ def _put_runs(connection: Connection, records: Sequence[RunRecord]) -> None:
 
 def _metrics(connection: Connection, runs: sa.Select[Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Run -> metric -> the fields of its ``MetricValue``, in the order in which they were stored."""
-    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    by_run: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     names = [item.name for item in fields(MetricValue) if item.name != "per_identity"]
     for row in connection.execute(
         sa.select(Metric.__table__).where(Metric.run.in_(runs)).order_by(Metric.run, Metric.position)
     ).mappings():
-        found[row["run"]][row["metric"]] = {name: row[name] for name in names} | {"per_identity": {}}
+        by_run[row["run"]][row["metric"]] = {name: row[name] for name in names} | {"per_identity": {}}
     for run, metric, label, value in connection.execute(
         sa.select(MetricSample.run, MetricSample.metric, MetricSample.label, MetricSample.value)
         .where(MetricSample.run.in_(runs))
         .order_by(MetricSample.run, MetricSample.metric, MetricSample.position)
     ):
-        found[run][metric]["per_identity"][label] = value
-    return found
+        by_run[run][metric]["per_identity"][label] = value
+    return by_run

@@ -115,21 +115,21 @@ def prepare(engine: Engine) -> bool:
         with atomic.writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
     with reading(engine) as connection:
-        found = _revision(connection)
-    if found == revisions()[-1]:
+        revision = _revision(connection)
+    if revision == revisions()[-1]:
         return False
-    if found is None and file is not None:
+    if revision is None and file is not None:
         _write_ahead(engine, file)
     with writing(engine) as connection:
-        found = _revision(connection)  # another process may have been faster
-        if found == revisions()[-1]:
+        revision = _revision(connection)  # another process may have been faster
+        if revision == revisions()[-1]:
             return False
-        if found is not None and file is not None:
-            _copy(file, Path(backup_name(engine.url, found)))
-        elif found is not None:
-            _copy_tables(connection, backup_name(engine.url, found))
+        if revision is not None and file is not None:
+            _copy(file, Path(backup_name(engine.url, revision)))
+        elif revision is not None:
+            _copy_tables(connection, backup_name(engine.url, revision))
         _upgrade(connection)
-    return found is None
+    return revision is None
 
 
 def backup_name(url: URL, revision: str) -> str:
@@ -173,14 +173,14 @@ def _revision(connection: Connection) -> str | None:
         if tables and connection.dialect.name == "sqlite":
             raise UserError(f"{name} is not a mibench database (its tables: {', '.join(tables)}).")
         return None
-    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    if found is not None and found not in revisions():
+    revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    if revision is not None and revision not in revisions():
         raise UserError(
-            f"The database {name} was written by a newer version of mibench (revision {found}; this one "
+            f"The database {name} was written by a newer version of mibench (revision {revision}; this one "
             f"knows up to {revisions()[-1]}). Type 'pip install --upgrade mibench', or set MIBENCH_DB to "
             "another database."
         )
-    return found
+    return revision
 
 
 def _upgrade(connection: Connection) -> None:

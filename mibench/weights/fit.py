@@ -27,8 +27,8 @@ def tensors_in(content: Any) -> dict[str, Tensor]:
             break
         table = inner
     if not isinstance(table, Mapping):
-        found = "one tensor" if isinstance(table, Tensor) else type(table).__name__
-        raise UserError(f"Expected a state dict, tensors by name; found {found}.")
+        kind = "one tensor" if isinstance(table, Tensor) else type(table).__name__
+        raise UserError(f"Expected a state dict, tensors by name; found {kind}.")
     other = [str(name) for name, value in table.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if other:
         raise UserError(f"Expected a state dict, tensors by name; found no tensor at {_listing(other)}.")

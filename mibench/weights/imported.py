@@ -56,11 +56,11 @@ def load_imported(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str,
 
 def all_imported(folder: Path) -> list[dict[str, Any]]:
     """The facts of everything that was imported, by id; of damaged ones only the id and ``damaged``."""
-    found = []
+    all_facts = []
     for path in sorted(folder.glob("*.json")):
         if _ID.fullmatch(path.stem):
             try:
-                found.append(imported_facts(folder, path.stem))
+                all_facts.append(imported_facts(folder, path.stem))
             except MissingError:
-                found.append({"id": path.stem, "damaged": True})
-    return found
+                all_facts.append({"id": path.stem, "damaged": True})
+    return all_facts

@@ -140,10 +140,10 @@ def _stylegan2(content: Any) -> tuple[dict[str, Tensor], Any, Settings, list[str
 
 def _indices(tensors: Tensors, pattern: str) -> list[int]:
     """The digits that ``pattern`` captures in the tensors' names, in order; IndexError if there is none."""
-    found = sorted({int(match[1]) for name in tensors if (match := re.fullmatch(pattern, name))})
-    if not found:
+    indices = sorted({int(match[1]) for name in tensors if (match := re.fullmatch(pattern, name))})
+    if not indices:
         raise IndexError(f"there is no tensor {pattern!r}")
-    return found
+    return indices
 
 
 def _gmi_generator(tensors: Tensors) -> Settings:

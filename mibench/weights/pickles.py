@@ -53,8 +53,8 @@ class Module(_Inert):
 
     def table(self, name: str) -> dict[str, Any]:
         """``_modules``, ``_parameters`` or ``_buffers`` by name."""
-        found = self.attributes.get(name)
-        return found if isinstance(found, dict) else {}
+        table = self.attributes.get(name)
+        return table if isinstance(table, dict) else {}
 
 
 class _Table(dict[Any, Any]):
@@ -114,18 +114,18 @@ def _storage(data: Any) -> _Storage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other pickle protocols
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = asked_for(error)
         raise Refused(_unknown_global(asked) if asked else "A tensor in it is not whole.") from None
-    dtype = torch.uint8 if isinstance(found, torch.UntypedStorage) else found.dtype
-    return _Storage(torch.empty(0, dtype=dtype).set_(found))
+    dtype = torch.uint8 if isinstance(storage, torch.UntypedStorage) else storage.dtype
+    return _Storage(torch.empty(0, dtype=dtype).set_(storage))
 
 
 def asked_for(error: Exception) -> str | None:
     """The global name that ``torch.load(weights_only=True)`` refused, or None if something else was wrong."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return found[1] if found else None
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return match[1] if match else None
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Array:
@@ -176,12 +176,12 @@ class _Function(_Inert):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = _STAND_INS.get((module, name))
-        if found is None:
+        stand_in = _STAND_INS.get((module, name))
+        if stand_in is None:
             raise Refused(_unknown_global(f"{module}.{name}"))
-        if found is _Table:  # protocol 2 makes dictionaries from the class itself
+        if stand_in is _Table:  # protocol 2 makes dictionaries from the class itself
             return type("Table", (_Table,), {})  # a fresh one, which the file may spoil
-        return _Function(found)
+        return _Function(stand_in)
 
     def persistent_load(self, pid: Any) -> Any:
         raise Refused("It refers to something outside itself by a persistent id.")
@@ -235,8 +235,8 @@ def tensors_of(value: Any, depth: int = 4) -> Any:
     """``value`` with the tensors in its dictionaries, down to ``depth``, unwrapped."""
     if isinstance(value, Mapping) and depth:
         return {key: tensors_of(inner, depth - 1) for key, inner in value.items()}
-    found = tensor(value)
-    return value if found is None else found
+    unwrapped = tensor(value)
+    return value if unwrapped is None else unwrapped
 
 
 # For torch.load(weights_only=True): what old training scripts leave beside the tensors, as (stand-in, name).

@@ -69,9 +69,9 @@ def _tensors(module: Module, path: str) -> Iterator[tuple[str, Tensor]]:
         raise UserError("Its layers contain each other.")
     for kind in ("_parameters", "_buffers"):
         for name, value in module.table(kind).items():
-            found = tensor(value)
-            if found is not None:
-                yield f"{path}{name}", found
+            unwrapped = tensor(value)
+            if unwrapped is not None:
+                yield f"{path}{name}", unwrapped
     for name, part in module.table("_modules").items():
         if isinstance(part, Module):
             yield from _tensors(part, f"{path}{name}.")
@@ -187,10 +187,10 @@ def _same(theirs: Module, path: str, name: str, facts: Mapping[str, Any], parts:
     if theirs.name != name:
         raise UserError(f"{where} is a {theirs.name}; expected a {name}.")
     for fact, expected in facts.items():
-        found = theirs.attributes.get(fact)
-        close = isinstance(found, float) and isinstance(expected, float) and math.isclose(found, expected)
-        if not close and found != expected:
-            raise UserError(f"{where} has {fact} {found!r}; only {expected!r} is built here.")
+        value = theirs.attributes.get(fact)
+        close = isinstance(value, float) and isinstance(expected, float) and math.isclose(value, expected)
+        if not close and value != expected:
+            raise UserError(f"{where} has {fact} {value!r}; only {expected!r} is built here.")
     for attribute in theirs.attributes:
         if not str(attribute).startswith("_") and attribute not in _IRRELEVANT and attribute not in facts:
             raise UserError(f"{where} has the setting {attribute!r}, which is not known here.")

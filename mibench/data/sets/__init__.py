@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
 from mibench.data.sets.base import DataSet
@@ -33,5 +34,5 @@ def data_set(name: str) -> DataSet:
     if name not in SETS:
         raise unknown("data set", name, SETS)
     module, _, function = SETS[name].partition(":")
-    found: DataSet = getattr(import_module(f"mibench.data.sets.{module}"), function)()
-    return found
+    make: Callable[[], DataSet] = getattr(import_module(f"mibench.data.sets.{module}"), function)
+    return make()

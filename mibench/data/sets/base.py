@@ -65,32 +65,32 @@ class Problems:
     """What is wrong with a folder: counted by kind, the first ten of each named."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[str]] = {}
+        self._by_kind: dict[str, list[str]] = {}
 
     def add(self, kind: str, what: str) -> None:
         """``kind`` is a plural noun phrase such as ``damaged images``; ``what`` names one, with its path."""
-        self._found.setdefault(kind, []).append(what)
+        self._by_kind.setdefault(kind, []).append(what)
 
     def say(self, sentence: str) -> None:
         """A problem there is only one of."""
-        self._found.setdefault(sentence, [])
+        self._by_kind.setdefault(sentence, [])
 
     def sentences(self) -> list[str]:
         said = []
-        for kind, found in self._found.items():
-            if not found:
+        for kind, named in self._by_kind.items():
+            if not named:
                 said.append(kind)
                 continue
-            more = f"; and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
-            said.append(f"{len(found):,} {kind}: {'; '.join(found[:SHOWN])}{more}.")
+            more = f"; and {len(named) - SHOWN:,} more" if len(named) > SHOWN else ""
+            said.append(f"{len(named):,} {kind}: {'; '.join(named[:SHOWN])}{more}.")
         return said
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._by_kind)
 
     def stop(self) -> None:
         """Raises MissingError if anything was found."""
-        if self._found:
+        if self._by_kind:
             raise MissingError("\n".join(self.sentences()))
 
 
@@ -150,9 +150,9 @@ class DataSet:
             if not items and (split not in self.counts and split != "public"):
                 problems.say(f"The files in {root} give no image for {split} of {self.name}.")
         for split, expected in self.counts.items():
-            found = len(listing.splits.get(split, ()))
-            if found != expected:
-                problems.say(f"{self.name} has {expected:,} images in {split}; the files in {root} give {found:,}.")
+            count = len(listing.splits.get(split, ()))
+            if count != expected:
+                problems.say(f"{self.name} has {expected:,} images in {split}; the files in {root} give {count:,}.")
 
 
 def check_root(data_set: DataSet, root: Path) -> None:
@@ -164,8 +164,8 @@ def check_root(data_set: DataSet, root: Path) -> None:
     if not lacking:
         return
     wanted = " and no ".join(group[0] for group in lacking)
-    found = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
-    listed = ", ".join(found[:8]) + (f" and {len(found) - 8:,} more" if len(found) > 8 else "")
+    entries = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
+    listed = ", ".join(entries[:8]) + (f" and {len(entries) - 8:,} more" if len(entries) > 8 else "")
     near = next((path for path in _near(root) if not _lacking(path, data_set.marks)), None)
     hint = f" {near} holds it: type --root {near}" if near else f" Expected below --root:\n{data_set.tree}"
     raise MissingError(
@@ -191,15 +191,15 @@ def _near(root: Path) -> Iterable[Path]:
 
 def first_of(root: Path, names: Iterable[str]) -> Path | None:
     """The first of ``names`` that exists below ``root``; a name with a star is a pattern."""
-    found = (next(root.glob(name), None) if "*" in name else root / name for name in names)
-    return next((path for path in found if path is not None and path.exists()), None)
+    paths = (next(root.glob(name), None) if "*" in name else root / name for name in names)
+    return next((path for path in paths if path is not None and path.exists()), None)
 
 
 def must(root: Path, names: Iterable[str]) -> Path:
     """``first_of`` for names that ``marks`` has checked."""
-    found = first_of(root, names)
-    assert found is not None
-    return found
+    path = first_of(root, names)
+    assert path is not None
+    return path
 
 
 def list_digest(listing: Listing) -> str:

@@ -102,13 +102,13 @@ def _chunks(data_set: DataSet, root: Path, listing: Listing, size: int) -> Itera
 
 def _shapes(data_set: DataSet, listing: Listing) -> dict[str, tuple[View, tuple[int, ...]]]:
     """Array name -> its view and shape. The target's view is the split's plain name."""
-    found: dict[str, tuple[View, tuple[int, ...]]] = {}
+    shapes: dict[str, tuple[View, tuple[int, ...]]] = {}
     for split, items in listing.splits.items():
         for name, view in data_set.views.items():
             if view.has(split):
                 array = f"{split}_images" if name == "target" else f"{split}_{name}_images"
-                found[array] = (view, (len(items), data_set.channels, view.side, view.side))
-    return found
+                shapes[array] = (view, (len(items), data_set.channels, view.side, view.side))
+    return shapes
 
 
 def _room(work: Path, shapes: dict[str, tuple[View, tuple[int, ...]]], parent: Path) -> None:

@@ -160,7 +160,7 @@ class _Files:
         self.names = {p.stem: p.name for p in self.folder.iterdir() if p.suffix.lower() in ENDINGS}
 
     def items(self, stems: list[tuple[str, int]], people: Mapping[str, int]) -> list[Item]:
-        found = []
+        items = []
         there = {people[stem] for stem in self.names if stem in people}
         gone = {people[stem] for stem, _ in stems} - there
         for person in sorted(gone - self.told):
@@ -173,14 +173,14 @@ class _Files:
             if name is None:
                 self.problems.add(f"images missing in {self.folder}", f"{stem} of identity {people[stem]}")
                 continue
-            found.append(Item(name, label, (self.folder / name).relative_to(self.root).as_posix()))
-        return found
+            items.append(Item(name, label, (self.folder / name).relative_to(self.root).as_posix()))
+        return items
 
 
-def _enough(root: Path, found: list[int], identities: int, what: str, problems: Problems) -> None:
-    if len(found) < identities:
+def _enough(root: Path, chosen: list[int], identities: int, what: str, problems: Problems) -> None:
+    if len(chosen) < identities:
         path = must(root, IDENTITIES)
-        problems.say(f"{path} has {len(found):,} identities {what}; {identities:,} are needed. Is it the whole file?")
+        problems.say(f"{path} has {len(chosen):,} identities {what}; {identities:,} are needed. Is it the whole file?")
         problems.stop()
 
 
@@ -267,4 +267,4 @@ def _scan_vmi(root: Path, problems: Problems, identities: int, train: int) -> Li
         else:
             stems["public"] += [(stem, -1) for stem in images[: int(0.8 * len(images))]]
     files = _Files(root, problems)
-    return Listing({split: files.items(found, people) for split, found in stems.items()}, _names(chosen))
+    return Listing({split: files.items(of_split, people) for split, of_split in stems.items()}, _names(chosen))

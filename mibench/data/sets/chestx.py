@@ -64,9 +64,7 @@ def _scan(root: Path, problems: Problems, public: int, published: bool) -> Listi
     lists = {"private_train": must(root, ("train_val_list.txt",)), "private_test": must(root, ("test_list.txt",))}
     files = _files(root)
     splits: dict[str, list[Item]] = {}
-    labelled = {
-        name: CLASSES.index(found[0]) for name, found in findings.items() if len(found) == 1 and found[0] in CLASSES
-    }
+    labelled = {name: CLASSES.index(own[0]) for name, own in findings.items() if len(own) == 1 and own[0] in CLASSES}
     used: dict[str, str] = {}
     for split, path in lists.items():
         splits[split] = []
@@ -76,13 +74,13 @@ def _scan(root: Path, problems: Problems, public: int, published: bool) -> Listi
             elif name in used:
                 problems.add("images that the lists name twice", f"{name} in {used[name]} and {path.name}")
             elif name in labelled:
-                splits[split] += _found(name, labelled[name], files, root, problems)
+                splits[split] += _items(name, labelled[name], files, root, problems)
             used[name] = path.name
-    pool = [name for name, found in findings.items() if name not in labelled or published]
+    pool = [name for name in findings if name not in labelled or published]
     if not published:
         pool = [name for name in pool if not set(findings[name]) & set(CLASSES)]
     order = np.random.RandomState(0).permutation(len(pool))[:public]
-    splits["public"] = [item for i in order for item in _found(pool[i], -1, files, root, problems)]
+    splits["public"] = [item for i in order for item in _items(pool[i], -1, files, root, problems)]
     if published:
         private = {item.name for split in lists for item in splits[split]}
         leaked = sum(item.name in private for item in splits["public"])
@@ -109,15 +107,15 @@ def _findings(path: Path, problems: Problems) -> Mapping[str, list[str]]:
 
 
 def _files(root: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for folder in (root / name for name in FOLDERS if (root / name).is_dir()):
         for path in folder.iterdir():
             if path.suffix.lower() in IMAGE_ENDINGS:
-                found.setdefault(path.name, path.relative_to(root).as_posix())
-    return found
+                files.setdefault(path.name, path.relative_to(root).as_posix())
+    return files
 
 
-def _found(name: str, label: int, files: Mapping[str, str], root: Path, problems: Problems) -> list[Item]:
+def _items(name: str, label: int, files: Mapping[str, str], root: Path, problems: Problems) -> list[Item]:
     if name not in files:
         folder = first_of(root, FOLDERS)
         problems.add(f"images missing in {folder}", name)

@@ -70,8 +70,8 @@ class Decoder:
                 wrong.append(("images that cannot be read", f"{self.root / item.path} ({error.strerror})"))
                 continue
             if self.size and image.size != self.size:
-                expected, found = ("x".join(map(str, size)) for size in (self.size, image.size))
-                wrong.append((f"images that are not {expected}", f"{self.root / item.path} is {found}"))
+                expected, measured = ("x".join(map(str, size)) for size in (self.size, image.size))
+                wrong.append((f"images that are not {expected}", f"{self.root / item.path} is {measured}"))
                 continue
             hashes.append(hashlib.sha256(content).hexdigest())
             for row, target in zip(rows, work.targets, strict=True):
@@ -114,12 +114,12 @@ def decode(decoder: Decoder, works: list[Work], journal: Path, jobs: int, tell: 
     tell("decoding", done, total)
     with journal.open("a", encoding="utf-8") as file:
         file.write("\n")  # ends a line that a kill cut off
-        for work, (found, wrong) in _results(decoder, todo, jobs):
+        for work, (digests, wrong) in _results(decoder, todo, jobs):
             for kind, what in wrong:
                 problems.add(kind, what)
             if not wrong:
-                hashes[work.signature] = found
-                file.write(json.dumps([work.signature, found]) + "\n")
+                hashes[work.signature] = digests
+                file.write(json.dumps([work.signature, digests]) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             done += len(work.items)
@@ -164,10 +164,10 @@ def _end_with_parent() -> None:
 
 
 def _read_journal(path: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    known: dict[str, list[str]] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError):  # an empty line, or one that a kill cut off
                 signature, hashes = json.loads(line)
-                found[signature] = hashes
-    return found
+                known[signature] = hashes
+    return known

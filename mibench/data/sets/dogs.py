@@ -86,8 +86,8 @@ def _list(path: Path) -> list[tuple[str, int]]:
 def _box(path: Path, problems: Problems) -> tuple[int, int, int, int] | None:
     """The first bounding box of an annotation."""
     try:
-        found = next(ElementTree.parse(path).getroot().iter("bndbox"))
-        left, top, right, bottom = (int(found.findtext(name, "")) for name in ("xmin", "ymin", "xmax", "ymax"))
+        box = next(ElementTree.parse(path).getroot().iter("bndbox"))
+        left, top, right, bottom = (int(box.findtext(name, "")) for name in ("xmin", "ymin", "xmax", "ymax"))
     except (OSError, ElementTree.ParseError, StopIteration, ValueError) as error:
         problems.add("annotations that are missing or hold no bounding box", f"{path} ({type(error).__name__})")
         return None

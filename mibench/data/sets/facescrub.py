@@ -82,13 +82,13 @@ def _people(root: Path, problems: Problems, each: int | None) -> list[tuple[str,
     people: list[tuple[str, str]] = []
     for group in GROUPS:
         folder = must(root, (f"{group}/faces", group))
-        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if each is not None and len(found) != each:
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if each is not None and len(names) != each:
             problems.say(
-                f"{folder} has {len(found):,} folders of people, expected {each:,}. A person without any image still "
+                f"{folder} has {len(names):,} folders of people, expected {each:,}. A person without any image still "
                 f"needs a folder with at least one, or every later label is another person's."
             )
-        people += [(name, (folder / name).relative_to(root).as_posix()) for name in found]
+        people += [(name, (folder / name).relative_to(root).as_posix()) for name in names]
     problems.stop()
     return people
 

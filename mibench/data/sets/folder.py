@@ -69,10 +69,10 @@ def _scan(root: Path, problems: Problems, split: Split | None) -> Listing:
         return Listing({"public": [Item(file, -1) for file in by_hash(files, "folder", "public order")]})
     if not names:
         loose = len(image_files(root))
-        found = (
+        instead = (
             f"It holds {loose:,} images themselves: put those of each class into a folder." if loose else "It is empty."
         )
-        problems.say(f"{root} has no class folders. Expected {root}/<class>/*.jpg. {found}")
+        problems.say(f"{root} has no class folders. Expected {root}/<class>/*.jpg. {instead}")
         return Listing({})
     public = set(public_classes(names, split.public_share))
     private = [name for name in names if name not in public]

@@ -117,8 +117,9 @@ def _idx_rows(root: Path, problems: Problems) -> list[tuple[str, int, Item]]:
             )
             continue
         file = paths[0].relative_to(root).as_posix()
-        found = enumerate(labels.tolist())
-        rows += [(part, label, Item(f"{part}#{row}", label, file, row=row)) for row, label in found]
+        rows += [
+            (part, label, Item(f"{part}#{row}", label, file, row=row)) for row, label in enumerate(labels.tolist())
+        ]
     return rows
 
 

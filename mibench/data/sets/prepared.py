@@ -40,17 +40,17 @@ def check(data_set: DataSet, home: Path, root: Path | None, progress: Progress |
     tell = progress or (lambda what, done, total: None)
     folder = place(home, data_set.name)
     meta = facts(data_set.name, home)
-    found: list[str] = []
+    problems: list[str] = []
     if not cache.exists(folder):
-        found.append(not_prepared(data_set))
+        problems.append(not_prepared(data_set))
     else:
         again = f"Type: mibench data prepare {data_set.name} --root DIR"
-        found += [f"{problem} {again}" for problem in cache.problems(folder, contents=True)]
+        problems += [f"{problem} {again}" for problem in cache.problems(folder, contents=True)]
         if meta is not None and meta["recipe"] != _plain(data_set.recipe()):
-            found.append(f"{data_set.name} was prepared by another version of mibench. {again}")
+            problems.append(f"{data_set.name} was prepared by another version of mibench. {again}")
     if root is not None:
-        found += _sources(data_set, root, folder if meta and not found else None, tell)
-    return found
+        problems += _sources(data_set, root, folder if meta and not problems else None, tell)
+    return problems
 
 
 def _plain(value: Any) -> Any:

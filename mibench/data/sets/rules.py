@@ -33,10 +33,10 @@ def by_hash(names: Iterable[str], *where: str) -> list[str]:
 
 def image_files(folder: Path) -> list[str]:
     """The images below ``folder`` in the order of torchvision's ``ImageFolder``, as paths relative to it."""
-    found = []
+    files = []
     for path, _, names in sorted(os.walk(folder, followlinks=True)):
-        found += [Path(path, name).relative_to(folder).as_posix() for name in sorted(names) if is_image(name)]
-    return found
+        files += [Path(path, name).relative_to(folder).as_posix() for name in sorted(names) if is_image(name)]
+    return files
 
 
 def is_image(name: str) -> bool:

@@ -69,6 +69,11 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     return Once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _facts(once: Once) -> None:
+    Cli.facts = once("facts", lambda folder: folder.mkdir())
+
+
 @pytest.fixture(scope="session")
 def tiny_root(once: Once) -> Path:
     """A root with the track ``tiny``. Nobody changes it: make your own to do so."""

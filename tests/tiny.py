@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -69,6 +70,7 @@ class Cli:
     """The installed program, run with a home and a root of its own, in the folder that holds the home."""
 
     first: subprocess.CompletedProcess[str]  # what filled the home, where a fixture did
+    facts: ClassVar[Path | None] = None  # what is remembered of methods, for all new homes: asking them takes torch
 
     def __init__(self, home: Path, root: Path, **environment: str) -> None:
         self.home, self.root = home, root
@@ -83,6 +85,7 @@ class Cli:
 
     def __call__(self, *arguments: str, code: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
         """Run to the end; the exit code must be ``code`` unless that is None."""
+        self._share_facts(*arguments[:1])
         done = subprocess.run(
             [str(PROGRAM), *arguments],
             cwd=self.home.parent,
@@ -101,6 +104,7 @@ class Cli:
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
         """Run in the background, in a process group of its own. Ctrl-C works there even where a shell's background job
         would ignore it."""
+        self._share_facts(*arguments[:1])
         return subprocess.Popen(
             [str(PROGRAM), *arguments],
             cwd=self.home.parent,
@@ -112,6 +116,12 @@ class Cli:
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+
+    def _share_facts(self, command: str = "") -> None:
+        if self.facts is not None and command in ("run", "plan"):
+            with suppress(OSError):  # a home that is no folder, a full or a read-only disk
+                (self.home / "cache").mkdir(parents=True)
+                (self.home / "cache" / "facts").symlink_to(self.facts)
 
     def run(self, *arguments: str, code: int | None = 0, **more: str) -> dict[str, Any]:
         """``mibench run --track tiny --device cpu --json`` with further arguments; the object it prints."""

@@ -242,6 +242,7 @@ def warm_up() -> Callable[[Path], int]:
     for kind in STAGE_KINDS.values():
         import_module(kind.compute.partition(":")[0])
     torch.set_num_threads(1)
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimiser imports torch's compiler: a second
     LIBRARIES.append(resident_libraries())
     gc.collect()
     gc.freeze()  # shared with the workers instead of copied

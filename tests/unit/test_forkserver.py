@@ -94,8 +94,8 @@ def test_signals(forks: Forks, tmp_path: Path) -> None:
     asked = start(
         forks,
         tmp_path,
-        "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: exit())\nprint('ready', flush=True)\n"
-        "def exit():\n    import os\n    os._exit(5)\ntime.sleep(60)",
+        "import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(5))\n"
+        "print('ready', flush=True)\ntime.sleep(60)",
     )
     assert asked.stdout.readline() == "ready\n"
     asked.terminate()

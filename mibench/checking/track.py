@@ -64,10 +64,18 @@ def reduced(registry: Registry, kind: Kind, name: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field, info in [*params.model_fields.items()] * 2:  # twice: one may be bounded by another
         default = info.get_default(call_default_factory=True)
-        if type(default) is int and default > CAP:
+        small = _small(default)
+        if small != default:
             try:
-                params(**values | {field: CAP})
+                params(**values | {field: small})
             except ValueError:
                 continue
-            values[field] = CAP
+            values[field] = small
     return values
+
+
+def _small(value: Any) -> Any:
+    """An integer, or every integer of a tuple of them, at most ``CAP``; anything else as it is."""
+    if type(value) is tuple and all(type(item) is int for item in value):
+        return tuple(min(item, CAP) for item in value)
+    return min(value, CAP) if type(value) is int else value

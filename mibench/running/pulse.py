@@ -20,15 +20,16 @@ BEAT = 2.0  # seconds between two of them
 
 
 class Pulse:
-    """Says every two seconds in a file what the stage is doing and what it has cost, over all its attempts, so that
-    ``status`` can tell and a resumed stage reports the whole."""
+    """Says every two seconds, and when it begins with something else, in a file what the stage is doing and what it has
+    cost, over all its attempts, so that ``status`` can tell and a resumed stage reports the whole."""
 
     def __init__(self, path: Path, device: str) -> None:
         self._path, self._device = path, device
         self._start, self._busy = time.monotonic(), time.process_time()
         self._before = pulse_of(path)
         self._progress: Progress | None = None
-        self._stop = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
@@ -46,13 +47,18 @@ class Pulse:
     def passing(self, emit: Emit) -> Emit:
         def tell(event: Said) -> None:
             if isinstance(event, Progress):
+                new = self._progress is None or self._progress.name != event.name
                 self._progress = event
+                if new:
+                    self._wake.set()
             emit(event)
 
         return tell
 
     def _run(self) -> None:
-        while not self._stop.wait(BEAT):
+        while not self._stopping:
+            self._wake.wait(BEAT)
+            self._wake.clear()
             with suppress(OSError):  # a full disk stops the stage where it writes results
                 self._beat()
 
@@ -72,10 +78,9 @@ class Pulse:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        with suppress(OSError):
-            self._beat()
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()  # with a last beat
 
 
 def pulse_of(path: Path) -> dict[str, Any]:

@@ -43,10 +43,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked ``nightly`` runs only where ``-m`` names it."""
+    """What is marked ``nightly`` runs only where ``-m`` names it. The tests that wait most for each other begin."""
     if "nightly" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    items.sort(key=lambda item: "test_slurm" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True)

@@ -50,3 +50,9 @@ def test_the_documentation_has_the_numbers(scaling: Any) -> None:
     assert f"{overhead['planning']['stages']:,} stages" in text
     assert f"| {overhead['planning']['seconds']:.1f} s | under 2 s |" in text
     assert f"| {overhead['status']['seconds']:.2f} s | under 1 s |" in text
+    startup = json.loads((ROOT / "benchmarks" / "results" / "startup.json").read_text())
+    empty, first = startup["empty_stages"], startup["first_command"]
+    line = f"| {empty['started_ms_per_stage']:.0f} ms | {empty['forked_ms_per_stage']:.0f} ms | {empty['ratio']:.1f} |"
+    assert line in text
+    seconds = [f"{first[f'first_{way}_seconds']:.0f} s" for way in ("started", "forked")]
+    assert f"| {' | '.join(seconds)} | {first['first_ratio']:.2f} |" in text

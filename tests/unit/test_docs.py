@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -218,38 +217,23 @@ def documented(tmp_path: Path) -> Registry:
     return Registry(root)
 
 
-def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path) -> None:
-    import torch
-
+def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mibench.planning.plan import Stage
-    from mibench.protocol.stage_kinds import STAGE_KINDS
+    from mibench.running.order import Order
     from mibench.running.request import build_plan
-    from mibench.stages.job import Job
-    from mibench.store.artifacts import STATE, Manifest, Store
+    from mibench.running.worker import compute as carry_out
+    from mibench.store.artifacts import Manifest, Store
 
+    monkeypatch.setenv("MIBENCH_ROOT", str(documented.root))  # a worker reads the registry itself
     track, store = documented.track("tiny"), Store(tmp_path / "home")
     defense = documented.select("defense", "confpen[strong]")
     plan = build_plan(documented, track, [defense], [documented.select("attack", "search")], seeds=1)
 
     def compute(stage: Stage) -> Manifest:
-        with store.claim(stage.kind, stage.key) as claim:
-            (claim.workdir / STATE).mkdir(exist_ok=True)
-            job = Job(stage, store, documented, claim.workdir, torch.device("cpu"), lambda event: None)
-            module, function = STAGE_KINDS[stage.kind].compute.split(":")
-            manifest = Manifest(
-                kind=stage.kind,
-                key=stage.key,
-                plugin=stage.plugin,
-                version=stage.version,
-                params=stage.params,
-                non_default=stage.non_default,
-                seed=stage.seed,
-                track=stage.track,
-                track_version=track.version,
-                result=getattr(import_module(module), function)(job),
-            )
-            store.publish(stage.kind, stage.key, claim.workdir, manifest)
-            return manifest
+        carry_out(Order(home=store.home, device="cpu", stage=stage), lambda event: None)
+        manifest = store.manifest(stage.kind, stage.key)
+        assert manifest is not None
+        return manifest
 
     done = {key: compute(stage) for key, stage in plan.stages.items()}
     stages = {run.cell.defense.id: run.stages for run in plan.runs}

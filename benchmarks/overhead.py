@@ -33,6 +33,7 @@ from mibench.store.db import Database
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 STAGES = 200
+ENVIRONMENT = {"python": "3", "device": "cpu"}
 NOTHING = """
 import json, sys
 from pathlib import Path
@@ -134,30 +135,31 @@ def _facts(kind: Any, name: str, source: str = "", **more: Any) -> Facts:
     return Facts(kind, name, name, 1, params, params, source, **more)
 
 
+def _manifest(kind: str, key: str, seed: int) -> Manifest:
+    return Manifest(
+        kind=kind,
+        key=key,
+        plugin="none",
+        version=1,
+        params={},
+        non_default={},
+        seed=seed,
+        track="orl32",
+        track_version=1,
+        environment=ENVIRONMENT,
+    )
+
+
 def looking(folder: Path, count: int = 10_000) -> dict[str, float]:
     """Seconds of ``mibench status`` as typed, with ``count`` runs in the database and their artefacts in the store."""
     home = folder / "full"
     store = Store(home)
     database = Database.open(home=home)
-    environment = {"python": "3", "device": "cpu"}
     manifests = []
     for number in range(count):
         keys = {kind: digest([kind, number]) for kind in ("target", "invert", "utility", "evaluate", "features")}
         for kind, key in keys.items():
-            manifests.append(
-                Manifest(
-                    kind=kind,
-                    key=key,
-                    plugin="none",
-                    version=1,
-                    params={},
-                    non_default={},
-                    seed=number,
-                    track="orl32",
-                    track_version=1,
-                    environment=environment,
-                )
-            )
+            manifests.append(_manifest(kind, key, number))
             (store.path(kind, key)).mkdir(parents=True)
             (store.path(kind, key) / "manifest.json").write_text("{}")
         infos = [StageInfo(kind, key, "none", 1, {}, number, 1.0) for kind, key in keys.items()]
@@ -165,24 +167,13 @@ def looking(folder: Path, count: int = 10_000) -> dict[str, float]:
             *(digest(number)[:12], "orl32", 1, "none", "gmi", number, "none", "gmi", {}, {}, "done", "2026-01-01"),
             metrics={name: MetricValue(0.5, 30, 0.4, 0.6) for name in ("nat1", "att1", "att5")},
             stages=infos,
-            environment=environment,
+            environment=ENVIRONMENT,
             queries={},
             images=[],
             chance=0.03,
             command="",
         )
-        run = Manifest(
-            kind="run",
-            key=digest(["run", number]),
-            plugin="engine",
-            version=1,
-            params={},
-            non_default={},
-            seed=number,
-            track="orl32",
-            track_version=1,
-            environment=environment,
-        )
+        run = _manifest("run", digest(["run", number]), number)
         manifests.append(replace(run, result={"record": record.to_json()}))
     database.ingest(manifests)
     seconds, said = typed("-m", "mibench", "status", "--json", MIBENCH_HOME=str(home))

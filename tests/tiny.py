@@ -10,11 +10,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -116,6 +117,17 @@ class Cli:
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+
+    def copy(self, folder: Path) -> Cli:
+        """One that may change its home: ``folder/home``, with the same content. Somebody may be reading this home,
+        so SQLite itself copies its database; the files beside it come and go with their readers."""
+        shutil.copytree(self.home, folder / "home", symlinks=True, ignore=shutil.ignore_patterns("mibench.db*"))
+        with (
+            closing(sqlite3.connect(self.home / "mibench.db")) as source,
+            closing(sqlite3.connect(folder / "home" / "mibench.db")) as target,
+        ):
+            source.backup(target)
+        return Cli(folder / "home", self.root)
 
     def _share_facts(self, command: str = "") -> None:
         if self.facts is not None and command in ("run", "plan"):

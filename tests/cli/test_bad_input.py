@@ -23,8 +23,7 @@ ASK = ("--track", "tiny", "--device", "cpu", "--attack", "ppa")
 @pytest.fixture
 def cli(finished: Cli, tmp_path: Path) -> Cli:
     """A copy of the finished home."""
-    shutil.copytree(finished.home, tmp_path / "home", symlinks=True)
-    return Cli(tmp_path / "home", finished.root)
+    return finished.copy(tmp_path)
 
 
 # --- names and parameters ------------------------------------------------------------------------------------------
@@ -250,8 +249,7 @@ def test_read_only_home(cli: Cli, tmp_path: Path) -> None:
 def test_full_disk(cli: Cli, tmp_path: Path) -> None:
     small = tmp_path / "small"
     with mounted(small, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
-        home = small / "home"
-        shutil.copytree(cli.home, home, symlinks=True)
+        home = cli.copy(small).home
         free = shutil.disk_usage(small).free
         with (small / "filler").open("wb") as filler:  # leave less than a target's weights
             filler.write(b"\0" * (free - 150_000))

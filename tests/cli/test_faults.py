@@ -223,8 +223,7 @@ def grids_of(cli: Cli) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("damage", ["truncated", "page overwritten", "deleted"])
 def test_a_damaged_database_is_named_and_made_again(finished: Cli, tmp_path: Path, damage: str) -> None:
-    shutil.copytree(finished.home, tmp_path / "home", symlinks=True)
-    cli = Cli(tmp_path / "home", finished.root)
+    cli = finished.copy(tmp_path)
     before = cli("export").stdout
     file = cli.home / "mibench.db"
     content = file.read_bytes()

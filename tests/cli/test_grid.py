@@ -34,8 +34,7 @@ grid:
 
 @pytest.fixture
 def cli(finished: Cli, tmp_path: Path) -> Cli:
-    shutil.copytree(finished.home, tmp_path / "home", symlinks=True)
-    return Cli(tmp_path / "home", finished.root)
+    return finished.copy(tmp_path)
 
 
 def test_grid_file(cli: Cli, tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ PKL = Path(__file__).parents[1] / "parity" / "data" / "stylegan2_tiny.pkl"
 @pytest.fixture
 def cli(finished: Cli, tmp_path: Path) -> Cli:
     """A copy of the finished home."""
-    shutil.copytree(finished.home, tmp_path / "home", symlinks=True)
-    return Cli(tmp_path / "home", finished.root)
+    return finished.copy(tmp_path)
 
 
 def printed_command(text: str) -> list[str]:

@@ -60,11 +60,6 @@ GROUPS = {
 ASK = ("--defense", "re", "--attack", "ppa")
 
 
-def copy_of(finished: Cli, folder: Path) -> Cli:
-    shutil.copytree(finished.home, folder / "home", symlinks=True)
-    return Cli(folder / "home", finished.root)
-
-
 def imported(cli: Cli, *arguments: str) -> set[str]:
     """The modules that a command imports."""
     code = (
@@ -95,7 +90,7 @@ def check_object(answer: dict[str, Any]) -> None:
 
 
 def test_first_run_and_second(finished: Cli, tmp_path: Path) -> None:
-    cli, first = copy_of(finished, tmp_path), finished.first
+    cli, first = finished.copy(tmp_path), finished.first
     answer = json.loads(first.stdout)  # nothing else on standard output
     check_object(answer)
     assert [(run["defense"], run["attack"], run["seed"]) for run in answer["runs"]] == [
@@ -123,7 +118,7 @@ def test_first_run_and_second(finished: Cli, tmp_path: Path) -> None:
 
 
 def test_quiet_and_table(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     done = cli("run", "--track", "tiny", "--quiet", "--device", "cpu", "--defense", "ls", "--attack", "ppa")
     assert done.stderr == ""
     for text in ("natural", "attack top-1", "chance 20.0 %", "│ none ", "│ ls ", "step 0", "seconds per stage"):
@@ -133,7 +128,7 @@ def test_quiet_and_table(finished: Cli, tmp_path: Path) -> None:
 
 
 def test_seeds_are_aggregated(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     first = cli.run("--attack", "ppa")["runs"]
     runs = cli.run("--attack", "ppa", "--seeds", "2")["runs"]
     assert [(run["defense"], run["seed"], run["cached"]) for run in runs] == [("none", 0, True), ("none", 1, False)]
@@ -183,7 +178,7 @@ def test_show_status_why(finished: Cli) -> None:
 
 
 def test_export(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     exported = json.loads(cli("export", "--format", "json").stdout)
     check_object(exported)
     ran = cli.run(*ASK)["runs"]
@@ -207,7 +202,7 @@ def test_export(finished: Cli, tmp_path: Path) -> None:
 
 
 def test_site_build(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     out = tmp_path / "public"
     index = Path(cli("site", "build", "--public", "--out", str(out)).stdout.strip())
     assert index == out / "index.html" and index.is_file()
@@ -223,7 +218,7 @@ def test_site_build(finished: Cli, tmp_path: Path) -> None:
 
 
 def test_site_serve(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     process = cli.start("site", "serve", "--port", "0", PYTHONUNBUFFERED="1")
     try:
         assert process.stdout is not None
@@ -239,7 +234,7 @@ def test_site_serve(finished: Cli, tmp_path: Path) -> None:
 
 
 def test_database(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     path = Path(cli("db", "path").stdout.strip())
     assert path == cli.home / "mibench.db" and path.is_file()
     assert "agree" in cli("db", "check").stdout
@@ -327,7 +322,7 @@ def test_labels_in_brackets_are_shown_whole() -> None:
 
 
 def test_a_study_from_runs_to_the_run_page(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     names = [run["run"] for run in json.loads(finished.first.stdout)["runs"]]
     page = tmp_path / "study.html"
     ask = ("study", "build", *names, "--out", str(page), "--raters", "2")
@@ -360,7 +355,7 @@ def test_a_study_from_runs_to_the_run_page(finished: Cli, tmp_path: Path) -> Non
 
 
 def test_a_run_without_its_feature_space_keeps_its_result(finished: Cli, tmp_path: Path) -> None:
-    cli = copy_of(finished, tmp_path)
+    cli = finished.copy(tmp_path)
     shutil.rmtree(cli.home / "store" / "features")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(

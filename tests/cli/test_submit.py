@@ -20,9 +20,8 @@ from mibench.submission.compare import compare, outcome
 
 def copy_of(finished: Cli, folder: Path) -> Cli:
     """The finished home, and a root in which results may be written."""
-    shutil.copytree(finished.home, folder / "home", symlinks=True)
     shutil.copytree(finished.root, folder / "root", symlinks=True)
-    return Cli(folder / "home", folder / "root")
+    return Cli(finished.copy(folder).home, folder / "root")
 
 
 def run_of(finished: Cli, defense: str) -> str:

@@ -31,13 +31,13 @@ hypothesis.settings.load_profile("any machine")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """One worker per core and one more, because many tests wait for somebody, unless ``-n`` says something else. Each
+    """One worker per core and two more, because many tests wait for somebody, unless ``-n`` says something else. Each
     begins with a run of neighbouring tests, so that it makes the preparations of few modules; who is done takes from
     the others. Not in pyproject.toml's ``addopts``, where ``-p no:xdist`` would make it an unknown option."""
     if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
         return
     if config.option.numprocesses is None:
-        config.option.numprocesses = min(cores() + 1, config.option.maxprocesses or MOST_WORKERS)
+        config.option.numprocesses = min(cores() + 2, config.option.maxprocesses or MOST_WORKERS)
     if config.option.dist == "no":
         config.option.dist = "worksteal"
 

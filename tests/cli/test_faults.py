@@ -168,7 +168,7 @@ class Bad(Defense):
         ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL, as the system does when memory runs out"),
         ("os._exit(7)", "ended with exit code 7"),
-        ("time.sleep(1000)", "ended at its limit of 12 s"),
+        ("time.sleep(1000)", "ended at its limit of 30 s"),
     ],
     ids=["segfault", "memory", "exit", "hang"],
 )
@@ -178,7 +178,7 @@ def test_a_crash_takes_one_stage_down(root: Path, tmp_path: Path, whole: tuple[A
     (own / "defenses" / "bad.py").write_text(BAD.format(what="ends badly", code=code))
     edit_registry(own, lambda data: data["defenses"].update(bad={"title": "Bad", "kind": "baseline"}))
     cli = fresh(tmp_path / "home", own)
-    limit = ("--limit", "12s") if "sleep" in code else ()
+    limit = ("--limit", "30s") if "sleep" in code else ()
     done = cli("run", *GRID, "--defense", "bad", *limit, code=1)
     states = {run["defense"]: run["status"] for run in json.loads(done.stdout)["runs"]}
     assert states == {"none": "done", "re": "done", "bad": "failed"}

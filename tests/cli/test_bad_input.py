@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Cli, edit_registry, images, make_root, numbers, until, workers_of
+from tiny import PATIENCE, Cli, edit_registry, images, make_root, numbers, until, workers_of
 
 ASK = ("--track", "tiny", "--device", "cpu", "--attack", "ppa")
 
@@ -287,7 +287,7 @@ def test_interrupt(tmp_path: Path) -> None:
             until(lambda pattern=pattern: list(cli.home.glob(pattern)))
         until(lambda: list(cli.home.glob("work/*/state/*/state.json")) and len(workers_of(cli.home)) == 1)
         process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=30)[1]
+        error = process.communicate(timeout=PATIENCE)[1]
     finally:
         process.kill()
     assert process.returncode == 130, error

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from once import Once
-from tiny import Cli, images, make_root, numbers, until, workers_of
+from tiny import PATIENCE, Cli, images, make_root, numbers, until, workers_of
 
 from mibench.keys import digest
 from mibench.protocol.methods import Selection
@@ -88,7 +88,7 @@ def test_killed_run_gives_the_same_numbers(
             time.sleep(moment.uniform(0, 0.3))
             [worker] = workers_of(cli.home)
             os.kill(process.pid if victim == "coordinator" else worker, signal.SIGKILL)
-            output, error = process.communicate(timeout=60)
+            output, error = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
         if victim == "worker":

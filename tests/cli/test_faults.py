@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from once import Once
-from tiny import Cli, edit_registry, make_root, numbers, until, workers_of
+from tiny import PATIENCE, Cli, edit_registry, make_root, numbers, until, workers_of
 
 from mibench.store import attempts
 
@@ -68,7 +68,7 @@ def test_kills_at_random_moments(root: Path, tmp_path: Path, whole: tuple[Any, d
         victim = dice.choice(["coordinator", *["worker"] * bool(workers)])
         os.kill(process.pid if victim == "coordinator" else dice.choice(workers), signal.SIGKILL)
         killed.append(victim)
-        process.communicate(timeout=120)
+        process.communicate(timeout=PATIENCE)
         until(lambda: not workers_of(cli.home), 20)
     assert len(killed) >= 3
     finish(cli, whole)
@@ -79,7 +79,7 @@ def test_terminated_by_a_scheduler(root: Path, tmp_path: Path, whole: tuple[Any,
     process = cli.start("run", *GRID)
     until(lambda: list(cli.home.glob("work/*/state/state-train/state.json")))
     process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130 and "Finished stages are kept" in error and "stop   target" in error
     standing = json.loads(cli("status", "--json").stdout)
     assert standing["unfinished"] and standing["grids"][0]["stages"]["failed"] == 0
@@ -98,7 +98,7 @@ def test_worker_saves_when_it_is_asked_to_end(root: Path, tmp_path: Path, whole:
     until(lambda: any("train" in p.read_text() for p in cli.home.glob("work/*/state/alive.json")))
     assert not list(cli.home.glob("work/*/state/state-train/state.json"))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     [state] = cli.home.glob("work/*/state/state-train/state.json")
     assert json.loads(state.read_text())["step"] > 0
     finish(cli, whole)
@@ -107,7 +107,7 @@ def test_worker_saves_when_it_is_asked_to_end(root: Path, tmp_path: Path, whole:
 def test_two_coordinators_compute_each_stage_once(root: Path, tmp_path: Path, whole: tuple[Any, Any]) -> None:
     cli = fresh(tmp_path / "home", root)
     processes = [cli.start("run", *GRID, "--jobs", "1") for _ in range(2)]
-    said = [process.communicate(timeout=240) for process in processes]
+    said = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     for output, _ in said:
         assert numbers(json.loads(output)) == whole[0]
@@ -209,7 +209,7 @@ def test_second_interrupt_ends_what_does_not_listen(root: Path, tmp_path: Path) 
     time.sleep(4)
     assert process.poll() is None and len(workers_of(cli.home)) == 1, "it waits for the one that does not listen"
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=10)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130 and "Ctrl-C again ends it at once" in error
     until(lambda: not workers_of(cli.home), 10)
     [grid] = grids_of(cli)

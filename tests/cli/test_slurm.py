@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from once import Once
-from tiny import Cli, make_root, numbers, until, workers_of
+from tiny import PATIENCE, Cli, make_root, numbers, until, workers_of
 
 from mibench.errors import UserError
 from mibench.running.executors.slurm import job as job_module
@@ -148,7 +148,7 @@ def test_jobs_go_on_without_their_coordinator(cluster: Cli, local: tuple[Any, An
     standing = json.loads(cluster("status", "--json").stdout)["grids"][0]
     assert not standing["coordinator"] and standing["stages"]["running"] >= 1
     second = cluster.start(*ASK)  # adopts the job that still trains
-    error = second.communicate(timeout=120)[1]
+    error = second.communicate(timeout=PATIENCE)[1]
     assert second.returncode == 0 and "adopted job" in error
     assert [a.outcome for a in tries(cluster, "target")] == ["done"] and outputs(cluster) == local[1]
 
@@ -156,7 +156,7 @@ def test_jobs_go_on_without_their_coordinator(cluster: Cli, local: tuple[Any, An
 @real
 def test_collect_takes_in_what_jobs_have_finished(cluster: Cli) -> None:
     process = cluster.start(*ASK)
-    until(lambda: list(cluster.home.glob("logs/evaluate-*")), 120)
+    until(lambda: list(cluster.home.glob("logs/evaluate-*")))
     process.kill()
     process.communicate()
     until(lambda: not queue())
@@ -174,7 +174,7 @@ def test_preempted_job_is_queued_again_and_resumes(cluster: Cli, local: tuple[An
     training(cluster)
     important = ["sbatch", "--parsable", "-p", "gpu", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"]
     subprocess.run(important, check=True, capture_output=True)
-    output = process.communicate(timeout=200)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0
     assert (numbers(json.loads(output)), outputs(cluster)) == local
     tried = tries(cluster, "target")
@@ -190,8 +190,8 @@ def test_timed_out_job_is_queued_again_and_resumes(cluster: Cli, local: tuple[An
     training(cluster)
     [worker] = [pid for pid in workers_of(cluster.home) if "target" in stage_of(pid)]
     os.kill(worker, signal.SIGSTOP)
-    until(lambda: not is_held(worker), 90)
-    output = process.communicate(timeout=240)[0]
+    until(lambda: not is_held(worker))
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0
     assert (numbers(json.loads(output)), outputs(cluster)) == local
     tried = tries(cluster, "target")
@@ -207,7 +207,7 @@ def test_cancelled_job_takes_one_stage_down(cluster: Cli) -> None:
     victim = min(jobs(cluster, "target"), key=int)
     until(lambda: "RUNNING" in queue().values())
     subprocess.run(["scancel", victim], check=True)
-    output, error = process.communicate(timeout=200)
+    output, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     states = sorted(run["status"] for run in json.loads(output)["runs"])
     assert states == ["done", "failed"]
@@ -220,7 +220,7 @@ def test_interrupt_saves_and_the_next_run_goes_on(cluster: Cli, local: tuple[Any
     training(cluster)
     until(lambda: re.search(r"running target none seed 0: cpu, job \d+, train", cluster("status").stdout))
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130 and "Finished stages are kept" in error
     until(lambda: not queue())
     assert [a.outcome for a in tries(cluster, "target")] == ["stopped"]

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 import yaml
 from once import Once
-from tiny import SECTION, edit_registry, make_root
+from tiny import PATIENCE, SECTION, edit_registry, make_root
 from typed import parse
 
 from mibench import contracts
@@ -323,7 +323,7 @@ def test_the_page_runs(page: str, small: Path, home: Path, tmp_path: Path) -> No
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=240,
+                timeout=PATIENCE,
                 stdin=subprocess.DEVNULL,
             )
             assert done.returncode == 0, f"{block.id}:\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

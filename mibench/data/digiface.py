@@ -6,20 +6,32 @@ the file.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from mibench.data.copies import augmented
+from mibench.keys import stream_seed
 from mibench.nets.gan import DcganGenerator
 from mibench.random import Stream
 from mibench.weights.fit import load_published
 
 WEIGHTS = Path(__file__).parent / "weights" / "digiface_dcgan.safetensors"
-BOX = (5, 4, 59, 58)  # left, top, right, bottom of the face in a 64x64 sample
+CHOSEN = Path(__file__).with_name("digiface_faces.json")
+SEED = 20_240_601
+SIDE = 64
+BOX = (5, 4, 59, 58)  # left, top, right, bottom of the face in a sample, for the untouched prior
+FRAME = (6.6, 2.5, 59.6, 62.5)  # the same so that eyes and mouth come to lie as in the public photos
+MIDDLE = (slice(20, 58), slice(16, 48))  # of a framed sample: no hair, no surroundings
+LIGHT = {"mean": (138.7, 9.0), "contrast": (34.8, 4.2)}  # of the public photos' middles: mean and spread
 BATCH = 256
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
 
@@ -46,6 +58,34 @@ def face_crop(images: Tensor, resolution: int, grey: bool) -> Tensor:
     return functional.interpolate(images[:, :, top:bottom, left:right], size, mode="bilinear", antialias=True)
 
 
+def raw_samples(count: int, seed: int) -> Iterator[np.ndarray]:
+    """(n, 64, 64) uint8 grey samples in batches, ``count`` in all, as the generator makes them. A smaller ``count``
+    gives the first of them."""
+    yield from _raw(np.arange(count), seed)
+
+
+def chosen() -> list[int]:
+    """Which samples of ``SEED`` are good pictures of faces, best known by ``scripts/choose_faces.py``, which wrote the
+    list: MTCNN is sure of the face, and its surroundings are darker than the face, as in the photos."""
+    numbers: list[int] = json.loads(CHOSEN.read_text(encoding="utf-8"))
+    return numbers
+
+
+def framed(sample: np.ndarray) -> np.ndarray:
+    """(64, 64) uint8 -> the same, zoomed so that MTCNN finds eyes and mouth where it finds them, on average, in the
+    public AT&T/ORL photos."""
+    left, top, right, bottom = FRAME
+    matrix = ((right - left) / SIDE, 0, left, 0, (bottom - top) / SIDE, top)
+    moved = Image.fromarray(sample).transform((SIDE, SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return np.asarray(moved)
+
+
+def lit(face: np.ndarray, mean: float, contrast: float) -> np.ndarray:
+    """A framed face, uint8, whose middle gets this mean and standard deviation."""
+    middle = face[MIDDLE].astype(np.float64)
+    return ((face - middle.mean()) / middle.std() * contrast + mean).round().clip(0, 255).astype(np.uint8)
+
+
 @torch.inference_mode()
 def sample_faces(count: int, seed: int, resolution: int) -> np.ndarray:
     """(count, 1, resolution, resolution) uint8 grey faces. A smaller ``count`` gives the first of them."""
@@ -57,3 +97,37 @@ def sample_faces(count: int, seed: int, resolution: int) -> np.ndarray:
         small = face_crop(generator(latents), resolution, grey=True)
         faces[start : start + BATCH] = (small * 255).round().clamp(0, 255).byte().numpy()
     return faces
+
+
+def chosen_faces(copies: int, resolution: int) -> np.ndarray:
+    """(copies x n, 1, resolution, resolution) uint8 grey faces of nobody: the n chosen samples, framed and lit as the
+    public AT&T/ORL photos are, ``copies`` times, each moved differently (``mibench.data.copies``)."""
+    numbers = np.array(chosen(), np.int64)
+    faces = np.empty((copies, len(numbers), 1, resolution, resolution), np.uint8)
+    at = 0
+    for batch in _raw(numbers, SEED):
+        for sample in batch:
+            for copy in range(copies):
+                number = copy * len(numbers) + at
+                light, contrast = (mean + spread * _normal(number, name) for name, (mean, spread) in LIGHT.items())
+                faces[copy, at, 0] = augmented(lit(framed(sample), light, contrast), number, resolution)
+            at += 1
+    return faces.reshape(-1, 1, resolution, resolution)
+
+
+@torch.inference_mode()
+def _raw(numbers: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """The samples with these rising numbers, in batches."""
+    generator = load_generator("cpu")
+    stream = Stream(seed)
+    for start in range(0, int(numbers.max(initial=-1)) + 1, BATCH):
+        latents = stream.normal(BATCH, generator.latent_dim)
+        wanted = numbers[(numbers >= start) & (numbers < start + BATCH)] - start
+        if len(wanted):
+            grey = to_grey(generator(latents[torch.from_numpy(wanted)]))
+            yield (grey * 255).round().clamp(0, 255).byte().numpy()[:, 0]
+
+
+def _normal(number: int, name: str) -> float:
+    """A standard normal number, given by its name alone."""
+    return NormalDist().inv_cdf((stream_seed("digiface", number, name) + 0.5) / 2**63)

@@ -11,6 +11,7 @@ from mibench.nets.base import Classifier
 _CLASSIFIERS = {
     "convnet": "mibench.nets.small:ConvNet",
     "small_resnet": "mibench.nets.small:SmallResNet",
+    "oriented_gradients": "mibench.nets.gradients:GradientClassifier",
     "vgg16": "mibench.nets.faces:VGG16",
     "ir152": "mibench.nets.faces:IR152",
     "facenet64": "mibench.nets.faces:FaceNet64",

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mibench.data.digiface import WEIGHTS, load_generator, sample_faces
+from mibench.data import digiface
+from mibench.data.digiface import WEIGHTS, chosen, framed, lit, load_generator, raw_samples, sample_faces
 from mibench.random import Stream
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +105,41 @@ def test_the_packaged_file_is_small_and_licensed() -> None:
         assert "gan_face_generate-1.1.1" in file.metadata()["source"]
     licence = (WEIGHTS.parent / "LICENSE.digiface-dcgan").read_text()
     assert "Permission is hereby granted, free of charge" in licence and "gan_face_generate 1.1.1" in licence
+
+
+# --- the chosen faces ----------------------------------------------------------------------------------------------
+
+
+def test_chosen_samples_are_the_generators_own() -> None:
+    """Numbers of samples, rising; a sample is the same alone and among all."""
+    numbers = chosen()
+    assert len(numbers) > 4000 and numbers == sorted(set(numbers))
+    everything = np.concatenate(list(raw_samples(300, digiface.SEED)))
+    few = np.array([number for number in numbers if number < 300])
+    alone = np.concatenate(list(digiface._raw(few, digiface.SEED)))
+    assert len(few) > 30 and np.abs(alone.astype(int) - everything[few].astype(int)).max() <= 1  # another batch rounds
+
+
+def test_a_chosen_face_is_lit_as_asked() -> None:
+    [batch] = raw_samples(8, digiface.SEED)
+    for sample in batch:
+        middle = lit(framed(sample), 130.0, 20.0)[digiface.MIDDLE].astype(float)
+        assert middle.mean() == pytest.approx(130, abs=1) and middle.std() == pytest.approx(20, abs=1)
+
+
+def test_framing_zooms_in_on_the_face() -> None:
+    """A mark in the corner of the frame comes to lie in the corner of the picture."""
+    left, top, right, bottom = digiface.FRAME
+    sample = np.zeros((64, 64), np.uint8)
+    sample[round(top) : round(top) + 6, round(left) : round(left) + 6] = 255
+    sample[round(bottom) - 6 : round(bottom), round(right) - 6 : round(right)] = 255
+    moved = framed(sample)
+    assert moved[2, 2] > 200 and moved[-3, -3] > 200 and moved[2, -3] < 50 and moved[32, 32] < 50
+
+
+def test_faces_differ_from_each_other_and_from_their_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digiface, "chosen", lambda: chosen()[:6])
+    faces = digiface.chosen_faces(2, 32)
+    assert faces.shape == (12, 1, 32, 32) and faces.dtype == np.uint8
+    assert len(np.unique(faces.reshape(12, -1), axis=0)) == 12
+    assert np.array_equal(faces, digiface.chosen_faces(2, 32))

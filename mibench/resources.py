@@ -1,4 +1,4 @@
-"""Where the files beside the package are: the site's templates, the methods and the registry."""
+"""What there is to work with: the files beside the package, and the cores."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def resource_root() -> Path:
         f"registry.yaml was found neither in {package / '_bundled'} nor in {package.parent}. "
         "Install mibench again (pip install --force-reinstall mibench) or run from a complete checkout."
     )
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

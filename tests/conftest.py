@@ -18,7 +18,7 @@ from once import Once
 from tiny import Cli, make_root
 
 from mibench.protocol.method_files import VARIABLE
-from mibench.running.devices import cores
+from mibench.resources import cores
 
 MOST_WORKERS = 8
 

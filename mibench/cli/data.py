@@ -80,7 +80,7 @@ def prepare(
       mibench data prepare orl32
     """
     from mibench.data.sets.base import DataSet
-    from mibench.running.devices import cores
+    from mibench.resources import cores
 
     failed = False
     for name, item in _chosen(ws, names, root):

@@ -149,7 +149,7 @@ def _duration(waiting: list[Any], done: set[str], seconds: dict[str, float], slo
         yield "time: unknown; none of these kinds of stages ran here before"
         return
     from mibench.planning.estimates import filled
-    from mibench.running.devices import cores
+    from mibench.resources import cores
     from mibench.running.forecast import makespan
 
     text = f"time: about {describe_time(sum(seconds.values()))} of computing"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from mibench.resources import cores
+
+MOST = 8  # processes
 FEWEST = 100  # items below which starting processes costs more than it saves
 
 _Item = TypeVar("_Item")
@@ -19,13 +21,13 @@ def on_all_cores(function: Callable[[_Item], _Result], items: Sequence[_Item]) -
     processes: ``function`` and ``items`` may be anything, results must be picklable, and what it changes in memory is
     lost. An exception is raised here."""
     global _work
-    cores = min(os.cpu_count() or 1, 8)
-    if cores == 1 or len(items) < FEWEST or "fork" not in multiprocessing.get_all_start_methods():
+    workers = min(cores(), MOST)
+    if workers == 1 or len(items) < FEWEST or "fork" not in multiprocessing.get_all_start_methods():
         return [function(item) for item in items]
     _work = function, items
     try:
-        with multiprocessing.get_context("fork").Pool(cores) as pool:
-            return pool.map(_one, range(len(items)), chunksize=max(1, len(items) // (8 * cores)))
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            return pool.map(_one, range(len(items)), chunksize=max(1, len(items) // (8 * workers)))
     finally:
         _work = None
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from mibench.errors import MissingError, UserError
+from mibench.resources import cores
 
 
 def check_device(device: str, gpus: str | None = None) -> None:
@@ -65,8 +65,3 @@ def _too_few(what: str, count: int) -> MissingError:
         f"{what} was asked for, but torch sees {count} CUDA GPU{'s' * (count != 1)} here. "
         "Use --device cpu, or install a GPU driver (see mibench doctor)."
     )
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

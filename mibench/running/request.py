@@ -21,7 +21,7 @@ from mibench.protocol.params import parse_value
 from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
 from mibench.registry import Registry
-from mibench.running.devices import cores
+from mibench.resources import cores
 from mibench.weights.starting import missing as no_weights
 from mibench.weights.starting import weights_folder
 

@@ -267,7 +267,7 @@ def test_options() -> None:
     found = parse_options("partition=gpu,time=240,gres=gpu:1,exclusive,cpus_per_task=4")
     assert found == {"partition": "gpu", "time": "240", "gres": "gpu:1", "exclusive": True, "cpus-per-task": "4"}
     assert parse_options(None) == {}
-    for wrong in ("=gpu", "partition=", "x y", "a;rm"):
+    for wrong in ("=gpu", "partition=", "x y", "a;rm", "signal-delay", "signal-delay=soon"):
         with pytest.raises(UserError, match="Cannot read"):
             parse_options(wrong)
 

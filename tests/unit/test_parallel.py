@@ -9,7 +9,7 @@ from mibench.publish import parallel
 
 @pytest.mark.parametrize("count", [0, 5, 500])
 def test_results_come_in_order(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
     factor = 7  # a closure: nothing of it is pickled
     found = parallel.on_all_cores(lambda n: (factor * n, os.getpid()), range(count))
     assert [value for value, _ in found] == [7 * n for n in range(count)]
@@ -18,7 +18,7 @@ def test_results_come_in_order(monkeypatch: pytest.MonkeyPatch, count: int) -> N
 
 
 def test_an_exception_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
 
     def fail(n: int) -> int:
         if n == 150:

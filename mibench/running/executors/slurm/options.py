@@ -24,6 +24,8 @@ def parse_options(text: str | None) -> dict[str, str | bool]:
                 f"Cannot read {item!r} in --slurm. Expected sbatch options: partition=gpu,time=240,gres=gpu:1."
             )
         options[name] = value.strip() if equals else True
+    if not re.fullmatch(r"\d+", str(delay := options.get("signal-delay", DEFAULT_WARNING))):
+        raise UserError(f"Cannot read the signal-delay {delay!r} in --slurm. Expected seconds: signal-delay=90.")
     return options
 
 

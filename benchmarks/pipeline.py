@@ -19,31 +19,27 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+import torch
+from made_up import celeba, celeba_counts
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from torchvision import transforms  # noqa: E402
-from trees import celeba, celeba_counts  # noqa: E402
-
-from mibench.data.cache import open_array  # noqa: E402
-from mibench.data.sets import data_set  # noqa: E402
-from mibench.data.sets.build import build  # noqa: E402
-from mibench.images.pixels import Pixels  # noqa: E402
-from mibench.nets import build_classifier  # noqa: E402
-from mibench.primitives.training import make_optimiser, shuffled, standard_augmentation  # noqa: E402
-from mibench.random import Stream  # noqa: E402
-from mibench.registry import Registry  # noqa: E402
+from mibench.data.cache import open_array
+from mibench.data.sets import data_set
+from mibench.data.sets.build import build
+from mibench.images.pixels import Pixels
+from mibench.nets import build_classifier
+from mibench.primitives.training import make_optimiser, shuffled, standard_augmentation
+from mibench.random import Stream
+from mibench.registry import Registry
 
 WARM_UP = 5
 

@@ -12,21 +12,17 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+import numpy as np
+from made_up import make_catalogue, make_run
 
-import numpy as np  # noqa: E402
-from factories import make_catalogue, make_run  # noqa: E402
-
-from mibench.publish import SiteOptions, build_site  # noqa: E402
-from mibench.records import RunRecord  # noqa: E402
-from mibench.stages.features import AREA, DRAWS, identity, summary  # noqa: E402
+from mibench.publish import SiteOptions, build_site
+from mibench.records import RunRecord
+from mibench.stages.features import AREA, DRAWS, identity, summary
 
 
 def made_up(features: dict[str, Any]) -> list[RunRecord]:

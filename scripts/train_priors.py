@@ -38,8 +38,9 @@ COPIES = 200  # of each public photo
 FACES = 4  # of each chosen sample
 PARAMS: dict[str, dict[str, Any]] = {
     "dcgan": {"width": 48, "lr": 2e-4, "ema": 0.999},
+    "wgan_gp": {"width": 32},
 }
-CLASSES = {"dcgan": "mibench.priors.dcgan:Dcgan"}
+CLASSES = {"dcgan": "mibench.priors.dcgan:Dcgan", "wgan_gp": "mibench.priors.wgan_gp:WganGp"}
 
 
 def public_images(resolution: int) -> tuple[np.ndarray, list[str]]:

@@ -47,7 +47,7 @@ class MetricValue:
 class StageInfo:
     """One stage of a run. ``seconds`` is what it took when it was computed, whoever asked for it then."""
 
-    kind: Text  # evaluator, target, prior, prepare, invert, utility, evaluate, features
+    kind: Text  # of mibench.protocol.stage_kinds
     key: Key
     plugin: Names
     version: Version
@@ -89,6 +89,7 @@ class RunRecord:
     deviations: Annotated[list[str], Field(max_length=50)] = field(default_factory=list)
     origin: str = "measured"  # measured, submitted, reproduced, differs
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
+    judges: dict[str, Any] | None = None  # what each judge of the panel knows of real photos (stage ``panel``)
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property

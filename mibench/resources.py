@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from mibench.errors import MissingError
@@ -28,6 +29,13 @@ def resource_root() -> Path:
         f"registry.yaml was found neither in {package / '_bundled'} nor in {package.parent}. "
         "Install mibench again (pip install --force-reinstall mibench) or run from a complete checkout."
     )
+
+
+def package_file(package: str, name: str) -> Path | None:
+    """A file that an installed package carries, found without importing the package; None if it is not there."""
+    spec = find_spec(package)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
 
 
 def cores() -> int:

@@ -31,7 +31,7 @@ PLURAL = {"defense": "defenses", "attack": "attacks", "prior": "priors"}
 
 
 def make_root(
-    folder: Path, sections: dict[str, dict[str, Any]] | None = None, presets: dict[str, dict[str, Any]] | None = None
+    folder: Path, sections: dict[str, Any] | None = None, presets: dict[str, dict[str, Any]] | None = None
 ) -> Path:
     """Copy the methods and the registry to ``folder`` and add the track ``tiny``.
 
@@ -50,7 +50,7 @@ def make_root(
             entry.setdefault("presets", {})["tiny"] = small
     track = json.loads(json.dumps(SECTION))
     for name, changes in (sections or {}).items():
-        track[name] |= changes
+        track[name] = track.get(name, {}) | changes if isinstance(changes, dict) else changes
     data["tracks"]["tiny"] = track
     (folder / "registry.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return folder

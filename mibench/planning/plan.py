@@ -8,6 +8,8 @@ evaluator   target -----> utility ----------.
     |         |  \\                           |
     |         |   features (and target)      |
     '---------+--------> evaluate <----------'
+                            |
+                          panel (where the track has one)
 """
 
 from __future__ import annotations
@@ -151,6 +153,8 @@ class _Builder:
             facts = {"defense": cell.defense, "attack": cell.attack, "prior": prior, None: None}[kind.method]
             if (kind.method and facts is None) or (kind.name == "prepare" and not cell.attack.prepares):
                 continue
+            if kind.where and getattr(cell.track, kind.where) is None:
+                continue
             roles = [role for role in kind.reads if role in made]
             title = kind.title
             if facts is not None and facts is prior:
@@ -159,6 +163,8 @@ class _Builder:
             parents = [made[role] for role in roles]
             seed = cell.seed if kind.method and not is_shared(kind.name, roles) else 0
             own = cell.evaluation if kind.name == "evaluate" else {}
+            if kind.weights in cell.evaluation.get("weights", ()):
+                own = {"weights": [kind.weights]}
             name = (kind.name, id(cell.track), id(facts), seed, tuple(s.key for s in parents), canonical(own))
             if name not in self._made:
                 labels = {"track": cell.track.id, "seed": cell.seed, "prior": prior.id if prior else ""}

@@ -18,7 +18,8 @@ class StageKind:
     that can change the result. compute: ``module:function``. needs, may_read: the kinds whose results it reads, always
     or where the run has them. title: what one is called, of ``track``, ``defense``, ``attack``, ``prior``, ``seed``.
     streams: the name of its random streams. always: whether every attack has it. shown: its files are shown and no
-    other stage reads them. extra: a run without it still has its result.
+    other stage reads them. extra: a run without it still has its result. where: the section without which a track has
+    no such stage. weights: published ones that it computes more with where they are on this machine.
     """
 
     name: str
@@ -34,6 +35,8 @@ class StageKind:
     always: bool = True
     shown: bool = False
     extra: bool = False
+    where: str = ""
+    weights: str = ""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -49,6 +52,15 @@ STAGE_KINDS = {
             track=("private", "evaluator"),
             compute="mibench.stages.evaluator:run",
             title="evaluator of {track}",
+        ),
+        StageKind(
+            "panel",
+            track=("private", "public", "evaluator", "panel"),
+            compute="mibench.stages.panel:run",
+            title="panel of {track}",
+            always=False,
+            where="panel",
+            weights="recogniser",
         ),
         StageKind(
             "target",
@@ -105,6 +117,7 @@ STAGE_KINDS = {
             compute="mibench.stages.evaluate:run",
             title="evaluate {attack} on {defense} seed {seed}",
             needs=("evaluator", "invert", "utility"),
+            may_read=("panel",),
             shown=True,
         ),
         StageKind(

@@ -128,6 +128,15 @@ class RecipeSection(_Section):
             raise UserError(f"recipe: {where}: {first['msg']} (found {first['input']!r}).") from None
 
 
+class PanelSection(_Section):
+    """The judges beside the legacy evaluator (specification of evaluation, 7.2). ``cross``: the second one's recipe; it
+    is trained on the sealed photos alone. ``open_set``: what the third one knows, which never saw a private label;
+    None: there is none for such images."""
+
+    cross: RecipeSection
+    open_set: Literal["faces"] | None = None
+
+
 class AttackSection(_Section):
     """Which identities are attacked and how many reconstructions are asked for each."""
 
@@ -141,7 +150,7 @@ class Track(_Section):
     ``source`` is a module of ``mibench/data``, a data set of ``mibench/data/sets``, or ``folder``, whose images lie in
     ``root``."""
 
-    ADDED = frozenset({"root", "file", "family", "reported", "normalisation"})
+    ADDED = frozenset({"root", "file", "family", "reported", "normalisation", "panel"})
 
     id: str
     version: int
@@ -164,6 +173,7 @@ class Track(_Section):
     public: PublicSection = PublicSection()
     target: RecipeSection
     evaluator: RecipeSection
+    panel: PanelSection | None = None
     attack: AttackSection
     metrics: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""Judge a run's reconstructions. This stage imports no defense, attack or prior: it reads files and the evaluator."""
+"""Judge a run's reconstructions. This stage imports no defense, attack or prior: it reads files and asks the judges."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from safetensors.torch import load_file
 from mibench.images.pixels import Pixels
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
+from mibench.metrics.panel import answers
 from mibench.registry.guard import undisturbed
 from mibench.stages.job import Job, load_weights, predict
+from mibench.stages.panel import judged
 from mibench.store.atomic import write_json
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Writes ``images.json`` (one entry per image: verdict, confidence, nearest private image); the result holds the
-    metrics."""
+    """Writes ``images.json`` (one entry per image: verdict, confidence, nearest private image, and whom the panel's
+    other judges take it for); the result holds the metrics."""
     torch.manual_seed(0)
     invert, _ = job.parent("invert")
     entries: list[dict[str, Any]] = json.loads((invert / "images.json").read_text())
@@ -36,6 +38,7 @@ def run(job: Job) -> dict[str, Any]:
         job.progress(step + 1, len(job.track.metrics), None, name)
     probability, verdict = evidence.logits.softmax(1), evidence.logits.argmax(1)
     _, nearest = nearest_private(evidence.features, evidence.label, evidence.private_features, evidence.private_labels)
+    guesses = {name: scores.argmax(1) for name, scores in answers(evidence).items() if name != "e1"}
     table = [
         entry
         | {
@@ -44,6 +47,7 @@ def run(job: Job) -> dict[str, Any]:
             "correct": bool(verdict[i] == entry["label"]),
             "nearest": int(nearest[i]),
         }
+        | {name: int(guess[i]) for name, guess in guesses.items()}
         for i, entry in enumerate(entries)
     ]
     write_json(job.workdir / "images.json", table)
@@ -59,7 +63,7 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
     load_weights(evaluator, folder / "model.safetensors")
     evaluator = evaluator.to(job.device).eval()
     utility, _ = job.parent("utility")
-    answers = load_file(utility / "logits.safetensors")
+    told = load_file(utility / "logits.safetensors")
     private, labels = job.data.private_train()
     seen, _ = job.data.private_train("evaluator")
     files = [invert / entry["file"] for entry in entries]
@@ -78,6 +82,7 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
         private_images=Pixels.of(private, torch.device("cpu")),
         private_labels=torch.from_numpy(np.array(labels)),
         private_features=private_features.cpu(),
-        test_logits=answers["logits"],
-        test_labels=answers["labels"],
+        test_logits=told["logits"],
+        test_labels=told["labels"],
+        judges=judged(job, images),
     )

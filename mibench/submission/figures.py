@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import macro, top_k
@@ -22,11 +22,22 @@ from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
 from mibench.submission.strict import read_json, read_tensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CLOSE = 1e-6
-JUDGED = ("verdict", "confidence", "correct", "nearest")  # what the evaluator adds to the attack's own table
+JUDGED = (
+    "verdict",
+    "confidence",
+    "correct",
+    "nearest",
+    "e2",
+    "e3",
+)  # what the evaluator adds to the attack's own table
+GUESSES = {"att1": "verdict", "att1_e2": "e2", "att1_e3": "e3"}  # whom a judge takes an image for
 OF_ALL = {"fid"}  # one number of all images, with no parts
 LATER = {"inputs", "attempts", "device_seconds", "device", "peak_memory_mib"}  # of a stage; None in older records
-RECOMPUTED = ("nat1", "att1", "att1_selected", "conf")
+RECOMPUTED = ("nat1", "att1", "att1_selected", "conf", "att1_e2", "att1_e3", "att_maj", "att_min")
 
 
 def check_outputs(sent: Submission) -> str:
@@ -130,10 +141,10 @@ def check_figures(sent: Submission, known: dict[str, Track]) -> str:
         logits, labels = _answers(sent.folder, roles["utility"].key, track)
         made = {
             "nat1": macro(top_k(logits, labels, 1), labels),
-            "att1": macro(correct, label),
             "att1_selected": macro(correct[chosen], label[chosen]),
             "conf": macro(confidence, label),
         }
+        made |= _votes(entries, label)
         for name, value in made.items():
             if name in metrics and not _agree(metrics[name], value):
                 raise Refused(
@@ -143,6 +154,19 @@ def check_figures(sent: Submission, known: dict[str, Track]) -> str:
         consistent |= metrics.keys() - made.keys()
     rest = f"; {', '.join(sorted(consistent))} only looked at for consistency" if consistent else ""
     return f"{', '.join(RECOMPUTED)} computed again from single answers{rest}"
+
+
+def _votes(entries: list[model.Image], label: Tensor) -> dict[str, MetricValue]:
+    """The figures of the panel, where its judges' answers are in the table."""
+    import torch
+
+    guesses = {name: [getattr(entry, field) for entry in entries] for name, field in GUESSES.items()}
+    votes = {name: (torch.tensor(who) == label).float() for name, who in guesses.items() if None not in who}
+    made = {name: macro(vote, label) for name, vote in votes.items()}
+    if len(votes) == len(GUESSES):
+        agreed = torch.stack([*votes.values()]).sum(0)
+        made |= {name: macro((agreed >= n).float(), label) for name, n in (("att_maj", 2), ("att_min", 3))}
+    return made
 
 
 def _check_consistent(run: str, name: str, metric: MetricValue, track: Track) -> None:

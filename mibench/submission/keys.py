@@ -78,7 +78,7 @@ def check_runs(sent: Submission, known: dict[str, Track], registry: Registry) ->
     """Run ids, and which stages a run consists of: each of one run, with its parents and seeds."""
     used: set[str] = set()
     for record in sent.records:
-        roles = _roles(sent, record)
+        roles = _roles(sent, record, known[record.track])
         used |= {stage.key for stage in roles.values()}
         for kind, stage in roles.items():
             needs, may = set(STAGE_KINDS[kind].needs), set(STAGE_KINDS[kind].may_read)
@@ -98,10 +98,11 @@ def check_runs(sent: Submission, known: dict[str, Track], registry: Registry) ->
     return f"{len(sent.records)} runs are whole and have the ids that follow from their stages"
 
 
-def _roles(sent: Submission, record: RunRecord) -> dict[str, Manifest]:
+def _roles(sent: Submission, record: RunRecord, track: Track) -> dict[str, Manifest]:
     kinds = [line.kind for line in record.stages]
-    if len(set(kinds)) != len(kinds) or NEEDED - set(kinds):
-        raise Refused(f"Run {record.run} lacks stages: it needs {', '.join(sorted(NEEDED))}, each once.")
+    needed = NEEDED | {kind.name for kind in STAGE_KINDS.values() if kind.where and getattr(track, kind.where)}
+    if len(set(kinds)) != len(kinds) or needed - set(kinds):
+        raise Refused(f"Run {record.run} lacks stages: it needs {', '.join(sorted(needed))}, each once.")
     for line in record.stages:
         if line.key not in sent.stages or sent.stages[line.key].kind != line.kind:
             raise Refused(f"Run {record.run}: there is no manifest of its {shown(line.kind)} {line.key[:12]}.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.store.manifest import safe_file
 
 INDEX = "submission.json"
@@ -40,7 +41,7 @@ class Place:
 
 
 _KEY = "[0-9a-f]{64}"
-_KINDS = "evaluator|target|prior|prepare|invert|utility|evaluate|features"
+_KINDS = "|".join(STAGE_KINDS)
 PLACES = (
     Place(re.compile(re.escape(INDEX)), "json", 32 * MIB),
     Place(re.compile(rf"stages/(?:{_KINDS})-{_KEY}\.json"), "json", 8 * MIB),

@@ -133,6 +133,8 @@ class Image(_Strict):
     confidence: Annotated[float, Field(ge=0, le=1.000001)]
     correct: bool
     nearest: Count
+    e2: Count | None = None
+    e3: Count | None = None
 
 
 def read(shape: type[Shape], value: Any, name: str) -> Shape:

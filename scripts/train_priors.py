@@ -1,12 +1,13 @@
 """Train a generative prior of the small face tracks offline, on public images only, as long as it pays.
 
-    python scripts/train_priors.py dcgan --steps 20000 --work FOLDER
+    python scripts/train_priors.py dcgan --steps 22500 --work FOLDER
 
 Half of the images are moved copies of the public people's photos, half are chosen and lit samples of the DigiFace
 generator (``mibench.data.digiface``). The recipe is the prior's own (``mibench/priors/NAME.py``) with the parameters
 below. Training saves its state in FOLDER and goes on from there; the result is
-``mibench/data/weights/NAME_RESOLUTION.safetensors``, in float16, with the recipe and the SHA-256 of all images it was
-trained on in its header. FOLDER/images.json lists these images' sources; no private photo is opened.
+``mibench/data/weights/facesRESOLUTION-NAME.safetensors``, in float16, with the recipe and the SHA-256 of all images it
+was trained on in its header, and listed in ``carried.json`` beside it. FOLDER/images.json lists these images' sources;
+no private photo is opened.
 """
 
 from __future__ import annotations
@@ -16,31 +17,44 @@ import hashlib
 import json
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mibench.contracts import ImageSet, Loop, PriorContext
+from mibench.contracts import Generator, ImageSet, Loop, Prior, PriorContext, PriorModel
 from mibench.data import digiface, orl
 from mibench.data.copies import augmented
 from mibench.images.pixels import Pixels
 from mibench.keys import stream_seed
+from mibench.primitives.training import descend
 from mibench.random import Stream
 from mibench.registry import Registry
 from mibench.registry.loading import track_info
 from mibench.resources import resource_root
+from mibench.weights.carried import FOLDER, INDEX, load_carried
 
 COPIES = 200  # of each public photo
 FACES = 4  # of each chosen sample
 PARAMS: dict[str, dict[str, Any]] = {
     "dcgan": {"width": 48, "lr": 2e-4, "ema": 0.999},
-    "wgan_gp": {"width": 32},
+    "wgan_gp": {"width": 32, "lr": 1e-4, "critic_steps": 2, "ema": 0.99},
+    # asks for a class never: a residual GAN of one class, from which those of many can start
+    "tacgan": {"width": 24, "lr": 1e-4, "warmup": 10**9, "discriminator_steps": 1, "batch": 64, "ema": 0.99},
 }
-CLASSES = {"dcgan": "mibench.priors.dcgan:Dcgan", "wgan_gp": "mibench.priors.wgan_gp:WganGp"}
+# Before its own training a generator learns, for so many steps, to draw what another carried one draws.
+TAUGHT = {"wgan_gp": 6000, "tacgan": 6000}
+TEACHER, TEACHING_LR = "dcgan", 1e-3
+CLASSES = {
+    "dcgan": "mibench.priors.dcgan:Dcgan",
+    "wgan_gp": "mibench.priors.wgan_gp:WganGp",
+    "tacgan": "mibench.priors.tacgan:Tacgan",
+}
 
 
 def public_images(resolution: int) -> tuple[np.ndarray, list[str]]:
@@ -55,9 +69,22 @@ def public_images(resolution: int) -> tuple[np.ndarray, list[str]]:
     return images, [*sources, hashlib.sha256(digiface.CHOSEN.read_bytes()).hexdigest()]
 
 
+class _NoTarget:
+    """In the place of an oracle that is never asked."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
 class _Context(PriorContext):
     def __init__(self, name: str, track: Any, images: np.ndarray, scratch: Path) -> None:
-        self.device, self.track, self.oracle = torch.device("cpu"), track, None
+        self.device, self.track, self.oracle = torch.device("cpu"), track, cast(Any, _NoTarget())
         self.public = ImageSet(Pixels.of(images, self.device), torch.zeros(len(images), dtype=torch.long), 1)
         self._name, self._scratch, self._told = name, scratch, time.monotonic()
 
@@ -73,6 +100,33 @@ class _Context(PriorContext):
             print(f"{name} {step} of {steps}, loss {loss}", file=sys.stderr, flush=True)
 
 
+def built(name: str, info: Any, steps: int) -> tuple[Prior, PriorModel]:
+    """A prior with the parameters above, and its untrained model."""
+    module, kind_name = CLASSES[name].split(":")
+    kind = getattr(import_module(module), kind_name)
+    prior: Prior = kind(kind.Params(**PARAMS[name], steps=steps), info)
+    torch.manual_seed(stream_seed("offline", name, "weights"))
+    return prior, prior.build()
+
+
+def taught(generator: Generator, teacher: Generator, steps: int, ctx: _Context) -> None:
+    """Fit ``generator`` to the images of ``teacher``, mean absolute error, latents being the teacher's and, where it
+    takes more numbers, noise."""
+    optimiser = torch.optim.Adam(generator.parameters(), lr=TEACHING_LR)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    state = {"generator": generator, "optimiser": optimiser, "schedule": schedule}
+    loop = ctx.loop("taught", steps, state)
+    for step in loop:
+        z = ctx.stream(f"taught.{step}").normal(64, generator.latent_dim)
+        labels = [torch.zeros(64, dtype=torch.long)] if generator.conditional else []
+        with torch.no_grad():
+            lesson = teacher(z[:, : teacher.latent_dim])
+        loss = (generator(z, *labels) - lesson).abs().mean()
+        descend(optimiser, loss)
+        schedule.step()
+        loop.report(loss=loss)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prior", choices=PARAMS)
@@ -81,26 +135,30 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
 
-    info = track_info(Registry(resource_root()).track(f"orl{options.resolution}"))
+    info = replace(track_info(Registry(resource_root()).track(f"orl{options.resolution}")), num_classes=1)
     images, sources = public_images(options.resolution)
     options.work.mkdir(parents=True, exist_ok=True)
     (options.work / "images.json").write_text(json.dumps(sources, indent=0) + "\n")
-    module, name = CLASSES[options.prior].split(":")
-    kind = getattr(import_module(module), name)
-    prior = kind(kind.Params(**PARAMS[options.prior], steps=options.steps), info)
-    torch.manual_seed(stream_seed("offline", options.prior, "weights"))
-    model = prior.build()
-    prior.train(_Context(options.prior, info, images, options.work), model)
-    out = digiface.WEIGHTS.with_name(f"{options.prior}_{options.resolution}.safetensors")
+    ctx = _Context(options.prior, info, images, options.work)
+    prior, model = built(options.prior, info, options.steps)
+    if options.prior in TAUGHT:
+        _, teacher = built(TEACHER, info, 1)
+        teacher.load_state_dict(load_carried(f"faces{options.resolution}-{TEACHER}"))
+        taught(model.generator, teacher.generator.eval(), TAUGHT[options.prior], ctx)
+    prior.train(ctx, model)
+    out = FOLDER / f"faces{options.resolution}-{options.prior}.safetensors"
     recipe = {
         "prior": options.prior,
         "params": json.dumps(PARAMS[options.prior] | {"steps": options.steps}),
+        "taught": json.dumps({"by": TEACHER, "steps": TAUGHT.get(options.prior, 0)}),
         "images": hashlib.sha256(images.tobytes()).hexdigest(),
         "licence": "trained on the public people of the AT&T/ORL faces (credit: AT&T Laboratories Cambridge) and on "
         "samples of the DigiFace generator, see LICENSE.digiface-dcgan",
     }
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, out, metadata=recipe)
+    hashes = json.loads(INDEX.read_text()) | {out.stem: hashlib.sha256(out.read_bytes()).hexdigest()}
+    INDEX.write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n")
     print(out)
 
 

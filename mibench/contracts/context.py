@@ -22,9 +22,10 @@ class Context:
         """A random stream of this stage, the same for the same run seed, whatever the device."""
         raise NotImplementedError
 
-    def load_weights(self, net: nn.Module, weights: str) -> None:
+    def load_weights(self, net: nn.Module, weights: str, part: str = "") -> None:
         """Fill ``net`` with a published checkpoint that `mibench import-checkpoint` put into the store under the id
-        ``weights``. Raises UserError if it is not there or does not fit."""
+        ``weights``, or with weights of that name that the program carries; of a ``part`` of them alone
+        (``generator``). Raises UserError if they are not there or do not fit."""
         raise NotImplementedError
 
     def loop(self, name: str, steps: int, state: dict[str, Any]) -> Loop:

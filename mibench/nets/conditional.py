@@ -125,6 +125,12 @@ class ConditionalGenerator(Generator):
         return torch.tanh(self.image(functional.relu(self.norm(x))))
 
 
+def for_every_class(single: Mapping[str, Tensor], num_classes: int) -> dict[str, Tensor]:
+    """The weights of a generator of one class as those of ``num_classes`` classes, all of them equal."""
+    of_class = (".gain.weight", ".shift.weight")
+    return {name: t.expand(num_classes, -1) if name.endswith(of_class) else t for name, t in single.items()}
+
+
 Layer = Callable[[nn.Module], nn.Module]
 
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.errors import StageFailed
 from mibench.images.augment import random_view
-from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminator
+from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminator, for_every_class
 from mibench.primitives.losses import max_margin
 from mibench.primitives.training import descend
 
@@ -58,6 +58,7 @@ class Cgan(Prior):
             0.0, ge=0, lt=1, description="decay of the generator's average that is kept; 0: last weights"
         )
         latent_dim: int = Field(128, ge=1)
+        start: str | None = Field(None, description="id of the weights that every class of the generator starts from")
         weights: str | None = Field(None, description="id of an imported generator; then nothing is trained")
 
     def build(self) -> PriorModel:
@@ -81,6 +82,10 @@ class Cgan(Prior):
         with oracle.phase("prior"):
             scores = torch.cat([oracle.scores(chunk) for chunk in ctx.public.images.split(256)])
         chosen = top_images(scores, p.per_class).flatten()
+        if p.start:
+            single = ConditionalGenerator(1, self.track.resolution, self.track.channels, p.width, p.latent_dim)
+            ctx.load_weights(single, p.start, "generator")
+            generator.load_state_dict(for_every_class(single.state_dict(), classes))
         average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)

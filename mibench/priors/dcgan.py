@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn.functional import softplus
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,13 +21,20 @@ class Dcgan(Prior):
     scope = "public"
 
     class Params(BaseParams):
-        steps: int = Field(800, ge=1, description="alternating steps, at least 1")
+        steps: int = Field(800, ge=0, description="alternating steps; 0 only with start")
         batch: int = Field(64, ge=2)
         lr: float = Field(4e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.99)
         ema: float = Field(0.99, ge=0, lt=1, description="decay of the weight average, in [0, 1)")
         width: int = Field(32, ge=1)
         latent_dim: int = Field(100, ge=1)
+        start: str | None = Field(None, description="id of the weights that both networks start from")
+
+        @model_validator(mode="after")
+        def _trained(self) -> Self:
+            if not (self.steps or self.start):
+                raise ValueError("steps may be 0 only with start")
+            return self
 
     def build(self) -> PriorModel:
         p, t = self.params, self.track
@@ -36,6 +45,8 @@ class Dcgan(Prior):
         p = self.params
         generator, critic = model.generator, model.critic
         assert critic is not None
+        if p.start:
+            ctx.load_weights(model, p.start)
         average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)

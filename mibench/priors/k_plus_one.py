@@ -56,6 +56,8 @@ class KPlusOne(Prior):
         width: int = Field(64, ge=1)
         latent_dim: int = Field(100, ge=1)
         kernels: tuple[int, int] = Field((64, 50), description="minibatch discrimination: kernels, dimensions each")
+        start: str | None = Field(None, description="id of the weights that the generator starts from")
+        warmup: int = Field(0, ge=0, description="first steps in which the generator waits for the discriminator")
         weights: str | None = Field(None, description="id of an imported generator; then nothing is trained")
         critic_weights: str | None = Field(None, description="id of its imported discriminator; both or neither")
 
@@ -79,6 +81,8 @@ class KPlusOne(Prior):
             ctx.load_weights(generator, p.weights)
             ctx.load_weights(critic, p.critic_weights)
             return
+        if p.start:
+            ctx.load_weights(generator, p.start, "generator")
         with ctx.oracle.phase("prior"):
             labels = torch.cat([ctx.oracle.scores(chunk) for chunk in ctx.public.images.split(256)])
         target_logits = labels.clamp(min=1e-30).log()  # softmax(log p) = p
@@ -94,7 +98,7 @@ class KPlusOne(Prior):
             labelled, unlabelled, generated = critic(images, group=p.batch).logits.split(p.batch)
             loss_d = discriminator_loss(labelled, target_logits[a], unlabelled, generated)
             descend(opt_d, loss_d)
-            if (step + 1) % p.discriminator_steps == 0:
+            if step >= p.warmup and (step + 1) % p.discriminator_steps == 0:
                 c = rng.integers(len(ctx.public), p.batch)
                 fake = generator(rng.normal(p.batch, p.latent_dim))
                 with torch.no_grad():

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
-from mibench.nets.conditional import AuxiliaryDiscriminator, ConditionalGenerator, Judgement
+from mibench.nets.conditional import AuxiliaryDiscriminator, ConditionalGenerator, Judgement, for_every_class
 from mibench.primitives.training import descend
 
 
@@ -49,6 +49,7 @@ class Tacgan(Prior):
             0.0, ge=0, lt=1, description="decay of the generator's average that is kept; 0: last weights"
         )
         latent_dim: int = Field(128, ge=1)
+        start: str | None = Field(None, description="id of the weights that every class of the generator starts from")
 
     def build(self) -> PriorModel:
         p, t = self.params, self.track
@@ -60,6 +61,10 @@ class Tacgan(Prior):
         p, classes = self.params, self.track.num_classes
         generator, critic, oracle = model.generator, model.critic, ctx.oracle
         assert critic is not None and oracle is not None
+        if p.start:
+            single = ConditionalGenerator(1, self.track.resolution, self.track.channels, p.width, p.latent_dim)
+            ctx.load_weights(single, p.start, "generator")
+            generator.load_state_dict(for_every_class(single.state_dict(), classes))
         average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)

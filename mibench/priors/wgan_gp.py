@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.gan import GmiCritic, GmiGenerator
@@ -27,14 +28,18 @@ class WganGp(Prior):
     scope = "public"
 
     class Params(BaseParams):
-        steps: int = Field(56_160, ge=1, description="critic steps, at least 1 (120 epochs over 30,000 images)")
+        steps: int = Field(56_160, ge=0, description="critic steps (120 epochs over 30,000 images); 0 only with start")
         batch: int = Field(64, ge=2)
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)
         penalty: float = Field(10.0, ge=0)
         critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
+        ema: float = Field(
+            0.0, ge=0, lt=1, description="decay of the generator's average that is kept; 0: last weights"
+        )
         width: int = Field(64, ge=1)
         latent_dim: int = Field(100, ge=1)
+        start: str | None = Field(None, description="id of the weights that both networks start from")
         weights: str | None = Field(None, description="id of an imported generator; then nothing is trained")
         critic_weights: str | None = Field(None, description="id of its imported critic; both or neither")
 
@@ -42,6 +47,8 @@ class WganGp(Prior):
         def _both(self) -> Self:
             if (self.weights is None) != (self.critic_weights is None):
                 raise ValueError("expected weights and critic_weights, or neither")
+            if not (self.steps or self.start):
+                raise ValueError("steps may be 0 only with start")
             return self
 
     def build(self) -> PriorModel:
@@ -57,9 +64,13 @@ class WganGp(Prior):
             ctx.load_weights(generator, p.weights)
             ctx.load_weights(critic, p.critic_weights)
             return
+        if p.start:
+            ctx.load_weights(model, p.start)
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
-        loop = ctx.loop("wgan_gp", p.steps, {"model": model, "opt_g": opt_g, "opt_d": opt_d})
+        average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
+        state = {"model": model, "opt_g": opt_g, "opt_d": opt_d} | ({"average": average} if p.ema else {})
+        loop = ctx.loop("wgan_gp", p.steps, state)
         for step in loop:
             rng = ctx.stream(f"step.{step}")
             real = ctx.public.images[rng.integers(len(ctx.public), p.batch)]
@@ -71,4 +82,7 @@ class WganGp(Prior):
             if (step + 1) % p.critic_steps == 0:
                 loss_g = -critic(generator(rng.normal(p.batch, p.latent_dim))).mean()
                 descend(opt_g, loss_g)
+                average.update_parameters(generator)
             loop.report(loss=loss_d)
+        if p.ema:
+            generator.load_state_dict(average.module.state_dict())

@@ -29,6 +29,7 @@ from mibench.registry.guard import closed, undisturbed
 from mibench.registry.loading import track_info
 from mibench.stages.events import Emit, Note, Progress
 from mibench.store.artifacts import STATE, Manifest, Store
+from mibench.weights.carried import carried, load_carried
 from mibench.weights.fit import load_published
 from mibench.weights.imported import load_imported
 from mibench.weights.starting import weights_folder
@@ -47,13 +48,16 @@ class Tools:
     emit: Emit
     imported: Path  # folder of published weights
 
-    def load_weights(self, net: nn.Module, weights: str) -> None:
-        tensors, _ = load_imported(self.imported, weights)
+    def load_weights(self, net: nn.Module, weights: str, part: str = "") -> None:
+        tensors = load_carried(weights) if weights in carried() else load_imported(self.imported, weights)[0]
+        if part:
+            start = f"{part}."
+            tensors = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
         try:
             load_published(net, tensors)
         except UserError as error:
             raise UserError(
-                f"The imported weights {weights} do not fit the images, classes or sizes of track {self.track!r} with "
+                f"The weights {weights} do not fit the images, classes or sizes of track {self.track!r} with "
                 f"these parameters. {error} `mibench import-checkpoint --list` shows what they are for."
             ) from None
 

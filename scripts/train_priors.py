@@ -157,6 +157,7 @@ def main() -> None:
     }
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, out, metadata=recipe)
+    out.chmod(0o644)
     hashes = json.loads(INDEX.read_text()) | {out.stem: hashlib.sha256(out.read_bytes()).hexdigest()}
     INDEX.write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n")
     print(out)

@@ -18,7 +18,7 @@ import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from mibench.data import digiface, orl
+from mibench.data import digiface, framing, orl
 from mibench.registry import Registry
 from mibench.resources import resource_root
 
@@ -42,8 +42,8 @@ def landmarks(detector: MTCNN, images: list[np.ndarray]) -> list[np.ndarray | No
 
 
 def well_lit(sample: np.ndarray) -> bool:
-    face = digiface.framed(sample).astype(float)
-    middle = face[digiface.MIDDLE]
+    face = framing.framed(sample).astype(float)
+    middle = face[framing.MIDDLE]
     around = np.concatenate([part.ravel() for part in (face[:20, :8], face[:20, -8:], face[20:, :4], face[20:, -4:])])
     clear = middle.mean() >= DARKEST and middle.std() >= FLATTEST
     return bool(clear and around.mean() <= middle.mean() - DARKER * middle.std())
@@ -54,7 +54,7 @@ def main() -> None:
     detector = MTCNN(keep_all=True, post_process=False, device="cpu")
     _, public = orl.split(Registry(resource_root()).track("orl64"))
     photos = [orl.crop(person.folder, photo) for person in public for photo in person.train]
-    middles = np.stack([orl.resized(photo, digiface.SIDE) for photo in photos])[:, *digiface.MIDDLE].astype(float)
+    middles = np.stack([orl.resized(photo, framing.SIDE) for photo in photos])[:, *framing.MIDDLE].astype(float)
     light = middles.mean((1, 2)), middles.std((1, 2))
     print("public photos: mean and spread of the middles' mean and contrast", [(p.mean(), p.std()) for p in light])
     print("public photos:", np.mean([p for p in landmarks(detector, photos) if p is not None], 0).round(3).tolist())
@@ -68,7 +68,7 @@ def main() -> None:
             number += 1
         print(f"{len(chosen)} of {number}", file=sys.stderr)
     print("samples:", np.mean(found, 0).round(3).tolist())
-    digiface.CHOSEN.write_text(json.dumps(chosen, separators=(",", ":")) + "\n", encoding="utf-8")
+    framing.CHOSEN.write_text(json.dumps(chosen, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

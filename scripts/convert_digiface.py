@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mibench.data.digiface import WEIGHTS
+from mibench.data.framing import WEIGHTS
 from mibench.nets.gan import DcganGenerator
 from mibench.weights.fit import load_published
 

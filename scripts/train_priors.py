@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 from mibench.contracts import Generator, ImageSet, Loop, Prior, PriorContext, PriorModel
-from mibench.data import digiface, orl
+from mibench.data import digiface, framing, orl
 from mibench.data.copies import augmented
 from mibench.images.pixels import Pixels
 from mibench.keys import stream_seed
@@ -66,7 +66,7 @@ def public_images(resolution: int) -> tuple[np.ndarray, list[str]]:
     images = np.concatenate([np.stack(copies)[:, None], digiface.chosen_faces(FACES, resolution)])
     hashes = orl.expected_hashes()
     sources = [hashes[f"s{folder}/{photo}.pgm"] for folder, photo in names]
-    return images, [*sources, hashlib.sha256(digiface.CHOSEN.read_bytes()).hexdigest()]
+    return images, [*sources, hashlib.sha256(framing.CHOSEN.read_bytes()).hexdigest()]
 
 
 class _NoTarget:

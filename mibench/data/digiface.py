@@ -6,32 +6,24 @@ the file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from mibench.data.copies import augmented
+from mibench.data.framing import LIGHT, WEIGHTS, chosen, framed, lit
 from mibench.keys import stream_seed
 from mibench.nets.gan import DcganGenerator
 from mibench.random import Stream
 from mibench.weights.fit import load_published
 
-WEIGHTS = Path(__file__).parent / "weights" / "digiface_dcgan.safetensors"
-CHOSEN = Path(__file__).with_name("digiface_faces.json")
 SEED = 20_240_601
-SIDE = 64
 BOX = (5, 4, 59, 58)  # left, top, right, bottom of the face in a sample, for the untouched prior
-FRAME = (6.6, 2.5, 59.6, 62.5)  # the same so that eyes and mouth come to lie as in the public photos
-MIDDLE = (slice(20, 58), slice(16, 48))  # of a framed sample: no hair, no surroundings
-LIGHT = {"mean": (138.7, 9.0), "contrast": (34.8, 4.2)}  # of the public photos' middles: mean and spread
 BATCH = 256
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
 
@@ -62,28 +54,6 @@ def raw_samples(count: int, seed: int) -> Iterator[np.ndarray]:
     """(n, 64, 64) uint8 grey samples in batches, ``count`` in all, as the generator makes them. A smaller ``count``
     gives the first of them."""
     yield from _raw(np.arange(count), seed)
-
-
-def chosen() -> list[int]:
-    """Which samples of ``SEED`` are good pictures of faces, best known by ``scripts/choose_faces.py``, which wrote the
-    list: MTCNN is sure of the face, and its surroundings are darker than the face, as in the photos."""
-    numbers: list[int] = json.loads(CHOSEN.read_text(encoding="utf-8"))
-    return numbers
-
-
-def framed(sample: np.ndarray) -> np.ndarray:
-    """(64, 64) uint8 -> the same, zoomed so that MTCNN finds eyes and mouth where it finds them, on average, in the
-    public AT&T/ORL photos."""
-    left, top, right, bottom = FRAME
-    matrix = ((right - left) / SIDE, 0, left, 0, (bottom - top) / SIDE, top)
-    moved = Image.fromarray(sample).transform((SIDE, SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-    return np.asarray(moved)
-
-
-def lit(face: np.ndarray, mean: float, contrast: float) -> np.ndarray:
-    """A framed face, uint8, whose middle gets this mean and standard deviation."""
-    middle = face[MIDDLE].astype(np.float64)
-    return ((face - middle.mean()) / middle.std() * contrast + mean).round().clip(0, 255).astype(np.uint8)
 
 
 @torch.inference_mode()

@@ -19,18 +19,17 @@ from PIL import Image
 
 from mibench.data import sources
 from mibench.data.copies import AUGMENTATION, augmented
+from mibench.data.framing import CHOSEN, FRAME, LIGHT, WEIGHTS
 from mibench.data.sources import Arrays, sha256, shuffled, stack
 from mibench.errors import MissingError
 from mibench.protocol.tracks import Track
 
-RECIPE_VERSION = 1
 PEOPLE = 40
 PHOTOS = 10
 WIDTH, HEIGHT = 92, 112
 CROP = (0, 10, 92, 102)  # left, top, right, bottom
 GENERATOR_SEED = 20_240_601
 HASHES = Path(__file__).with_name("orl_sha256.json")
-WEIGHTS = Path(__file__).parent / "weights" / "digiface_dcgan.safetensors"
 
 _HEADER = b"P5\n92 112\n255\n"
 _CONVERTED_HEADER = _HEADER.replace(b"\n", b"\r\n")
@@ -71,7 +70,7 @@ def describe(track: Track) -> dict[str, Any]:
     generated = _generated(track)
     return {
         "source": "orl",
-        "recipe": RECIPE_VERSION,
+        "recipe": track.version,
         "resolution": track.resolution,
         "crop": CROP,
         "private": [
@@ -83,11 +82,7 @@ def describe(track: Track) -> dict[str, Any]:
         ],
         "public": [[hashes[_name(p.folder, i)] for i in p.train] for p in public],
         "augmented": {"images": sources.counts(track).public - generated, **AUGMENTATION},
-        "generated": {
-            "images": generated,
-            "seed": GENERATOR_SEED,
-            "weights": _hash_of(WEIGHTS) if generated else None,
-        },
+        "generated": {"images": generated, **_generator(track), "weights": _hash_of(WEIGHTS) if generated else None},
     }
 
 
@@ -189,9 +184,12 @@ def _public(track: Track, people: list[Person], labels: np.ndarray) -> tuple[np.
     images = [augmented(crops[i % len(crops)], i, track.resolution) for i in range(copies)]
     parts = [stack(images)] if copies else []
     if generated:
-        from mibench.data.digiface import sample_faces  # imports torch
+        from mibench.data.digiface import chosen, chosen_faces, sample_faces  # imports torch
 
-        parts.append(sample_faces(generated, GENERATOR_SEED, track.resolution))
+        if track.version == 1:
+            parts.append(sample_faces(generated, GENERATOR_SEED, track.resolution))
+        else:
+            parts.append(chosen_faces(-(-generated // len(chosen())), track.resolution)[:generated])
     numbers = np.concatenate([np.resize(labels, copies), np.full(generated, -1, np.int64)])
     order = shuffled(range(wanted), "orl", "public order")
     return np.concatenate(parts)[order], numbers[order]
@@ -199,6 +197,14 @@ def _public(track: Track, people: list[Person], labels: np.ndarray) -> tuple[np.
 
 def _generated(track: Track) -> int:
     return round(sources.counts(track).public * track.public.generated_share)
+
+
+def _generator(track: Track) -> dict[str, Any]:
+    """Which of the generator's samples are public images: in version 1 the first ones, cropped; from version 2 on
+    chosen ones, framed and lit as the photos are."""
+    if track.version == 1:
+        return {"seed": GENERATOR_SEED}
+    return {"chosen": _hash_of(CHOSEN), "frame": FRAME, "light": LIGHT}
 
 
 def _name(folder: int, photo: int) -> str:

@@ -164,9 +164,12 @@ def test_the_fingerprint_covers_split_recipe_and_sources(monkeypatch: pytest.Mon
     fewer = {"identities": 29, "train_per_identity": 4, "test_per_identity": 6}
     known.add(data.fingerprint(track("orl32", private=fewer)))
     known.add(data.fingerprint(track("orl32", public={"images": 4000, "generated_share": 0.25})))
+    second = track("orl32", version=2)
+    known.add(data.fingerprint(second))
     with monkeypatch.context() as patch:
-        patch.setattr(orl, "RECIPE_VERSION", orl.RECIPE_VERSION + 1)
-        known.add(data.fingerprint(t))
+        patch.setattr(orl, "FRAME", (0, 0, 64, 64))
+        known.add(data.fingerprint(second))
+        assert data.fingerprint(t) in known
     with monkeypatch.context() as patch:
         patch.setattr(orl, "GENERATOR_SEED", 1)
         known.add(data.fingerprint(t))
@@ -176,7 +179,7 @@ def test_the_fingerprint_covers_split_recipe_and_sources(monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(orl, "shuffled", lambda items, *name: list(items))
         known.add(data.fingerprint(t))
-    assert len(known) == 8
+    assert len(known) == 9
 
 
 def test_another_split_than_the_pinned_one_is_refused(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mibench.data import digiface
-from mibench.data.digiface import WEIGHTS, chosen, framed, lit, load_generator, raw_samples, sample_faces
+from mibench.data import digiface, framing
+from mibench.data.digiface import load_generator, raw_samples, sample_faces
+from mibench.data.framing import WEIGHTS, chosen, framed, lit
 from mibench.random import Stream
 
 ROOT = Path(__file__).parents[2]
@@ -123,13 +124,13 @@ def test_chosen_samples_are_the_generators_own() -> None:
 def test_a_chosen_face_is_lit_as_asked() -> None:
     [batch] = raw_samples(8, digiface.SEED)
     for sample in batch:
-        middle = lit(framed(sample), 130.0, 20.0)[digiface.MIDDLE].astype(float)
+        middle = lit(framed(sample), 130.0, 20.0)[framing.MIDDLE].astype(float)
         assert middle.mean() == pytest.approx(130, abs=1) and middle.std() == pytest.approx(20, abs=1)
 
 
 def test_framing_zooms_in_on_the_face() -> None:
     """A mark in the corner of the frame comes to lie in the corner of the picture."""
-    left, top, right, bottom = digiface.FRAME
+    left, top, right, bottom = framing.FRAME
     sample = np.zeros((64, 64), np.uint8)
     sample[round(top) : round(top) + 6, round(left) : round(left) + 6] = 255
     sample[round(bottom) - 6 : round(bottom), round(right) - 6 : round(right)] = 255

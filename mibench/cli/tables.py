@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mibench.metrics import METRICS
 from mibench.protocol.stage_kinds import STAGE_KINDS
-from mibench.publish.aggregate import Value, mean_over_seeds
+from mibench.publish.aggregate import MAJORITY, TOP1, Value, leakage_of, mean_over_seeds
 from mibench.publish.study import study_tasks
 from mibench.publish.text import duration, interval, number
 from mibench.records import RunRecord
@@ -25,6 +26,8 @@ _HEADS = {
     "d_eval": "feature distance",
     "knn_eval": "KNN distance",
 }
+_WITH_PANEL = {"nat1": "natural", MAJORITY: "majority", **{name: judge for judge, name in TOP1.items()}}
+_WITH_PANEL |= {"face_rate": "face rate", "att1_step0": "E1 step 0"}
 
 
 def console() -> Console:
@@ -33,11 +36,14 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, width=160)
 
 
-def results(runs: Sequence[RunRecord]) -> list[Table]:
-    """One table per track: a row per defense and attack, over seeds, with chance and the step-0 baseline."""
-    tables = []
+def results(runs: Sequence[RunRecord]) -> list[RenderableType]:
+    """One table per track: a row per defense and attack, over seeds, with chance and the step-0 baseline. With a panel
+    of judges, a line that says what its figures mean."""
+    tables: list[RenderableType] = []
     for track in dict.fromkeys(run.track for run in runs):
         own = [run for run in runs if run.track == track]
+        panel = leakage_of(run.metrics for run in own) == MAJORITY
+        heads = _WITH_PANEL if panel else _HEADS
         seeds = len({run.seed for run in own})
         over = f"{seeds} seeds, t intervals over seeds" if seeds > 1 else "1 seed, bootstrap intervals over identities"
         table = Table(
@@ -46,13 +52,39 @@ def results(runs: Sequence[RunRecord]) -> list[Table]:
         )
         table.add_column("defense")
         table.add_column("attack")
-        for head in _HEADS.values():
+        for head in heads.values():
             table.add_column(head, justify="right")
         for defense, attack in dict.fromkeys((run.defense_label, run.attack_label) for run in own):
             cell = [run for run in own if (run.defense_label, run.attack_label) == (defense, attack)]
-            table.add_row(Text(defense), Text(attack), *(_value(mean_over_seeds(name, cell), name) for name in _HEADS))
+            table.add_row(Text(defense), Text(attack), *(_value(mean_over_seeds(name, cell), name) for name in heads))
         tables.append(table)
+        if panel:
+            tables.append(Text(in_words(own)))
     return tables
+
+
+def in_words(runs: Sequence[RunRecord]) -> str:
+    """What the figures of a track with a panel mean: of the cell whose majority is the highest, and of the judges."""
+    cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        cells[(run.attack_label, run.defense_label)].append(run)
+    values = {f"{attack} on {defense}": mean_over_seeds(MAJORITY, cell) for (attack, defense), cell in cells.items()}
+    name, highest = max(values.items(), key=lambda item: -1 if item[1].mean is None else item[1].mean)
+    if highest.mean is None:
+        return f"No majority: {highest.reason}."
+    people = max(len(run.identities) for run in runs)
+    most = ", the most here" if len(values) > 1 else ""
+    said = (
+        f"At least two of three judges recognise {highest.mean * people:.1f} of {people} people, on average over the "
+        f"images of each ({name}{most})."
+    )
+    judges = next((run.judges for run in runs if run.judges), {})
+    tops = [f"{judge} {_known(judges[judge.lower()])}" for judge in TOP1 if judges]
+    return f"{said} Real photos that the judges never saw: {', '.join(tops)}." if tops else said
+
+
+def _known(judge: Mapping[str, Any]) -> str:
+    return f"{number(judge['top1']['value'], 'fraction')} %" if "top1" in judge else f"is missing ({judge['reason']})"
 
 
 def _value(value: Value, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,21 @@ TABLE_METRICS = (
     "d_eval",
     "face_rate",
 )
-UTILITY, LEAKAGE = "nat1", "att1"
+UTILITY, MAJORITY = "nat1", "att_maj"
+TOP1 = {"E1": "att1", "E2": "att1_e2", "E3": "att1_e3"}  # of each judge
+
+
+def leakage_of(metrics: Iterable[Container[str]]) -> str:
+    """What ranks, given the metrics of each run: the majority of the judges if there is a panel, else E1's top-1."""
+    return MAJORITY if any(MAJORITY in names for names in metrics) else TOP1["E1"]
+
+
+def columns(leakage: str) -> tuple[str, ...]:
+    """The metrics that tables show."""
+    if leakage != MAJORITY:
+        return TABLE_METRICS
+    first = (UTILITY, MAJORITY, *TOP1.values(), "face_rate")
+    return (*first, *(name for name in TABLE_METRICS if name not in first))
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
@@ -90,12 +104,18 @@ class Row:
     attack_label: str
     runs: list[RunRecord]
     values: dict[str, Value]
+    leakage: str  # the metric that ranks
     seconds: float | None
     position: int = 0  # in the default order
     rank: int | None = None  # of the defense; None when it was not run against every attack
     missing: tuple[str, ...] = ()  # attacks it still has to face
     worst: bool = False  # the attack that recovers most from this defense
     front: bool = False  # worst row of a defense on the Pareto front
+
+    @property
+    def leaked(self) -> Value:
+        """What the attack recovers."""
+        return self.values[self.leakage]
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,7 @@ class Board:
     rows: list[Row]
     required: tuple[str, ...]
     chance: float
+    leakage: str  # the metric that ranks
 
     @property
     def key(self) -> str:
@@ -155,15 +176,17 @@ def _board(track: str, version: int, current: bool, runs: list[RunRecord]) -> Bo
     cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         cells[(run.defense_label, run.attack_label)].append(run)
-    rows = [_row(cells[key]) for key in sorted(cells)]
+    leakage = leakage_of(run.metrics for run in runs)
+    rows = [_row(cells[key], leakage) for key in sorted(cells)]
     required = required_attacks(rows)
     _order(rows, required)
-    return Board(track, version, current, sorted(rows, key=lambda row: row.position), required, runs[0].chance)
+    ordered = sorted(rows, key=lambda row: row.position)
+    return Board(track, version, current, ordered, required, runs[0].chance, leakage)
 
 
 def required_attacks(rows: Sequence[Row]) -> tuple[str, ...]:
     """The attacks in their default setting that some defense faced; if there is none, all attacks."""
-    seen = {(row.attack_label, row.attack) for row in rows if row.values[LEAKAGE].mean is not None}
+    seen = {(row.attack_label, row.attack) for row in rows if row.leaked.mean is not None}
     default = {label for label, attack in seen if label == attack}
     return tuple(sorted(default or {label for label, _ in seen}))
 
@@ -176,18 +199,18 @@ def _order(rows: list[Row], required: Sequence[str]) -> None:
         groups[row.defense_label].append(row)
     for group in groups.values():
         group.sort(key=_leakiest)
-        faced = {row.attack_label for row in group if row.values[LEAKAGE].mean is not None}
+        faced = {row.attack_label for row in group if row.leaked.mean is not None}
         for row in group:
             row.missing = tuple(attack for attack in required if attack not in faced)
         group[0].worst = bool(faced)
-    ordered = sorted(groups.values(), key=lambda g: (bool(g[0].missing), g[0].values[LEAKAGE].upper, _leakiest(g[0])))
+    ordered = sorted(groups.values(), key=lambda g: (bool(g[0].missing), g[0].leaked.upper, _leakiest(g[0])))
     position = 0
     for rank, group in enumerate(ordered, start=1):
         for row in group:
             row.position, position = position, position + 1
             row.rank = rank if group[0].worst and not row.missing else None
     worst = [
-        (row, (row.values[UTILITY].mean, row.values[LEAKAGE].mean))
+        (row, (row.values[UTILITY].mean, row.leaked.mean))
         for row in rows
         if row.worst and row.rank is not None and row.values[UTILITY].mean is not None
     ]
@@ -196,17 +219,17 @@ def _order(rows: list[Row], required: Sequence[str]) -> None:
 
 
 def _leakiest(row: Row) -> tuple[bool, float, float, str, str]:
-    value = row.values[LEAKAGE]
+    value = row.leaked
     mean = -math.inf if value.mean is None else value.mean
     return value.mean is None, -mean, -value.upper, row.defense_label, row.attack_label
 
 
 def _utility(row: Row) -> tuple[float, float, str]:
-    utility, leakage = row.values[UTILITY].mean, row.values[LEAKAGE].mean
+    utility, leakage = row.values[UTILITY].mean, row.leaked.mean
     return utility or 0.0, leakage or 0.0, row.defense_label
 
 
-def _row(runs: list[RunRecord]) -> Row:
+def _row(runs: list[RunRecord], leakage: str) -> Row:
     done = [run for run in runs if run.status == "done"]
     first = runs[0]
     return Row(
@@ -215,7 +238,8 @@ def _row(runs: list[RunRecord]) -> Row:
         defense_label=first.defense_label,
         attack_label=first.attack_label,
         runs=runs,
-        values={name: mean_over_seeds(name, done) for name in TABLE_METRICS},
+        values={name: mean_over_seeds(name, done) for name in columns(leakage)},
+        leakage=leakage,
         seconds=math.fsum(run.seconds for run in done) / len(done) if done else None,
     )
 

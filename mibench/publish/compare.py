@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.aggregate import LEAKAGE, Board, Row, seed_interval
+from mibench.publish.aggregate import MAJORITY, Board, Row, seed_interval
 from mibench.publish.links import run_page
+from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
 from mibench.publish.standings import Standing, is_baseline, standings
 from mibench.records import RunRecord
@@ -30,11 +31,12 @@ class PairedDifference:
     identities: int
 
 
-def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> PairedDifference | None:
-    """Over the seeds that both have finished, and in them over the identities that both attacked. None without any.
+def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord], metric: str) -> PairedDifference | None:
+    """Of a metric: over the seeds that both have finished, and in them over the identities that both attacked. None
+    without any.
 
     With several seeds the interval is over the seeds' mean differences, with one over the identities' differences."""
-    first, second = _by_seed(one), _by_seed(other)
+    first, second = _by_seed(one, metric), _by_seed(other, metric)
     by_seed: list[dict[str, float]] = []
     for seed in sorted(first.keys() & second.keys()):
         a, b = first[seed], second[seed]
@@ -49,11 +51,11 @@ def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> P
     return PairedDifference(math.fsum(means) / len(means), low, high, over, len(means), len(labels))
 
 
-def _by_seed(runs: Sequence[RunRecord]) -> dict[int, Mapping[str, float]]:
+def _by_seed(runs: Sequence[RunRecord], metric: str) -> dict[int, Mapping[str, float]]:
     return {
-        run.seed: run.metrics[LEAKAGE].per_identity
+        run.seed: run.metrics[metric].per_identity
         for run in runs
-        if run.status == "done" and LEAKAGE in run.metrics and run.metrics[LEAKAGE].per_identity
+        if run.status == "done" and metric in run.metrics and run.metrics[metric].per_identity
     }
 
 
@@ -67,20 +69,22 @@ def t_quantiles() -> list[float]:
 def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapping[int, int]]) -> dict[str, Any]:
     """``pictures``: for each run the index of the first image that the site carries, by identity."""
     defenses = standings(board, catalogue)
-    runs = [run for s in defenses for run in s.runs if run.status == "done" and run.metrics.get(LEAKAGE)]
+    runs = [run for s in defenses for run in s.runs if run.status == "done" and run.metrics.get(board.leakage)]
     labels = sorted({label for run in runs for label in run.identities})
     reference = next((s for s in defenses if is_baseline(catalogue, s.defense)), None)
     return {
         "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
         "sensitive": catalogue.sensitive(board.track),
         "reference": reference.label if reference else None,
+        "panel": board.leakage == MAJORITY,
+        "heading": metric_facts(catalogue, board.leakage)["heading"],
         "defenses": [s.label for s in defenses],
         "rows": _against(reference, [s for s in defenses if s is not reference]) if reference else [],
         "island": {
             "identities": labels,
             "t": t_quantiles(),
             "reference": reference.label if reference else None,
-            "runs": [_run(run, labels, pictures.get(run.run, {})) for run in runs],
+            "runs": [_run(run, board.leakage, labels, pictures.get(run.run, {})) for run in runs],
         },
     }
 
@@ -95,12 +99,12 @@ def _against(reference: Standing, others: Sequence[Standing]) -> list[dict[str, 
 
 
 def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any]:
-    difference = paired_difference(row.runs, base.runs)
+    difference = paired_difference(row.runs, base.runs, row.leakage)
     line: dict[str, Any] = {
         "defense": standing.label,
         "attack": attack,
-        "own": text.number(row.values[LEAKAGE].mean, "fraction"),
-        "reference": text.number(base.values[LEAKAGE].mean, "fraction"),
+        "own": text.number(row.leaked.mean, "fraction"),
+        "reference": text.number(base.leaked.mean, "fraction"),
         "difference": None,
     }
     if difference is None:
@@ -116,14 +120,14 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
     }
 
 
-def _run(run: RunRecord, labels: Sequence[int], pictures: Mapping[int, int]) -> dict[str, Any]:
-    values = run.metrics[LEAKAGE].per_identity
+def _run(run: RunRecord, metric: str, labels: Sequence[int], pictures: Mapping[int, int]) -> dict[str, Any]:
+    values = run.metrics[metric].per_identity
     return {
         "run": run.run,
         "href": run_page(run),
         "defense": run.defense_label,
         "attack": run.attack_label,
         "seed": run.seed,
-        "att1": [values.get(str(label)) for label in labels],
+        "leaked": [values.get(str(label)) for label in labels],
         "images": [pictures.get(label) for label in labels] if pictures else None,
     }

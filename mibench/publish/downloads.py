@@ -12,6 +12,7 @@ from typing import Any
 import mibench
 from mibench.publish import text
 from mibench.publish.aggregate import Board
+from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.standings import standings
 from mibench.records import SCHEMA, RunRecord
@@ -90,15 +91,16 @@ def as_latex(board: Board, catalogue: Catalogue) -> str:
     defenses = standings(board, catalogue)
     attacks = sorted({label for s in defenses for label in s.cells})
     lines = [
-        f"% {_comment(board.track)}, version {board.version}; top-1 attack accuracy in per cent, mean over seeds",
+        f"% {_comment(board.track)}, version {board.version}; {SHORT[board.leakage]} attack accuracy in per cent, "
+        "mean over seeds",
         rf"\begin{{tabular}}{{l{'r' * (len(attacks) + 2)}}}",
         r"\toprule",
         " & ".join(["Defense", "Natural", "Worst", *map(latex, attacks)]) + r" \\",
         r"\midrule",
     ]
     for s in defenses:
-        worst = s.worst.values["att1"].mean if s.worst else None
-        cells = [s.cells[a].values["att1"].mean if a in s.cells else None for a in attacks]
+        worst = s.worst.leaked.mean if s.worst else None
+        cells = [s.cells[a].leaked.mean if a in s.cells else None for a in attacks]
         numbers = [_latex_number(value) for value in (s.natural.mean, worst, *cells)]
         lines.append(" & ".join([latex(s.label), *numbers]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

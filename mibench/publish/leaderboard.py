@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.aggregate import Board, Row, Value
+from mibench.publish.aggregate import MAJORITY, TOP1, Board, Row, Value
 from mibench.publish.downloads import papers
 from mibench.publish.legend import Legend
 from mibench.publish.links import attack_page, board_page, defense_page, run_page, track_page
+from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
 from mibench.publish.standings import Standing, is_baseline, standings
 
@@ -31,6 +32,8 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "track_href": track_page(board.track),
         "identities": facts.get("identities"),
         "chance": text.number(board.chance, "fraction"),
+        "panel": board.leakage == MAJORITY,
+        "leakage": SHORT[board.leakage],
         "sensitive": catalogue.sensitive(board.track),
         "boards": [
             {
@@ -53,6 +56,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "rows": [_row(s, attacks, catalogue, legend) for s in defenses],
         "island": {
             "chance": board.chance,
+            "leakage": SHORT[board.leakage],
             "required": list(board.required),
             "attacks": [{key: a[key] for key in ("label", "method", "family", "access")} for a in attacks],
             "rows": [_point(s, attacks, catalogue, legend) for s in defenses],
@@ -67,7 +71,7 @@ def _columns(defenses: Sequence[Standing]) -> list[str]:
     values: dict[str, list[float]] = {}
     for standing in defenses:
         for label, row in standing.cells.items():
-            mean = row.values["att1"].mean
+            mean = row.leaked.mean
             values.setdefault(label, []).extend([] if mean is None else [mean])
     return sorted(values, key=lambda label: (-(math.fsum(v) / len(v) if (v := values[label]) else -1.0), label))
 
@@ -111,7 +115,7 @@ def _row(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue, l
         "colour": legend.colour(s.defense),
         "shape": legend.shape(s.label),
         "natural": cell_view(s.natural),
-        "worst": cell_view(s.worst.values["att1"] if s.worst else Value(None, reason="no attack finished")),
+        "worst": cell_view(s.worst.leaked if s.worst else Value(None, reason="no attack finished")),
         "worst_attack": s.worst.attack_label if s.worst else None,
         "worst_href": _run_href(s.worst),
         "seeds": s.seeds,
@@ -127,9 +131,14 @@ def _run_href(row: Row | None) -> str | None:
 
 def _cell(row: Row | None) -> dict[str, Any]:
     if row is None:
-        return cell_view(Value(None, reason="not run")) | {"href": None, "failed": 0}
+        return cell_view(Value(None, reason="not run")) | {"href": None, "failed": 0, "top1": None}
     failed = sum(run.status != "done" for run in row.runs)
-    return cell_view(row.values["att1"]) | {"href": _run_href(row), "failed": failed}
+    return cell_view(row.leaked) | {"href": _run_href(row), "failed": failed, "top1": _top1(row)}
+
+
+def _top1(row: Row) -> str | None:
+    """E1's figure, which compares with papers, where another one ranks."""
+    return None if row.leakage == TOP1["E1"] else text.number(row.values[TOP1["E1"]].mean, "fraction")
 
 
 def cell_view(value: Value, unit: str | None = "fraction") -> dict[str, Any]:
@@ -158,7 +167,7 @@ def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue,
         "shape": legend.shape(s.label)["symbol"],
         "seeds": s.seeds,
         "x": _triple(s.natural),
-        "y": [_triple(s.cells[a["label"]].values["att1"]) if a["label"] in s.cells else None for a in attacks],
+        "y": [_triple(s.cells[a["label"]].leaked) if a["label"] in s.cells else None for a in attacks],
         "href": [_run_href(s.cells.get(a["label"])) for a in attacks],
     }
 

@@ -7,15 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mibench.protocol.stage_kinds import ASKING, computed_by
-from mibench.publish.aggregate import seed_interval
+from mibench.publish.aggregate import MAJORITY, TOP1, leakage_of, seed_interval
 from mibench.publish.text import MISSING, duration, interval, number
 
+ACCURACIES = {"att1": "top-1 %", "att5": "top-5 %", "att1_step0": "step 0 %", "conf": "confidence %"}
+WITH_PANEL = {MAJORITY: "majority %"} | {name: f"{judge} %" for judge, name in TOP1.items()}
+WITH_PANEL |= {name: head for name, head in ACCURACIES.items() if name not in WITH_PANEL}
 HEADS = (
-    "attack",
-    "top-1 %",
-    "top-5 %",
-    "step 0 %",
-    "confidence %",
     "images per identity",
     "seeds",
     "prior",
@@ -35,15 +33,18 @@ def results_table(runs: Sequence[dict[str, Any]]) -> str:
         own = [run for run in runs if (run["track"], run["defense_label"]) == (track, defense)]
         attacks = dict.fromkeys(run["attack_label"] for run in own)
         rows = [(cell, [run for run in own if run["attack_label"] == cell]) for cell in attacks]
-        rows.sort(key=lambda row: -(_mean(_values(row[1], "att1")) or 0.0))
-        lines = [f"| {' | '.join(HEADS)} |", f"|{' --- |' * len(HEADS)}"]
-        lines += [f"| {' | '.join((f'`{name}`', *_cells(cell)))} |" for name, cell in rows]
+        leakage = leakage_of(run["metrics"] for run in own)
+        shown = WITH_PANEL if leakage == MAJORITY else ACCURACIES
+        rows.sort(key=lambda row: -(_mean(_values(row[1], leakage)) or 0.0))
+        heads = ("attack", *shown.values(), *HEADS)
+        lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+        lines += [f"| {' | '.join((f'`{name}`', *_cells(cell, shown)))} |" for name, cell in rows]
         tables.append(f"Track `{track}`, defense `{defense}`:\n\n" + "\n".join(lines) + "\n")
     return "\n".join(tables)
 
 
-def _cells(runs: Sequence[dict[str, Any]]) -> Iterable[str]:
-    for name in ("att1", "att5", "att1_step0", "conf"):
+def _cells(runs: Sequence[dict[str, Any]], accuracies: Iterable[str]) -> Iterable[str]:
+    for name in accuracies:
         yield _accuracy(_values(runs, name))
     first = runs[0]
     yield f"{first['metrics']['att1']['n'] / first['identities']:g}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mibench.protocol.stage_kinds import computed_by
 from mibench.publish import text
-from mibench.publish.aggregate import TABLE_METRICS, Board, Row
+from mibench.publish.aggregate import MAJORITY, Board, Row, columns, leakage_of
 from mibench.publish.leaderboard import cell_view
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
 from mibench.publish.metrics import metric_facts
@@ -41,12 +41,13 @@ def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalo
 
 
 def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:
+    shown = [metric_facts(catalogue, name, board.chance, board.leakage == MAJORITY) for name in columns(board.leakage)]
     return {
         "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
         "version": None if board.current else board.version,
         "anchor": text.anchor("results", board.key),
         "href": board_page(board, boards),
-        "columns": [metric_facts(catalogue, name, board.chance) for name in TABLE_METRICS],
+        "columns": shown,
         "rows": [
             {
                 "defense": row.defense_label,
@@ -54,7 +55,7 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
                 "label": row.attack_label if kind == "defense" else row.defense_label,
                 "href": attack_page(row.attack) if kind == "defense" else defense_page(row.defense),
                 "worst": row.worst,
-                "cells": [cell_view(row.values[n], metric_facts(catalogue, n)["raw_unit"]) for n in TABLE_METRICS],
+                "cells": [cell_view(row.values[facts["id"]], facts["raw_unit"]) for facts in shown],
                 "seconds": _cost(row, kind),
                 "queries": _queries(row),
                 "memory": _memory(row),
@@ -88,12 +89,14 @@ def track_view(name: str, boards: Sequence[Board], catalogue: Catalogue) -> dict
     facts: Facts = {"title": name} | dict(catalogue.tracks.get(name, {}))
     shown = {"title", "version", "kind", "sensitive", "chance", "identities", "metrics"}
     mine = [board for board in boards if board.track == name]
+    panel = leakage_of([facts.get("metrics") or ()]) == MAJORITY
     return {
         "id": name,
         "facts": facts,
+        "panel": panel,
         "sensitive": catalogue.sensitive(name),
         "more": text.flat({key: value for key, value in facts.items() if key not in shown}),
-        "metrics": [metric_facts(catalogue, metric) for metric in facts.get("metrics") or ()],
+        "metrics": [metric_facts(catalogue, metric, panel=panel) for metric in facts.get("metrics") or ()],
         "boards": [
             {
                 "version": board.version,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mibench.keys import split_version
 from mibench.publish import text
-from mibench.publish.aggregate import TABLE_METRICS
+from mibench.publish.aggregate import MAJORITY, TABLE_METRICS, TOP1, UTILITY, leakage_of
+from mibench.publish.judges import FLAGS, flags, knowledge_view
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
-from mibench.publish.metrics import metric_facts
+from mibench.publish.metrics import SHORT, metric_facts
 from mibench.publish.model import Catalogue
+from mibench.publish.standings import Badge
 from mibench.records import RunRecord, StageInfo
+
+GUESS = {"E1": "verdict", "E2": "e2", "E3": "e3"}  # whom a judge takes an image for
 
 
 def run_view(
@@ -25,7 +29,9 @@ def run_view(
 ) -> dict[str, Any]:
     """A run's page. ``picture`` says what the gallery shows of an image, ``{"src", "nearest"}`` or None; it is asked
     about the first ``most`` identities. ``siblings`` are the runs of the same cell."""
-    order = [*catalogue.metrics, *TABLE_METRICS]
+    leakage = leakage_of([run.metrics])
+    panel = leakage == MAJORITY
+    order = [UTILITY, MAJORITY, "att_min", *TOP1.values(), *catalogue.metrics, *TABLE_METRICS]
     names = sorted(run.metrics, key=lambda name: (order.index(name) if name in order else len(order), name))
     gallery = _gallery(run, picture, most)
     return {
@@ -36,14 +42,17 @@ def run_view(
         "attack_href": attack_page(run.attack),
         "siblings": [{"seed": r.seed, "href": run_page(r), "here": r.run == run.run} for r in siblings],
         "sensitive": catalogue.sensitive(run.track),
-        "metrics": [_metric(run, name, catalogue) for name in names],
+        "metrics": [_metric(run, name, catalogue, panel) for name in names],
+        "flags": [Badge(word, f"{FLAGS[word]}: {figures}.", "bad") for word, figures in flags([run]).items()],
+        "judges": knowledge_view(run.judges),
         "reproduced": _reproduced(run, catalogue),
         "defense_params": text.flat(run.defense_params),
         "attack_params": text.flat(run.attack_params),
         "environment": text.flat(run.environment),
         "stages": [_stage(stage) for stage in run.stages],
         "queries": _queries(run),
-        "identities": _identities(run),
+        "identities": _identities(run, leakage),
+        "leakage": SHORT[leakage],
         "gallery": gallery,
         "framed": any(image["nearest"] for person in gallery for image in person["images"]),
         "attacked": len(run.identities),
@@ -68,8 +77,8 @@ def _version(version: int) -> str:
     return ".".join(map(str, split_version(version)))
 
 
-def _metric(run: RunRecord, name: str, catalogue: Catalogue) -> dict[str, Any]:
-    metric, facts = run.metrics[name], metric_facts(catalogue, name)
+def _metric(run: RunRecord, name: str, catalogue: Catalogue, panel: bool) -> dict[str, Any]:
+    metric, facts = run.metrics[name], metric_facts(catalogue, name, panel=panel)
     return facts | {
         "value": text.number(metric.value, facts["raw_unit"]),
         "interval": text.interval(metric.ci_low, metric.ci_high, facts["raw_unit"]),
@@ -108,9 +117,9 @@ def _queries(run: RunRecord) -> list[dict[str, Any]]:
     return table
 
 
-def _identities(run: RunRecord) -> dict[str, Any] | None:
-    """The distribution of top-1 attack accuracy over identities, None where it is not known."""
-    metric = run.metrics.get("att1")
+def _identities(run: RunRecord, leakage: str) -> dict[str, Any] | None:
+    """The distribution of attack accuracy over identities, None where it is not known."""
+    metric = run.metrics.get(leakage)
     if metric is None or not metric.per_identity:
         return None
     pairs = [(label, metric.per_identity[label]) for label in sorted(metric.per_identity, key=_label)]
@@ -140,8 +149,7 @@ def _gallery(run: RunRecord, picture: Callable[[dict[str, Any]], Any], most: int
                 | {
                     "index": int(image["index"]),
                     "selected": bool(image.get("selected")),
-                    "verdict": image.get("verdict"),
-                    "correct": image.get("correct"),
+                    "verdicts": _verdicts(image),
                     "confidence": None if confidence is None else text.number(confidence, "fraction"),
                 }
             )
@@ -149,11 +157,24 @@ def _gallery(run: RunRecord, picture: Callable[[dict[str, Any]], Any], most: int
         {
             "label": label,
             "images": groups[label],
-            "correct": sum(bool(image["correct"]) for image in groups[label]),
-            "judged": sum(image["correct"] is not None for image in groups[label]),
+            "accepted": _accepted(groups[label]),
         }
         for label in sorted(groups)
     ]
+
+
+def _verdicts(image: Mapping[str, Any]) -> dict[str, int | None]:
+    """Whom each judge that is there takes the image for; None for the attacked identity."""
+    found = {judge: image.get(key) for judge, key in GUESS.items()}
+    return {judge: None if guess == image["label"] else guess for judge, guess in found.items() if guess is not None}
+
+
+def _accepted(images: Sequence[Mapping[str, Any]]) -> str:
+    """How many images of an identity are taken for it: by the majority where there are three judges, else by E1."""
+    votes = [[guess is None for guess in image["verdicts"].values()] for image in images if image["verdicts"]]
+    three = bool(votes) and all(len(vote) == 3 for vote in votes)
+    count = sum(sum(vote) >= 2 if three else vote[0] for vote in votes)
+    return f"{'majority' if three else 'E1'}: {count} of {len(votes)}"
 
 
 def _label(name: str) -> tuple[bool, int, str]:

@@ -9,11 +9,10 @@ from typing import Any
 
 from mibench.keys import split_version
 from mibench.protocol.stage_kinds import STAGE_KINDS
-from mibench.publish.aggregate import LEAKAGE, UTILITY, Board, Row, Value, mean_over_seeds
+from mibench.publish.aggregate import UTILITY, Board, Row, Value, mean_over_seeds
+from mibench.publish.judges import FLAGS, flags
 from mibench.publish.model import Catalogue
 from mibench.records import RunRecord
-
-SPREAD = 0.15  # evaluators this far apart disagree (evaluation 7.2)
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,10 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
     ):
         meaning = "No attack here was made to get around this defense in particular."
         badges.append(Badge("not adaptive", meaning, "bad"))
-    if apart := evaluators_apart(rows):
-        badges.append(
-            Badge("evaluators disagree", f"More than 15 points between evaluators: {', '.join(apart)}.", "bad")
-        )
+    found = {row.attack_label: flags([run for run in row.runs if run.status == "done"]) for row in rows}
+    for word, meaning in FLAGS.items():
+        if cells := [f"{attack} ({figures[word]})" for attack, figures in found.items() if word in figures]:
+            badges.append(Badge(word, f"{meaning}: {'; '.join(cells)}.", "bad"))
     if old := stale(runs, catalogue):
         badges.append(Badge("stale code", f"Computed by an older version of {', '.join(old)}; run it again.", "bad"))
     return badges
@@ -115,19 +114,6 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
 def is_baseline(catalogue: Catalogue, defense: str) -> bool:
     """Whether this is the undefended model."""
     return catalogue.defenses.get(defense, {}).get("kind") == "baseline"
-
-
-def evaluators_apart(rows: list[Row]) -> list[str]:
-    """The attacks for which top-1 under one evaluator is more than 15 points from that under another. A second
-    evaluator's accuracy is the metric ``att1_`` and its slot, such as ``att1_e2``."""
-    apart = []
-    for row in rows:
-        done = [run for run in row.runs if run.status == "done"]
-        names = {n for run in done for n in run.metrics if n == LEAKAGE or n.startswith(f"{LEAKAGE}_e")}
-        means = [v.mean for v in (mean_over_seeds(name, done) for name in sorted(names)) if v.mean is not None]
-        if means and max(means) - min(means) > SPREAD:
-            apart.append(row.attack_label)
-    return apart
 
 
 def stale(runs: list[RunRecord], catalogue: Catalogue) -> list[str]:

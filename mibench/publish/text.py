@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 FRACTIONS = frozenset({"nat1", "att1", "att5", "att1_selected", "att5_selected", "att1_step0", "conf", "face_rate"})
+FRACTIONS |= {"att_maj", "att_min", "att1_e2", "att5_e2", "conf_e2", "att1_e3", "att5_e3", "ver_e3"}
 MISSING = "–"
 
 

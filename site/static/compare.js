@@ -21,7 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
   /** Mean difference of two lists of runs with its interval, paired by seed and identity; null without anything common. */
   function difference(one, other, anySeed = false) {
     const pairs = one.flatMap((a) => other.filter((b) => anySeed || b.seed === a.seed).map((b) => [a, b]));
-    const bySeed = pairs.map(([a, b]) => a.att1.flatMap((v, i) => (v !== null && b.att1[i] !== null ? [v - b.att1[i]] : []))).filter((d) => d.length);
+    const bySeed = pairs.map(([a, b]) => a.leaked.flatMap((v, i) => (v !== null && b.leaked[i] !== null ? [v - b.leaked[i]] : []))).filter((d) => d.length);
     if (!bySeed.length) return null;
     const mean = (values) => values.reduce((sum, v) => sum + v, 0) / values.length;
     const means = bySeed.map(mean);
@@ -40,11 +40,11 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   const interval = (d) => (d && d.low !== null ? `${points(d.low)} to ${points(d.high)}` : "–");
   const average = (runs, i) => {
-    const values = runs.map((run) => run.att1[i]).filter((v) => v !== null);
+    const values = runs.map((run) => run.leaked[i]).filter((v) => v !== null);
     return values.length ? values.reduce((sum, v) => sum + v, 0) / values.length : null;
   };
   const overall = (runs) => {
-    const means = runs.map((run) => run.att1.filter((v) => v !== null)).filter((v) => v.length).map((v) => v.reduce((s, x) => s + x, 0) / v.length);
+    const means = runs.map((run) => run.leaked.filter((v) => v !== null)).filter((v) => v.length).map((v) => v.reduce((s, x) => s + x, 0) / v.length);
     return means.length ? means.reduce((s, x) => s + x, 0) / means.length : null;
   };
   const percent = (value) => (value === null ? "–" : mibench.percent(value));

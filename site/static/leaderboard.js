@@ -250,7 +250,7 @@ document.addEventListener("DOMContentLoaded", () => {
       margin: { l: 60, r: 12, t: 12, b: 52 },
       hoverlabel: { align: "left", bgcolor: ink("--panel"), bordercolor: ink("--strong-line"), font: { color: text } },
       xaxis: axis(narrow ? "Natural accuracy" : "Natural accuracy → more useful", x),
-      yaxis: axis(narrow ? "Attack accuracy" : "Attack accuracy, top-1 ↓ more private", y),
+      yaxis: axis(narrow ? "Attack accuracy" : `Attack accuracy, ${data.leakage} ↓ more private`, y),
       annotations: [
         note({ x: 0.99, y: 0.08, xanchor: "right", yanchor: "bottom" }, "useful and private ↘"),
         note({ x: 0.01, y: 0.98, xanchor: "left", yanchor: "top" }, "↖ neither"),

@@ -63,6 +63,22 @@ def test_the_strongest_attack_comes_first_with_means_over_seeds() -> None:
     assert rows[1][1] == "25.0" and rows[1][6] == "1"
 
 
+def test_with_a_panel_the_majority_comes_first_and_decides_the_order() -> None:
+    def judged(attack: str, majority: float, att1: float) -> RunRecord:
+        run = run_of(attack, 0, att1, 3.0)
+        more = {"att_maj": majority, "att1_e2": 0.125, "att1_e3": 0.0625}
+        return replace(run, metrics=run.metrics | {name: MetricValue(value, n=4) for name, value in more.items()})
+
+    text = results_table([judged("weak", 0.1, 0.9).public(), judged("strong", 0.3, 0.5).public()])
+    head, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert head[:6] == ["attack", "majority %", "E1 %", "E2 %", "E3 %", "top-5 %"]
+    assert [row[:6] for row in rows] == [
+        ["`strong`", "30.0", "50.0", "12.5", "6.2", "90.0"],
+        ["`weak`", "10.0", "90.0", "12.5", "6.2", "90.0"],
+    ]
+    assert len({len(row) for row in (head, *rows)}) == 1
+
+
 def test_a_recorded_file_gives_the_same_table(tmp_path: Path) -> None:
     objects = [run_of("weak", 0, 0.25, 3.0).public()]
     path = tmp_path / "results.json"

@@ -4,6 +4,7 @@ safe."""
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import random
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import vendor
 from factories import make_catalogue, make_run
 
+from mibench.cli import tables
 from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, pareto_front, seed_interval, text
 from mibench.publish.aggregate import boards, current_runs
@@ -160,6 +163,55 @@ def test_a_stage_that_no_metric_comes_from_does_not_split_the_seeds() -> None:
     assert board.rows[0].values["att1"].seeds == 2
 
 
+def judged(majority: float | None, **cell: Any) -> RunRecord:
+    """A run that three judges saw: of each identity E2 accepts all images but the first, E3 all but the first two."""
+    run = make_run(**cell)
+    per_identity = {str(label): 0.25 for label in run.identities}
+    top = {"value": 0.95, "ci_low": 0.9, "ci_high": 0.975}
+    knows = {"n": 77, "top1": top, "top5": top, "look_alikes": 0.4, "calibration_error": None}
+    more = {
+        "att_maj": MetricValue(
+            majority, 40, None, None, None if majority is not None else "no third judge", per_identity
+        ),
+        "att1_e2": MetricValue(0.125, 40),
+        "att1_e3": MetricValue(0.375, 40),
+    }
+    images = [
+        image | {name: image["label"] if image["index"] > first else 9 - image["label"]}
+        for image in run.images
+        for name, first in (("e2", 0), ("e3", 1))
+    ]
+    images = [one | two for one, two in zip(images[::2], images[1::2], strict=True)]
+    judges = {"e1": knows, "e2": knows, "e3": {"reason": "it knows faces only"}}
+    return replace(run, metrics=run.metrics | more, images=images, judges=judges)
+
+
+def test_with_a_panel_the_majority_ranks_and_the_evaluator_does_not() -> None:
+    runs = [
+        judged(0.3, defense="good", attack="gmi", att1=0.9, nat1=0.8),
+        judged(0.1, defense="good", attack="kedmi", att1=0.95, nat1=0.8),
+        judged(0.4, defense="bad", attack="gmi", att1=0.1, nat1=0.7),
+        judged(0.5, defense="bad", attack="kedmi", att1=0.05, nat1=0.7),
+        make_run(defense="bad", attack="kedmi", seed=1, status="failed", metrics={}),
+    ]
+    (board,) = boards(runs)
+    assert board.leakage == "att_maj" and board.front == ["good"]
+    found = [(row.defense, row.attack, row.rank, row.worst) for row in board.rows]
+    assert found == [
+        ("good", "gmi", 1, True),
+        ("good", "kedmi", 1, False),
+        ("bad", "kedmi", 2, True),
+        ("bad", "gmi", 2, False),
+    ]
+    (plain,) = boards([replace(run, metrics={"att1": run.metrics["att1"]}) for run in runs[:4]])
+    assert plain.leakage == "att1" and plain.rows[0].defense == "bad"
+
+
+def test_without_a_majority_nothing_ranks_and_the_reason_is_told() -> None:
+    (board,) = boards([judged(None, att1=0.9)])
+    assert (board.rows[0].rank, board.rows[0].leaked.reason) == (None, "no third judge")
+
+
 def test_versions_of_a_track_are_never_mixed() -> None:
     first, second = boards([make_run(track_version=1), make_run(track_version=2)])
     assert [(b.key, b.version, len(b.rows)) for b in (first, second)] == [("orl32", 2, 1), ("orl32-v1", 1, 1)]
@@ -231,6 +283,59 @@ def test_a_missing_value_is_a_dash_with_its_reason_and_never_a_number(tmp_path: 
     with (index.parent / "leaderboard.csv").open(newline="") as stream:
         (line,) = csv.DictReader(stream)
     assert (line["att1"], line["att1_reason"]) == ("", "the evaluator is not available")
+
+
+def test_pages_of_a_panel_say_what_is_shown(tmp_path: Path, picture: Path) -> None:
+    run = judged(0.25, att1=0.5)
+    options = SiteOptions(images="all", image_source=lambda *_: picture)
+    index = build_site([run], make_catalogue(), tmp_path / "site", options)
+    board, page, method = (
+        Page(index.parent / name) for name in ("index.html", f"run/{run.run}.html", "attack/gmi.html")
+    )
+    (island,) = board.islands
+    assert json.loads(island)["rows"][0]["y"][0][0] == 0.25 and json.loads(island)["leakage"] == "majority"
+    assert "at least two of three independent judges" in board.text and "E1 50.0" in board.text
+    assert [t for t, a in board.tags if t == "span" and "E2 12.5 %, E3 37.5 %" in (a.get("title") or "")]
+    heads = re.findall(r'<span class="head">([^<]*)&nbsp;', (index.parent / "attack" / "gmi.html").read_text())
+    assert heads[:6] == [
+        "Natural accuracy",
+        "Majority of judges",
+        "Attack top‑1 (E1)",
+        "Top‑1 (E2)",
+        "Rank\xa01 (E3)",
+        "Face rate",
+    ]
+    assert "25.0" in method.text
+    assert (page.text.count("E2: match"), page.text.count("E3: match")) == (30, 20)
+    assert {f"E2: {9 - label}" for label in run.identities} <= set(page.texts)
+    decided = [image["correct"] for image in run.images if image["index"] == 1]  # by E1
+    assert len(set(decided)) == 2
+    assert re.findall(r"majority: (\d) of 4", page.text) == [str(2 + correct) for correct in decided]
+    assert "evaluators disagree" in page.text and "Majority attack accuracy per identity" in page.text
+    assert "no value: it knows faces only" in page.text and "On 77 photos" in page.text and "90.0–97.5" in page.text
+
+
+def test_one_evaluator_says_its_verdict_alone(tmp_path: Path, picture: Path) -> None:
+    run = make_run()
+    index = build_site([run], make_catalogue(), tmp_path / "site", SiteOptions("all", image_source=lambda *_: picture))
+    page = Page(index.parent / "run" / f"{run.run}.html")
+    assert page.text.count("E1: match") == sum(image["correct"] for image in run.images)
+    assert "E2" not in page.text and "majority" not in page.text.lower() and "know of real photos" not in page.text
+
+
+def test_the_terminals_table_says_in_words_what_a_panel_found() -> None:
+    runs = [judged(0.25, att1=0.5), judged(0.75, defense="re", seed=0), judged(0.25, defense="re", seed=1)]
+    out = io.StringIO()
+    for part in tables.results(runs):
+        Console(file=out, width=300).print(part)
+    shown = out.getvalue()
+    heads = shown.splitlines()[2].replace("┃", " ").split()
+    assert heads == ["defense", "attack", "natural", "majority", "E1", "E2", "E3", "face", "rate", "E1", "step", "0"]
+    assert "recognise 5.0 of 10 people" in shown and "(gmi on re, the most here)" in shown
+    assert "never saw: E1 95.0 %, E2 95.0 %, E3 is missing (it knows faces only)." in shown
+    _, words = tables.results([judged(None)])
+    assert str(words) == "No majority: no third judge."
+    assert [len(tables.results([make_run()])), len(tables.results(runs))] == [1, 2]
 
 
 def test_exports_hold_the_public_objects(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from mibench.publish.aggregate import boards
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
 from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex
 from mibench.publish.figures_file import load_reported
+from mibench.publish.judges import flags
 from mibench.publish.reported import reported_view
 from mibench.publish.results import load_results, merged
 from mibench.publish.standings import standings
@@ -98,6 +99,27 @@ def test_evaluators_more_than_15_points_apart_disagree(second: float, apart: boo
     run = replace(run, metrics=run.metrics | {"att1_e2": MetricValue(second, n=40)})
     (standing,) = only([run])
     assert ("evaluators disagree" in words(standing)) == apart
+    assert ("evaluators disagree" in flags([run])) == apart
+
+
+@pytest.mark.parametrize(("top1", "bound", "over"), [(0.8, 0.8, False), (0.8, 0.79, True), (None, 0.1, False)])
+def test_a_judge_that_recognises_more_reconstructions_than_photos_is_saturated(
+    top1: float | None, bound: float, over: bool
+) -> None:
+    run = make_run(att1=0.85)
+    knows = {"e1": {"top1": {"value": 0.9, "ci_high": 0.95}}, "e2": {"top1": {"value": 0.05, "ci_high": bound}}}
+    second = MetricValue(top1, reason=None if top1 else "not here")
+    run = replace(run, judges=knows | {"e3": {"reason": "x"}}, metrics=run.metrics | {"att1_e2": second})
+    assert flags([run]) == ({"saturated": "E2 80.0 %, photos at most 79.0 %"} if over else {})
+    (standing,) = only([run])
+    assert ("saturated" in words(standing)) == over
+    assert not over or "gmi (E2 80.0 %" in next(b.meaning for b in standing.badges if b.word == "saturated")
+
+
+def test_flags_are_about_the_mean_over_seeds() -> None:
+    knows = {name: {"top1": {"value": 0.5, "ci_high": 0.6}} for name in ("e1", "e2", "e3")}
+    runs = [replace(make_run(att1=value, seed=s), judges=knows) for s, value in enumerate((0.7, 0.4))]
+    assert "saturated" in flags(runs[:1]) and flags(runs) == {} and flags([make_run(att1=1.0)]) == {}
 
 
 @pytest.mark.parametrize(("now", "old"), [(1, False), (2, True)])
@@ -139,7 +161,7 @@ def per_identity(values: dict[int, float], **cell: Any) -> RunRecord:
 def test_with_several_seeds_the_interval_is_over_seeds() -> None:
     one = [per_identity({0: 0.5, 1: 0.5 + s / 10}, defense="re", seed=s) for s in range(3)]
     other = [per_identity({0: 0.75, 1: 1.0}, seed=s) for s in range(1, 4)]
-    found = paired_difference(one, other)
+    found = paired_difference(one, other, "att1")
     assert found is not None
     means = [((0.5 - 0.75) + (0.5 + s / 10 - 1.0)) / 2 for s in (1, 2)]  # the seeds that both have
     interval = stats.ttest_1samp(means, 0).confidence_interval()
@@ -151,7 +173,7 @@ def test_with_several_seeds_the_interval_is_over_seeds() -> None:
 def test_with_one_seed_it_is_over_the_identities_that_both_attacked() -> None:
     one = [per_identity({0: 0.5, 1: 0.25, 2: 1.0, 7: 1.0}, defense="re")]
     other = [per_identity({0: 1.0, 1: 0.5, 2: 1.0, 8: 0.0})]
-    found = paired_difference(one, other)
+    found = paired_difference(one, other, "att1")
     assert found is not None
     interval = stats.ttest_rel([0.5, 0.25, 1.0], [1.0, 0.5, 1.0]).confidence_interval()
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
@@ -159,8 +181,8 @@ def test_with_one_seed_it_is_over_the_identities_that_both_attacked() -> None:
 
 
 def test_nothing_in_common_is_no_difference() -> None:
-    assert paired_difference([make_run(seed=0)], [make_run(defense="re", seed=1)]) is None
-    assert paired_difference([make_run(status="failed", metrics={})], [make_run(defense="re")]) is None
+    assert paired_difference([make_run(seed=0)], [make_run(defense="re", seed=1)], "att1") is None
+    assert paired_difference([make_run(status="failed", metrics={})], [make_run(defense="re")], "att1") is None
 
 
 def test_quantiles_are_students() -> None:
@@ -186,6 +208,23 @@ def test_parquet_holds_what_csv_holds() -> None:
     for typed, line in zip(table, lines, strict=True):
         assert {name: "" if value is None else str(value) for name, value in typed.items()} == line
     assert isinstance(table[0]["att1"], float) and isinstance(table[0]["seed"], int) and table[1]["att1"] is None
+
+
+def test_with_a_panel_latex_and_the_comparison_hold_the_majority() -> None:
+    def judged(share: float, **cell: Any) -> RunRecord:
+        run = per_identity({0: 0.9, 1: 0.9}, nat1=0.95, **cell)
+        return replace(
+            run, metrics=run.metrics | {"att_maj": MetricValue(share, 2, per_identity={"0": share, "1": share})}
+        )
+
+    (board,) = boards([judged(0.5), judged(0.25, defense="re")])
+    assert "% orl32, version 1; majority attack accuracy" in as_latex(board, make_catalogue())
+    assert r"re & 95.0 & 25.0 & 25.0 \\" in as_latex(board, make_catalogue())
+    view = compare_view(board, make_catalogue(), {})
+    (row,) = view["rows"]
+    assert (row["own"], row["reference"], row["difference"]) == ("25.0", "50.0", "−25.0")
+    assert view["heading"] == "Majority of judges"
+    assert sorted(run["leaked"][:2] for run in view["island"]["runs"]) == [[0.25, 0.25], [0.5, 0.5]]
 
 
 def test_latex_has_a_line_per_defense_and_no_loose_characters() -> None:

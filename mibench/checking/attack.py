@@ -48,7 +48,7 @@ def attack_checks(bench: Bench, name: str) -> Iterator[Line]:
         yield from _images(bench, stage, together)
         yield Line("determinism", same, f"run twice: {'the same' if same else 'other'} images, bit for bit", advice)
         yield _alone(case, together)
-        yield from _access(case, asked)
+        yield from _access(case, asked, bench.registry.entry("attack", name).control)
         yield _untouched(case)
     yield from cost_checks(bench, stage)
 
@@ -131,14 +131,15 @@ def _alone(case: _Case, together: dict[int, Reconstruction]) -> Line:
     return Line("batch invariance", gap <= 1e-5 + 1e-3 * moved, f"an identity alone differs by {gap:.2g}", advice)
 
 
-def _access(case: _Case, asked: Any) -> Iterator[Line]:
-    """Only the questions that it declares; and it needs what it declares."""
+def _access(case: _Case, asked: Any, control: bool) -> Iterator[Line]:
+    """Only the questions that it declares; and it needs what it declares, unless it is a control, whose prior may be
+    any attack's."""
     access = str(case.attack.access)
     used = {kind for phases in asked.values() for counts in phases.values() for kind, n in counts.items() if n}
     total = sum(n for phases in asked.values() for counts in phases.values() for n in counts.values())
     good = used <= KINDS[access]
     summary = f"declares {access}; asked about {total} images ({', '.join(sorted(used)) or 'nothing'})"
-    for less in RANKS[: RANKS.index(access)] if used else ():
+    for less in RANKS[: RANKS.index(access)] if used and not control else ():
         try:
             case.invert(case.labels[:1], less)
         except AccessDenied:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from mibench.checking.lines import Line
 from mibench.errors import UserError
-from mibench.protocol.method_files import Entry, MethodFile, kind_of, parsed
+from mibench.protocol.method_files import CONTROL, Entry, MethodFile, kind_of, parsed
 from mibench.protocol.methods import Kind
 from mibench.publish.downloads import bibtex
 from mibench.registry import Registry
 
 LONGEST = 120  # lines of a method's file
-DEFENSE_KINDS = ("baseline", "data", "regulariser", "architecture", "training")
+DEFENSE_KINDS = ("baseline", CONTROL, "data", "regulariser", "architecture", "training")
 # The parts of mibench that a method is made of; a prior also of "data". "audit" is for the file that an audit writes.
 _OPEN = {"contracts", "primitives", "images", "nets", "random", "errors", "audit"}
 _REFUSED = {"defenses", "attacks", "mibench_plugins", "os", "sys", "pathlib", "random", "subprocess", "io", "pickle"}
@@ -77,7 +77,7 @@ def entry_checks(registry: Registry, source: MethodFile) -> Iterator[Line]:
     baseline = entry.kind == DEFENSE_KINDS[0]
     advice = "Add `paper: {title, authors, venue, year, url}`; for unpublished work `venue: unpublished`."
     if text is None:
-        yield Line("BibTeX", None if baseline else False, "no paper in the entry", advice)
+        yield Line("BibTeX", None if baseline or entry.control else False, "no paper in the entry", advice)
     else:
         whole = text.count("{") == text.count("}")
         authors = bool(entry.paper and entry.paper.authors)

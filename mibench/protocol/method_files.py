@@ -29,6 +29,7 @@ from mibench.protocol.yaml_files import Loader
 
 VARIABLE = "MIBENCH_PLUGINS"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+CONTROL = "control"
 BASES: dict[str, Kind] = {"Defense": "defense", "Attack": "attack", "Prior": "prior"}
 
 
@@ -47,8 +48,8 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
-    kind: str = ""  # of a defense: baseline, data, regulariser, architecture, training
-    family: str | None = None  # of an attack: what it searches, and how
+    kind: str = ""  # of a defense: baseline, control, data, regulariser, architecture, training
+    family: str | None = None  # of an attack: control, or what it searches, and how
     adaptive: bool = False  # an attack made to get around one defense
     paper: Paper | None = None
     licence: str | None = None  # SPDX identifier; without one the registry's
@@ -58,6 +59,11 @@ class Entry(BaseModel):
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     costs: dict[str, str] = Field(default_factory=dict)
     reported: tuple[str, ...] = ()  # its names in results/reported.csv
+
+    @property
+    def control(self) -> bool:
+        """Whether it is there to tell what others' figures mean, and does not compete with them."""
+        return CONTROL in (self.kind, self.family)
 
 
 @dataclass(frozen=True)

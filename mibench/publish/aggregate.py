@@ -158,28 +158,30 @@ def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
     return kept
 
 
-def boards(runs: Sequence[RunRecord], tracks: Iterable[str] = ()) -> list[Board]:
+def boards(
+    runs: Sequence[RunRecord], tracks: Iterable[str] = (), controls: Container[str] = frozenset()
+) -> list[Board]:
     """One board per track version that has runs: tracks in the given order, then by name; newest version
-    first. ``runs`` as of ``current_runs``."""
+    first. ``runs`` as of ``current_runs``. ``controls``: defenses and attacks that do not compete."""
     place = {track: index for index, track in enumerate(tracks)}
     groups: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
     for run in runs:
         groups[(run.track, run.track_version)].append(run)
     newest = {track: max(v for t, v in groups if t == track) for track, _ in groups}
     return [
-        _board(track, version, newest[track] == version, groups[(track, version)])
+        _board(track, version, newest[track] == version, groups[(track, version)], controls)
         for track, version in sorted(groups, key=lambda key: (place.get(key[0], len(place)), key[0], -key[1]))
     ]
 
 
-def _board(track: str, version: int, current: bool, runs: list[RunRecord]) -> Board:
+def _board(track: str, version: int, current: bool, runs: list[RunRecord], controls: Container[str]) -> Board:
     cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         cells[(run.defense_label, run.attack_label)].append(run)
     leakage = leakage_of(run.metrics for run in runs)
     rows = [_row(cells[key], leakage) for key in sorted(cells)]
-    required = required_attacks(rows)
-    _order(rows, required)
+    required = required_attacks([row for row in rows if row.attack not in controls])
+    _order(rows, required, controls)
     ordered = sorted(rows, key=lambda row: row.position)
     return Board(track, version, current, ordered, required, runs[0].chance, leakage)
 
@@ -191,24 +193,30 @@ def required_attacks(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(sorted(default or {label for label, _ in seen}))
 
 
-def _order(rows: list[Row], required: Sequence[str]) -> None:
+def _order(rows: list[Row], required: Sequence[str], controls: Container[str]) -> None:
     """Fill position, rank, missing, worst and front. Defenses go by the upper end of their worst attack's
-    interval; those that did not face every attack come last and have no rank."""
+    interval; those that did not face every attack, and controls, come last and have no rank."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.defense_label].append(row)
     for group in groups.values():
-        group.sort(key=_leakiest)
+        group.sort(key=lambda row: (row.attack in controls, *_leakiest(row)))
         faced = {row.attack_label for row in group if row.leaked.mean is not None}
         for row in group:
             row.missing = tuple(attack for attack in required if attack not in faced)
-        group[0].worst = bool(faced)
-    ordered = sorted(groups.values(), key=lambda g: (bool(g[0].missing), g[0].leaked.upper, _leakiest(g[0])))
+        group[0].worst = group[0].attack_label in faced and group[0].attack not in controls
+
+    def place(group: list[Row]) -> tuple[Any, ...]:
+        first = group[0]
+        return first.defense in controls, bool(first.missing), first.leaked.upper, _leakiest(first)
+
+    ordered = sorted(groups.values(), key=place)
     position = 0
     for rank, group in enumerate(ordered, start=1):
         for row in group:
             row.position, position = position, position + 1
-            row.rank = rank if group[0].worst and not row.missing else None
+            competes = group[0].worst and not row.missing and row.defense not in controls
+            row.rank = rank if competes else None
     worst = [
         (row, (row.values[UTILITY].mean, row.leaked.mean))
         for row in rows

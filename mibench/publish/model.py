@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mibench.protocol.method_files import CONTROL
 from mibench.records import RunRecord
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ class Catalogue:
     defenses: Mapping[str, Facts] = field(default_factory=dict)
     attacks: Mapping[str, Facts] = field(default_factory=dict)
     metrics: Mapping[str, Facts] = field(default_factory=dict)
+
+    @property
+    def controls(self) -> frozenset[str]:
+        """The defenses and attacks that tell what others' figures mean."""
+        facts = [*self.defenses.items(), *self.attacks.items()]
+        return frozenset(name for name, fact in facts if CONTROL in (fact.get("kind"), fact.get("family")))
 
     def sensitive(self, track: str) -> bool:
         """Whether reconstructions on this track can be faces of real people."""

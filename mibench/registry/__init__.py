@@ -38,11 +38,19 @@ class AuditSection(BaseModel):
     defense: str
 
 
+class ControlSection(BaseModel):
+    """What runs by itself on a track with a panel: ``floor``, an attack, with the prior of each attack that has one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    floor: str
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_: int = Field(alias="schema")
     licence: str | None = None  # of every method that names none of its own
     audit: AuditSection | None = None
+    controls: ControlSection | None = None
     tracks: dict[str, dict[str, Any]]
     defenses: dict[str, Entry]
     attacks: dict[str, Entry]
@@ -71,6 +79,10 @@ class Registry:
     @property
     def audit(self) -> AuditSection | None:
         return self._file.audit
+
+    @property
+    def controls(self) -> ControlSection | None:
+        return self._file.controls
 
     @cached_property
     def tracks(self) -> dict[str, Track]:

@@ -143,6 +143,7 @@ def build_plan(
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
+    attack_facts += _floors(registry, track, attack_facts)
     evaluation = {
         "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
         "weights": at_hand(track.metrics),
@@ -161,12 +162,26 @@ def build_plan(
     return make_plan(cells, prior_facts)
 
 
+def _floors(registry: Registry, track: Track, attacks: list[Facts]) -> list[Facts]:
+    """The floor of each prior of ``attacks`` that is not asked for anyway, where the track has a panel."""
+    if registry.controls is None or track.panel is None:
+        return []
+    floor, known = registry.select("attack", registry.controls.floor), {facts.label for facts in attacks}
+    floors: dict[str, Facts] = {}
+    for ref in (facts.prior for facts in attacks if facts.prior):
+        params = {"prior": ref["id"]} | ({"prior_params": ref["params"]} if ref["params"] else {})
+        facts = registry.facts(floor.with_params(params), track)
+        floors |= {facts.label: facts} if facts.label not in known else {}
+    return [*floors.values()]
+
+
 def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Selection]:
-    """Read the ``--defense`` or ``--attack`` options; ``all`` means everything registered."""
+    """Read the ``--defense`` or ``--attack`` options; ``all`` means everything registered but the
+    controls."""
     selections: list[Selection] = []
     for text in texts:
-        names = registry.entries(kind) if text == "all" else [text]
-        for name in names:
+        everything = [name for name, entry in registry.entries(kind).items() if not entry.control]
+        for name in everything if text == "all" else [text]:
             selection = replace(registry.select(kind, name), optional=text == "all")
             if selection not in selections:
                 selections.append(selection)

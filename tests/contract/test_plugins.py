@@ -790,7 +790,8 @@ def test_attack_returns_what_the_contract_says(bench: Bench, name: str, tmp_path
         for images in (item.images, item.initial):
             assert bool(torch.isfinite(images).all()) and float(images.min()) >= 0 and float(images.max()) <= 1
         assert all(isinstance(value, float) and np.isfinite(value) for value in item.notes.values())
-    assert any(not torch.equal(item.images, item.initial) for item in results.values()), "nothing was optimised"
+    moved = any(not torch.equal(item.images, item.initial) for item in results.values())
+    assert moved or LISTED.entry("attack", name).control, "nothing was optimised"
     assert not any(module.training for module in case.target.modules())
     asked = {label: sum(n for phase in p.values() for n in phase.values()) for label, p in queries.items()}
     assert not asked or all(asked[str(label)] > 0 for label in bench.track.identities), "some were forgotten"
@@ -807,7 +808,7 @@ def test_attack_result_does_not_depend_on_the_batch(
     everyone = bench.track.identities
     together, counted = case.invert(everyone)
     moved = max(float((item.images - item.initial).abs().max()) for item in together.values())
-    assert moved > 1e-3, "without movement the comparison says nothing"
+    assert moved > 1e-3 or LISTED.entry("attack", name).control, "without movement the comparison says nothing"
     for part in parts:
         some, queries = case.invert(part)
         assert sorted(some) == part

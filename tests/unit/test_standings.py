@@ -48,6 +48,21 @@ def words(standing: Any) -> set[str]:
     return {badge.word for badge in standing.badges}
 
 
+def test_controls_are_shown_and_do_not_compete() -> None:
+    cells = [("none", "gmi", 0.6), ("none", "floor", 0.9), ("re", "gmi", 0.4), ("re", "floor", 0.1)]
+    cells += [("deranged", "gmi", 0.0)]
+    runs = [make_run(defense=d, attack=a, att1=v, nat1=0.9) for d, a, v in cells]
+    (board,) = boards(runs, controls={"floor", "deranged"})
+    ranked = [(s.label, s.rank, s.worst.attack if s.worst else None) for s in standings(board, make_catalogue())]
+    assert ranked == [("re", 1, "gmi"), ("none", 2, "gmi"), ("deranged", None, "gmi")]
+    assert board.required == ("gmi",) and "deranged" not in board.front
+    assert {row.attack_label for row in board.rows if row.defense_label == "re"} == {"gmi", "floor"}
+
+
+def test_the_registry_says_which_methods_are_controls() -> None:
+    assert catalogue(Registry()).controls == {"floor", "deranged"}
+
+
 # --- standings -----------------------------------------------------------------------------------------------------
 
 

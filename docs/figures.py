@@ -23,7 +23,7 @@ C1, C2, C3, C4 = 110, 350, 600, 850
 R1, R2, R3, R4 = 50, 160, 300, 400
 BOXES = {  # centre, what it is, colour
     "private images": (C1, R2, "training, sealed test", DATA),
-    "evaluator": (C2, R1, "learns to judge", JUDGE),
+    "evaluator": (C2, R1, "and panel: learn to judge", JUDGE),
     "target": (C2, R2, "a defense trains it", PLUGIN),
     "utility": (C3, R2, "sealed test images", STAGE),
     "run record": (C4, R1, "database, leaderboard", DATA),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,23 +110,29 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return cli
 
 
+def shown(judged: Cli) -> Any:
+    """The record of the attack's run."""
+    runs = json.loads(judged("export", "--format", "results").stdout)["runs"]
+    return next(run["record"] for run in runs if run["attack"] == "gmi")
+
+
 def test_a_run_is_judged_by_three(judged: Cli) -> None:
-    (run,) = json.loads(judged.first.stdout)["runs"]
+    runs = {run["attack_label"]: run for run in json.loads(judged.first.stdout)["runs"]}
+    assert list(runs) == ["gmi", "floor[prior=wgan_gp]"], "the floor of the attack's prior runs by itself"
+    run = runs["gmi"]
     assert [s["kind"] for s in run["stages"]].count("panel") == 1
     metrics = run["metrics"]
     assert all(metrics[name]["reason"] is None for name in metrics)
     assert metrics["att_min"]["value"] <= min(metrics[name]["value"] for name in ("att1", "att1_e2", "att1_e3"))
     assert metrics["att_min"]["value"] <= metrics["att_maj"]["value"]
-    (table,) = judged.home.glob("store/evaluate/*/*/images.json")
-    entries = json.loads(table.read_text())
+    key = next(s["key"] for s in shown(judged)["stages"] if s["kind"] == "evaluate")
+    entries = json.loads((judged.home / "store" / "evaluate" / key[:2] / key / "images.json").read_text())
     votes = [sum(e[who] == e["label"] for who in ("verdict", "e2", "e3")) for e in entries]
     assert metrics["att_maj"]["value"] == pytest.approx(np.mean([vote >= 2 for vote in votes]))
 
 
 def test_what_the_judges_know_is_in_the_record(judged: Cli) -> None:
-    export = json.loads(judged("export", "--format", "results").stdout)
-    (run,) = export["runs"] if isinstance(export, dict) else export
-    judges = run["record"]["judges"]
+    judges = shown(judged)["judges"]
     assert set(judges) == {"e1", "e2", "e3"}
     for facts in judges.values():
         assert facts["n"] == 15 and 0 <= facts["top1"]["ci_low"] <= facts["top1"]["value"] <= facts["top5"]["value"]
@@ -134,7 +141,7 @@ def test_what_the_judges_know_is_in_the_record(judged: Cli) -> None:
 
 
 def test_a_submission_is_verified_by_the_judges_answers(judged: Cli, tmp_path: Path) -> None:
-    (run,) = json.loads(judged.first.stdout)["runs"]
+    run = shown(judged)
     judged("submit", "pack", run["run"], "--out", str(tmp_path / "packed"), "--yes")
     verified = json.loads(judged("submit", "verify", str(tmp_path / "packed"), "--json").stdout)
     assert verified["ok"], verified

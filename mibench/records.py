@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(/[a-z0-9][a-z0-9_.-]{0,63})?$")]
@@ -20,6 +21,8 @@ Version = Annotated[int, Field(ge=1, lt=10**9)]
 Seconds = Annotated[float, Field(ge=0, lt=1e10)]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 Identity = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]  # a label, as JSON has it in keys
+Share = Annotated[float, Field(ge=0, le=1.000001)]
+JudgeName = Annotated[str, Field(pattern=r"^e[123]$")]
 Created = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
 
 SCHEMA = 1
@@ -41,6 +44,32 @@ class MetricValue:
     def public(self) -> dict[str, Any]:
         """The part that ``--json`` and ``export`` print."""
         return {key: getattr(self, key) for key in ("value", "ci_low", "ci_high", "n", "reason")}
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Accuracy(TypedDict):
+    """A macro mean over people with its 95 % interval."""
+
+    value: Share
+    ci_low: Share | None
+    ci_high: Share | None
+
+
+@with_config(ConfigDict(extra="forbid"))
+class JudgeFacts(TypedDict, total=False):
+    """What a judge knows of ``n`` real photos that it never saw (``mibench.metrics.panel.knowledge``), or the
+    ``reason`` why it is not there. Of an open-set judge also its threshold, how many real photos it verifies, and its
+    weights' SHA-256."""
+
+    reason: Text
+    n: Count
+    top1: Accuracy
+    top5: Accuracy
+    look_alikes: Share | None
+    calibration_error: Share | None
+    threshold: Annotated[float, Field(allow_inf_nan=False)]
+    verified: Share
+    weights: Key
 
 
 @dataclass(frozen=True)
@@ -89,7 +118,7 @@ class RunRecord:
     deviations: Annotated[list[str], Field(max_length=50)] = field(default_factory=list)
     origin: str = "measured"  # measured, submitted, reproduced, differs
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
-    judges: dict[str, Any] | None = None  # what each judge of the panel knows of real photos (stage ``panel``)
+    judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property

@@ -14,6 +14,7 @@ FLAGS = {
     "saturated": "A judge recognises more reconstructions than real photos it never saw; look at the images instead",
     "evaluators disagree": "More than 15 points between judges",
 }
+KNOWLEDGE = {"n", "top1", "top5", "look_alikes", "calibration_error"}  # of a judge that is there
 JUDGES = {
     "E1": "the legacy evaluator",
     "E2": "a classifier of another family",
@@ -39,8 +40,8 @@ def flags(runs: Sequence[RunRecord]) -> dict[str, str]:
 
 def _bound(runs: Sequence[RunRecord], judge: str) -> float | None:
     """The upper confidence bound of its accuracy on real photos, the largest over the runs."""
-    facts = [(run.judges or {}).get(judge.lower(), {}).get("top1") for run in runs]
-    return max((top1["ci_high"] for top1 in facts if top1), default=None)
+    told = [top1["ci_high"] for run in runs if (top1 := (run.judges or {}).get(judge.lower(), {}).get("top1"))]
+    return max((bound for bound in told if bound is not None), default=None)
 
 
 def knowledge_view(judges: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -49,8 +50,8 @@ def knowledge_view(judges: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
-    if reason := facts.get("reason"):
-        return {"reason": reason}
+    if KNOWLEDGE - facts.keys():
+        return {"reason": facts.get("reason") or "nothing is told of it"}
     tops = [
         {
             "text": text.number(facts[name]["value"], "fraction"),

@@ -13,6 +13,9 @@ from tiny import Cli, make_root
 
 from mibench.metrics import METRICS, panel
 from mibench.metrics.evidence import Evidence, Judges
+from mibench.records import RunRecord
+from mibench.submission import model
+from mibench.submission.layout import Refused
 
 PEOPLE = 3
 SHIFT = {"arch": "oriented_gradients", "epochs": 4, "batch": 4, "lr": 0.003, "weight_decay": 0.0}
@@ -147,3 +150,14 @@ def test_a_submission_is_verified_by_the_judges_answers(judged: Cli, tmp_path: P
     assert verified["ok"], verified
     (figures,) = [check["message"] for check in verified["checks"] if "computed again" in check["message"]]
     assert "att_maj" in figures.partition(" computed")[0]
+
+
+@pytest.mark.parametrize(
+    "facts", [{"top1": 0.5}, {"e4": {}}, {"top1": {"value": 2.0, "ci_low": None, "ci_high": None}}]
+)
+def test_what_a_stranger_says_of_judges_is_bounded(judged: Cli, facts: dict[str, Any]) -> None:
+    record = shown(judged)
+    assert model.read(RunRecord, record, "record").judges == record["judges"]
+    broken = record | {"judges": facts if "e4" in facts else {"e1": facts}}
+    with pytest.raises(Refused, match="judges"):
+        model.read(RunRecord, broken, "record")

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
-from mibench.primitives.pool import StyleParams, StyleSearch, score_pool, top_of_pool
+from mibench.primitives.pool import StyleParams, StyleSearch, draw, score_pool, top_of_pool
 from mibench.primitives.selection import top_restarts
 
 
@@ -24,18 +24,14 @@ class Floor(StyleSearch, Attack):
         """(S, latent_dim)."""
         return ctx.stream("pool").normal(self.params.pool, prior.latent_dim)
 
-    def draw(self, prior: PriorModel, z: Tensor, label: int) -> Tensor:
-        """(N, latent_dim) -> images in [0, 1]."""
-        labels = [torch.full((len(z),), label, device=z.device)] if prior.generator.conditional else []
-        return prior(z, *labels).clamp(0, 1)
-
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """(S, K) p_y of G(z) for each class y."""
         assert prior is not None
         z = self.latents(prior, ctx)
 
         def scores(label: int) -> Tensor:
-            return score_pool(oracle, z, lambda part: self.draw(prior, part, label), mirrored=False)
+            labels = torch.full((len(z),), label, device=z.device)
+            return score_pool(oracle, z, lambda part: draw(prior, part, labels[: len(part)]), mirrored=False)
 
         if not prior.generator.conditional:
             return {"scores": scores(0)}
@@ -48,7 +44,7 @@ class Floor(StyleSearch, Attack):
         ctx.check_labels(labels)
         z, count = self.latents(prior, ctx), min(ctx.images_per_identity, self.params.pool)
         best = top_of_pool(ctx.artifact["scores"], labels, count)
-        images = torch.cat([self.draw(prior, z[index], label) for label, index in zip(labels, best, strict=True)])
         rows = ctx.rows(labels, count)
+        images = draw(prior, z[best.flatten()], rows.label)
         score = oracle.scores(images, rows).gather(1, rows.label[:, None])[:, 0]
         yield from top_restarts(rows, images, images, score, count)

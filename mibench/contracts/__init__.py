@@ -16,7 +16,7 @@ Each class stands in the module called after it: ``defense``, ``attack``, ``prio
 
 from __future__ import annotations
 
-from mibench.contracts.attack import Attack, AttackContext
+from mibench.contracts.attack import Attack, AttackContext, ControlContext
 from mibench.contracts.context import Context
 from mibench.contracts.defense import Defense, DefenseParams, TrainContext
 from mibench.contracts.loop import Loop, LoopHooks
@@ -41,6 +41,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "Context",
+    "ControlContext",
     "Defense",
     "DefenseParams",
     "Generator",

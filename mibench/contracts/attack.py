@@ -60,6 +60,17 @@ class AttackContext(Context):
         raise NotImplementedError
 
 
+class ControlContext(AttackContext):
+    """What a control of the engine's own (``mibench/controls``) receives: an attack's context, and private images."""
+
+    private: ImageSet  # the target's training images
+
+    def photos(self, label: int) -> Tensor:
+        """(n, C, H, W): the person's training images, at most as many as the track asks reconstructions for."""
+        mine = (self.private.labels == label).nonzero()[: self.images_per_identity, 0]
+        return self.private.images[mine]
+
+
 class Attack:
     """A way to reconstruct what a class looks like."""
 

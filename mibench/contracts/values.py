@@ -74,6 +74,7 @@ class Access(StrEnum):
     WHITE_BOX = "white_box"  # logits and features, with gradients
     SCORES = "scores"  # softmax scores
     LABELS = "labels"  # the predicted class
+    PRIVATE = "private"  # of a control that the engine brings: the private training images too
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mibench.errors import UserError
 
 Kind = Literal["defense", "attack", "prior"]
 # What an attack may see of the target, from least to most.
-ACCESS_RANK = {"labels": 0, "scores": 1, "white_box": 2}
+ACCESS_RANK = {"labels": 0, "scores": 1, "white_box": 2, "private": 3}
 ONE_OF = {"loss": "loss", "sampler": "sampler", "train": "training"}  # hooks that only one part may have of its own
 WHOLE = "training"  # the kind of a defense whose training asks no other part for loss or batches
 

@@ -27,7 +27,9 @@ from mibench.registry.loading import Unusable, imported, track_info
 from mibench.resources import resource_root
 
 SCHEMA = 1
+PRIVATE = "private"  # access of controls that see private images
 PRIORS = Path(__file__).parents[1] / "priors"  # not in ``root``: the engine brings them
+CONTROLS = Path(__file__).parents[1] / "controls"  # these too, which see private images
 
 
 class AuditSection(BaseModel):
@@ -39,10 +41,13 @@ class AuditSection(BaseModel):
 
 
 class ControlSection(BaseModel):
-    """What runs by itself on a track with a panel: ``floor``, an attack, with the prior of each attack that has one."""
+    """What runs by itself on a track with a panel. ``floor``: with the prior of each attack that has one, on every
+    target. ``ceiling``: with these priors, and ``photos``, once: they ask no target."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     floor: str
+    ceiling: str
+    photos: str
 
 
 class _File(BaseModel):
@@ -153,6 +158,10 @@ class Registry:
             sources[source.kind].setdefault(source.id, source)
         return sources
 
+    def is_control_of_ours(self, name: str) -> bool:
+        """Whether an attack is a control that the engine brings, and may see private images."""
+        return self.path("attack", name).parent == CONTROLS
+
     def _licensed(self, entry: Entry) -> Entry:
         licence = self._file.licence
         return entry if entry.licence or not licence else entry.model_copy(update={"licence": licence})
@@ -198,6 +207,8 @@ class Registry:
     def _file_of(self, kind: Kind, name: str) -> Path:
         if kind == "prior":
             return PRIORS / f"{name}.py"
+        if kind == "attack" and self._file.attacks[name].access == PRIVATE:
+            return CONTROLS / f"{name}.py"
         return self.root / f"{kind}s" / f"{name}.py"
 
     def _literal(self, kind: Kind, name: str, field: str) -> Any:

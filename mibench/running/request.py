@@ -143,7 +143,8 @@ def build_plan(
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
-    attack_facts += _floors(registry, track, attack_facts)
+    floors, once = _controls(registry, track, attack_facts)
+    attack_facts += floors
     evaluation = {
         "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
         "weights": at_hand(track.metrics),
@@ -155,6 +156,7 @@ def build_plan(
         for defense in defense_facts
         for seed in range(seeds)
     ]
+    cells += [Cell(track, registry.facts(baseline, track), control, 0, evaluation) for control in once]
 
     def prior_facts(name: str, params: dict[str, Any], on: Track) -> Facts:
         return registry.facts(registry.select("prior", name).with_params(params), on)
@@ -162,17 +164,23 @@ def build_plan(
     return make_plan(cells, prior_facts)
 
 
-def _floors(registry: Registry, track: Track, attacks: list[Facts]) -> list[Facts]:
-    """The floor of each prior of ``attacks`` that is not asked for anyway, where the track has a panel."""
+def _controls(registry: Registry, track: Track, attacks: list[Facts]) -> tuple[list[Facts], list[Facts]]:
+    """What runs by itself where the track has a panel, unless it is asked for anyway: the floors of the attacks'
+    priors, for every target, and what asks no target."""
     if registry.controls is None or track.panel is None:
-        return []
-    floor, known = registry.select("attack", registry.controls.floor), {facts.label for facts in attacks}
-    floors: dict[str, Facts] = {}
-    for ref in (facts.prior for facts in attacks if facts.prior):
-        params = {"prior": ref["id"]} | ({"prior_params": ref["params"]} if ref["params"] else {})
-        facts = registry.facts(floor.with_params(params), track)
-        floors |= {facts.label: facts} if facts.label not in known else {}
-    return [*floors.values()]
+        return [], []
+    asked, named = {facts.label for facts in attacks}, registry.controls
+    priors = [ref for facts in attacks if (ref := facts.prior)]
+
+    def with_priors(name: str) -> list[Facts]:
+        control = registry.select("attack", name)
+        settings = [{"prior": r["id"]} | ({"prior_params": r["params"]} if r["params"] else {}) for r in priors]
+        each = {(facts := registry.facts(control.with_params(s), track)).label: facts for s in settings}
+        return [facts for label, facts in each.items() if label not in asked]
+
+    photos = registry.facts(registry.select("attack", named.photos), track)
+    once = [*with_priors(named.ceiling), *([photos] if photos.label not in asked else [])]
+    return with_priors(named.floor), once
 
 
 def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Selection]:

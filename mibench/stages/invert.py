@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mibench import stopping
-from mibench.contracts import AttackContext, ImageSet, Loop, Oracle, Reconstruction
+from mibench.contracts import Access, AttackContext, ControlContext, ImageSet, Loop, Oracle, Reconstruction
 from mibench.errors import StageFailed
 from mibench.images.pixels import write_png
 from mibench.keys import digest
@@ -68,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
     target = job.target()
     for name in ("images", "initial", "blocks"):
         (job.workdir / name).mkdir(exist_ok=True)
-    ctx = _Context(job, artifact)
+    ctx = (_ControlContext if job.stage.access == Access.PRIVATE else _Context)(job, artifact)
     memory = _BlockSize(job)
     done = _finished_blocks(job)
     left = [label for label in ctx.identities if label not in done]
@@ -158,6 +158,16 @@ def _collect(job: Job) -> dict[str, Any]:
         path.unlink()
     (job.workdir / "blocks").rmdir()
     return {"queries": {who: {p: dict(k) for p, k in phases.items()} for who, phases in queries.items()}}
+
+
+class _ControlContext(_Context, ControlContext):
+    """With the private images; for the engine's own controls alone."""
+
+    def __init__(self, job: Job, artifact: dict[str, Tensor]) -> None:
+        if not job.registry.is_control_of_ours(job.stage.plugin):
+            raise StageFailed(f"{job.stage.plugin} asks for private images, which no attack gets.")
+        super().__init__(job, artifact)
+        self.private = job.private_train()
 
 
 class _BlockSize:

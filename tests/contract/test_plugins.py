@@ -74,9 +74,10 @@ from mibench.store.manifest import file_sha256
 from mibench.weights.starting import weights_folder
 
 LISTED = Registry()
-DEFENSES, ATTACKS, PRIORS = (sorted(LISTED.entries(kind)) for kind in KINDS)
-PLUGINS = [(kind, name) for kind in KINDS for name in LISTED.entries(kind)]
-PROBE = next(name for name in ATTACKS if (e := LISTED.entry("attack", name)).access == "white_box" and e.prior)
+OWN = {name for name, entry in LISTED.entries("attack").items() if entry.access == "private"}  # see test_controls
+DEFENSES, ATTACKS, PRIORS = (sorted(LISTED.entries(kind).keys() - OWN) for kind in KINDS)
+PLUGINS = [(kind, name) for kind in KINDS for name in LISTED.entries(kind) if name not in OWN]
+PROBE = next(a for a in ATTACKS if (e := LISTED.entry("attack", a)).access == "white_box" and e.prior and not e.control)
 ENGINE = Path(mibench.__file__).parent
 CPU = torch.device("cpu")
 RESIDUAL = "tiny_residual"

@@ -328,7 +328,8 @@ class Registry:
             entries = {name for name in self._sources[kind] if self.path(kind, name) == self._file_of(kind, name)}
             folder = PRIORS.parent if kind == "prior" else self.root
             files = {path.stem for path in (folder / f"{kind}s").glob("*.py")} - {"__init__"}
+            ours = {path.stem for path in CONTROLS.glob("*.py")} if kind == "attack" else set()
             for name in sorted(files - entries):
                 yield f"{kind}s/{name}.py is not in registry.yaml."
-            for name in sorted(entries - files):
+            for name in sorted(entries - files - ours):
                 yield f"{kind} {name!r} is in registry.yaml but {kind}s/{name}.py does not exist."

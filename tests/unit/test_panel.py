@@ -121,7 +121,6 @@ def shown(judged: Cli) -> Any:
 
 def test_a_run_is_judged_by_three(judged: Cli) -> None:
     runs = {run["attack_label"]: run for run in json.loads(judged.first.stdout)["runs"]}
-    assert list(runs) == ["gmi", "floor[prior=wgan_gp]"], "the floor of the attack's prior runs by itself"
     run = runs["gmi"]
     assert [s["kind"] for s in run["stages"]].count("panel") == 1
     metrics = run["metrics"]

@@ -234,14 +234,15 @@ def _pictures(
         return name
 
     def picture(image: dict[str, Any]) -> dict[str, Any] | None:
-        if options.images == "none" or options.image_source is None:
+        allowed = options.private_images or catalogue.may_show_private(run.track)
+        made_of_private = catalogue.attacks.get(run.attack, {}).get("access") == "private"
+        if options.images == "none" or options.image_source is None or (made_of_private and not allowed):
             return None
         label, index = int(image["label"]), int(image["index"])
         shown = {
             "src": copied(options.image_source(run, image), f"img/{run.run}/{label}-{index}.png"),
             "nearest": None,
         }
-        allowed = options.private_images or catalogue.may_show_private(run.track)
         if allowed and options.private_source and image.get("nearest") is not None:
             nearest = int(image["nearest"])
             track = text.anchor(run.track)

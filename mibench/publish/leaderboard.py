@@ -15,7 +15,7 @@ from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
 from mibench.publish.standings import Standing, is_baseline, standings
 
-ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels"}
+ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels", "private": "private photos"}
 OTHER = "other"
 
 
@@ -23,6 +23,8 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
     facts = catalogue.tracks.get(board.track, {})
     defenses = standings(board, catalogue)
     attacks = [_attack(label, defenses, catalogue) for label in _columns(defenses)]
+    attacks.sort(key=lambda attack: attack["control"])  # the controls last
+    competing = [s for s in defenses if s.defense not in catalogue.controls]
     return {
         "key": board.key,
         "track": board.track,
@@ -48,6 +50,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "required": len(board.required),
         "seeds": _range([s.seeds for s in defenses]),
         "attacks": attacks,
+        "counts": (len(competing), sum(not attack["control"] for attack in attacks)),
         "filters": [
             {"id": "kind", "title": "Defense kind", "values": _distinct(_kind(s.defense, catalogue) for s in defenses)},
             {"id": "family", "title": "Attack family", "values": _distinct(a["family"] for a in attacks)},
@@ -58,7 +61,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
             "chance": board.chance,
             "leakage": SHORT[board.leakage],
             "required": list(board.required),
-            "attacks": [{key: a[key] for key in ("label", "method", "family", "access")} for a in attacks],
+            "attacks": [{key: a[key] for key in ("label", "method", "family", "access", "control")} for a in attacks],
             "rows": [_point(s, attacks, catalogue, legend) for s in defenses],
             "front": board.front,
             "bibtex": papers(board, catalogue),
@@ -85,6 +88,7 @@ def _attack(label: str, defenses: Sequence[Standing], catalogue: Catalogue) -> d
         "href": attack_page(attack),
         "title": facts.get("title") or attack,
         "family": facts.get("family") or OTHER,
+        "control": attack in catalogue.controls,
         "access": ACCESS.get(facts.get("access") or "", OTHER),
     }
 
@@ -163,6 +167,7 @@ def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue,
         "defense": s.defense,
         "kind": _kind(s.defense, catalogue),
         "baseline": is_baseline(catalogue, s.defense),
+        "control": s.defense in catalogue.controls,
         "colour": legend.colour(s.defense),
         "shape": legend.shape(s.label)["symbol"],
         "seeds": s.seeds,

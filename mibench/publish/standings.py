@@ -97,9 +97,8 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
         badges.append(
             Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(rows[0].missing)}.")
         )
-    if not is_baseline(catalogue, rows[0].defense) and not any(
-        catalogue.attacks.get(row.attack, {}).get("adaptive") for row in rows
-    ):
+    competes = not is_baseline(catalogue, rows[0].defense) and rows[0].defense not in catalogue.controls
+    if competes and not any(catalogue.attacks.get(row.attack, {}).get("adaptive") for row in rows):
         meaning = "No attack here was made to get around this defense in particular."
         badges.append(Badge("not adaptive", meaning, "bad"))
     found = {row.attack_label: flags([run for run in row.runs if run.status == "done"]) for row in rows}

@@ -66,7 +66,7 @@ def gather(
             if weights_url is None:
                 files[f"weights/{manifest.key}.safetensors"] = folder / "model.safetensors"
             weights.append(entry | {"url": weights_url and weights_url.replace("{key}", manifest.key)})
-        if manifest.kind == "invert" and images:
+        if manifest.kind == "invert" and images and not registry.is_control_of_ours(manifest.plugin):  # private images
             own = [name for name in manifest.outputs if name.startswith("images/")]
             files |= {f"images/{manifest.key}/{name.removeprefix('images/')}": folder / name for name in own}
     if weights_url and len(weights) > 1 and "{key}" not in weights_url:

@@ -30,9 +30,11 @@ document.addEventListener("DOMContentLoaded", () => {
   const shownAttacks = () => data.attacks.flatMap((attack, i) => (attackShown(attack) ? [i] : []));
   table.search.fixed("filters", (_text, _data, index) => rowShown(rowAt(index)));
 
-  /** Index of the attack shown that recovers most from a defense, or null. */
+  const competing = (attacks) => attacks.filter((i) => !data.attacks[i].control);
+
+  /** Index of the attack shown that recovers most from a defense, or null. Controls are none. */
   function worst(row, attacks) {
-    const known = attacks.filter((i) => row.y[i]);
+    const known = competing(attacks).filter((i) => row.y[i]);
     return known.length ? known.reduce((a, b) => (row.y[b][0] > row.y[a][0] ? b : a)) : null;
   }
 
@@ -136,7 +138,8 @@ document.addEventListener("DOMContentLoaded", () => {
   function caption(point, attacks) {
     if (point.row.baseline) return `${short(point.row.label)} (no defense)`;
     if (complete(point.row, attacks)) return short(point.row.label);
-    return `${short(point.row.label)} (${attacks.filter((i) => point.row.y[i]).length} of ${attacks.length} attacks)`;
+    const counted = competing(attacks);
+    return `${short(point.row.label)} (${counted.filter((i) => point.row.y[i]).length} of ${counted.length} attacks)`;
   }
 
   // Plotly reads a few HTML tags in texts; names must stay text.
@@ -166,7 +169,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const attacks = shownAttacks();
     const rows = visible();
     const all = points(rows, attacks);
-    const front = paretoFront(all.filter((point) => complete(point.row, attacks)));
+    const front = paretoFront(all.filter((point) => !point.row.control && complete(point.row, attacks)));
     plot.dataset.front = JSON.stringify(front.map((point) => point.row.label));
     find("[data-count]").textContent = `${rows.length} of ${data.rows.length} defenses, ${attacks.length} of ${data.attacks.length} attacks`;
     find("[data-undrawn]").textContent = rows.length > all.length ? `${rows.length - all.length} without one of the two values are not drawn.` : "";

@@ -173,3 +173,19 @@ def test_nobody_else_gets_private_images(root: Path, tmp_path: Path) -> None:
     done = cli("run", "--track", "tiny", "--attack", "thief", "--plugin", str(tmp_path / "thief.py"), code=1)
     assert "asks for private images, which no attack gets" in done.stdout + done.stderr
     assert not list(cli.home.glob("store/invert/*/*/manifest.json"))
+
+
+def test_no_private_image_leaves_the_machine(ran: Cli, tmp_path: Path) -> None:
+    """What ``photos`` and ``ceiling`` made is neither on a public page nor in a submission."""
+    runs = {run["attack"]: run["run"] for run in json.loads(ran.first.stdout)["runs"]}
+    edit_registry(ran.root, lambda data: data["tracks"]["tiny"].update(sensitive=True))
+    ran("site", "build", "--public", "--images", "all", "--out", str(tmp_path / "public"))
+    ran("site", "build", "--images", "all", "--out", str(tmp_path / "own"))
+    shown = {attack: len(list((tmp_path / "public" / "img" / run).glob("*.png"))) for attack, run in runs.items()}
+    assert shown["photos"] == shown["ceiling"] == 0 and shown["gmi"] > 0 and shown["floor"] > 0
+    assert list((tmp_path / "own" / "img" / runs["photos"]).glob("*.png"))
+    every = list(runs.values())
+    ran("submit", "pack", *every, "--images", "--yes", "--out", str(tmp_path / "packed"))
+    labels = {path.parent.name for path in (tmp_path / "packed" / "images").rglob("*.png")}
+    manifests = [json.loads(path.read_text()) for path in ran.home.glob("store/invert/*/*/manifest.json")]
+    assert labels == {m["key"] for m in manifests if m["plugin"] in ("gmi", "floor")}

@@ -68,7 +68,7 @@ def run(
     placement = Placement(device, jobs, gpus=gpus, per_gpu=per_gpu, limit=seconds, slurm=options)
     plan = planner(ws, decode=True, quiet=quiet).plan(read_asked(asked))
     result = _compute(ws, plan, placement, forced, retry_failed, quiet)
-    _show(result, str(ws.build_site()), as_json)
+    _show(result, str(ws.build_site()), as_json, ws.registry.control_ids)
     if result.outcome.interrupted:
         click.echo(INTERRUPTED, err=True)
         raise SystemExit(EXIT_INTERRUPTED)
@@ -98,14 +98,14 @@ def _compute(
     return result
 
 
-def _show(result: Result, index: str, as_json: bool) -> None:
+def _show(result: Result, index: str, as_json: bool, controls: frozenset[str]) -> None:
     """The figures on standard output; notes, and what was skipped or failed, on standard error."""
     failures = _failures(result)
     if as_json:
         runs = [record.public(result.cached[record.run]) for record in result.records] + failures
         click.echo(json.dumps({"schema": 1, "runs": runs, "site": index}, allow_nan=False))
     else:
-        _print(result, failures, index)
+        _print(result, failures, index, controls)
     for note in result.notes:
         click.echo(f"Note: {note}", err=True)
     for cell, reason in result.plan.skipped:
@@ -205,12 +205,12 @@ def _failures(result: Result) -> list[dict[str, Any]]:
     return objects
 
 
-def _print(result: Result, failures: list[dict[str, Any]], index: str) -> None:
+def _print(result: Result, failures: list[dict[str, Any]], index: str, controls: frozenset[str]) -> None:
     from mibench.cli import tables
 
     out = tables.console()
     if result.records:
-        for table in tables.results(result.records):
+        for table in tables.results(result.records, controls):
             out.print(table)
         out.print(tables.seconds(result.records))
         nulls = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -36,9 +36,9 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, width=160)
 
 
-def results(runs: Sequence[RunRecord]) -> list[RenderableType]:
+def results(runs: Sequence[RunRecord], controls: Container[str] = frozenset()) -> list[RenderableType]:
     """One table per track: a row per defense and attack, over seeds, with chance and the step-0 baseline. With a panel
-    of judges, a line that says what its figures mean."""
+    of judges, a line that says what its figures mean, those of ``controls`` (ids) aside."""
     tables: list[RenderableType] = []
     for track in dict.fromkeys(run.track for run in runs):
         own = [run for run in runs if run.track == track]
@@ -59,7 +59,8 @@ def results(runs: Sequence[RunRecord]) -> list[RenderableType]:
             table.add_row(Text(defense), Text(attack), *(_value(mean_over_seeds(name, cell), name) for name in heads))
         tables.append(table)
         if panel:
-            tables.append(Text(in_words(own)))
+            competing = [run for run in own if run.attack not in controls and run.defense not in controls]
+            tables.append(Text(in_words(competing or own)))
     return tables
 
 

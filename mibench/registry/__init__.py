@@ -176,6 +176,12 @@ class Registry:
     def entries(self, kind: Kind) -> dict[str, Entry]:
         return {name: source.entry for name, source in self._sources[kind].items()}
 
+    @property
+    def control_ids(self) -> frozenset[str]:
+        """The defenses and attacks that are controls."""
+        kinds: tuple[Kind, ...] = ("defense", "attack")
+        return frozenset(name for kind in kinds for name, entry in self.entries(kind).items() if entry.control)
+
     def entry(self, kind: Kind, name: str) -> Entry:
         return self.source(kind, name).entry
 

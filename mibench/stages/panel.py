@@ -37,10 +37,12 @@ def run(job: Job) -> dict[str, Any]:
     The result says what each judge knows of real photos that it never saw, or why it is not there."""
     labels = torch.from_numpy(job.data.private_train()[1].copy())
     unseen, strangers = _photos(job, job.data.private_train()), _photos(job, job.data.public_labelled())
+    job.seed_weights("twin")
     twin = job.evaluator()
     _train(job, twin, job.track.evaluator, "evaluator", "twin")
     shown = job.evaluator_inputs(_photos(job, job.data.private_train("evaluator")))
     e1 = _known(twin, shown, labels, job.evaluator_inputs(strangers))
+    job.seed_weights("cross")
     cross = _cross(job)
     _train(job, cross, _section(job).cross, "target", "cross")
     save_weights(cross, job.workdir / "cross.safetensors")

@@ -151,6 +151,14 @@ def test_a_submission_is_verified_by_the_judges_answers(judged: Cli, tmp_path: P
     assert "att_maj" in figures.partition(" computed")[0]
 
 
+def test_the_panel_is_the_same_wherever_it_is_trained(judged: Cli, tmp_path: Path) -> None:
+    again = Cli(tmp_path / "home", judged.root)
+    again("run", "--track", "tiny", "--attack", "photos")
+    one, other = (next(cli.home.glob("store/panel/*/*/manifest.json")) for cli in (judged, again))
+    assert json.loads(one.read_text())["outputs"] == json.loads(other.read_text())["outputs"]
+    assert json.loads(one.read_text())["result"] == json.loads(other.read_text())["result"]
+
+
 @pytest.mark.parametrize(
     "facts", [{"top1": 0.5}, {"e4": {}}, {"top1": {"value": 2.0, "ci_low": None, "ci_high": None}}]
 )

@@ -333,6 +333,8 @@ def test_the_terminals_table_says_in_words_what_a_panel_found() -> None:
     assert heads == ["defense", "attack", "natural", "majority", "E1", "E2", "E3", "face", "rate", "E1", "step", "0"]
     assert "recognise 5.0 of 10 people" in shown and "(gmi on re, the most here)" in shown
     assert "never saw: E1 95.0 %, E2 95.0 %, E3 is missing (it knows faces only)." in shown
+    _, words = tables.results([*runs, judged(1.0, attack="photos")], controls={"photos"})
+    assert "(gmi on re, the most here)" in str(words), "a control is not what an attack reached"
     _, words = tables.results([judged(None)])
     assert str(words) == "No majority: no third judge."
     assert [len(tables.results([make_run()])), len(tables.results(runs))] == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -67,7 +68,7 @@ def _devices() -> bool:
         f"devices: cpu with {os.cpu_count()} cores" + "".join(f", cuda:{i} {name}" for i, name in enumerate(gpus))
     )
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except Exception as error:
         click.echo(f"WRONG  torchvision cannot be imported ({error}). Install torch and torchvision from one index.")
         return False

@@ -98,7 +98,7 @@ def _import(home: Path, file: str, data: bytes, kind: str, name: str | None) -> 
         if all(there.get(key) == value for key, value in facts.items()):
             return there, fitted.notes, False
     except MissingError:
-        pass
+        pass  # not there yet, or damaged: it is stored (again) below
     save_imported(folder, sha256, fitted.tensors, facts)
     return imported_facts(folder, sha256[:16]), fitted.notes, True
 

@@ -66,7 +66,7 @@ _OWN: dict[str, MetricInfo] = {
         "top-1 before optimisation",
         "none",
         "fraction",
-        "att1 of the same rows before the first step: the floor that an attack must beat.",
+        "att1 of the same rows before the first step. No floor: some attacks have asked the target by then.",
         f"{_A}:att1_step0",
     ),
     "conf": MetricInfo(

@@ -21,7 +21,6 @@ from mibench.metrics.panel import false_acceptance_threshold, knowledge, similar
 from mibench.nets.base import Classifier
 from mibench.nets.recogniser import DIMENSION, Recogniser, describe
 from mibench.primitives.training import fit_classifier
-from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.protocol.tracks import PanelSection
 from mibench.stages.job import Job, load_weights, predict, save_tensors, save_weights
 from mibench.weights.dlib_file import SHA256, load_recogniser
@@ -84,9 +83,8 @@ def judged(job: Job, images: Pixels) -> Judges | None:
 
 
 def _section(job: Job) -> PanelSection:
-    section: PanelSection | None = getattr(job.track, STAGE_KINDS["panel"].where)
-    assert section is not None
-    return section
+    assert job.track.panel is not None
+    return job.track.panel
 
 
 def _cross(job: Job) -> Classifier:

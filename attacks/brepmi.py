@@ -18,11 +18,13 @@ class BrepMi(Attack):
     """Stand inside class y with z, look around on a sphere of radius R, step away from the points that are not y; as
     soon as nearly all of them are, R grows by 1.3. What counts is z when R last grew: the deepest inside y."""
 
+    version = 2
     access = Access.LABELS
     deviations = (
         "The label hunt, consecutive rejections, growths and rounds are capped; released code can run for ever.",
         "The track's identities are attacked; released code attacks the first 300 classes that random latents hit. A "
         "class that no latent of the hunt hits starts from a random latent outside (notes: reached 0).",
+        "It runs once for each image that the track asks for, from the first latents of the hunt that hit the class.",
         "An identity whose radius never grew, a failure as published, gets the image of its last z (notes: grew 0).",
         "The radius grows when more than 87.5 % of the points are inside, as in released code; the paper says all.",
     )
@@ -40,24 +42,28 @@ class BrepMi(Attack):
         max_rejections: int = Field(1000, ge=1, description="proposals in a row that leave the class, then it ends")
         max_growths: int = Field(50, ge=1, le=300, description="growths of R, then it ends; 1 to 300")
         max_rounds: int = Field(100_000, ge=1, description="proposals in all, then it ends")
+        restarts: int | None = Field(None, ge=1, description="runs per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the WGAN-GP prior")
 
     def prior(self) -> PriorRef:
         return PriorRef("wgan_gp", self.params.prior_params)
 
+    def restarts(self, ctx: AttackContext) -> int:
+        return self.params.restarts or ctx.images_per_identity
+
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        """The label hunt: ``start`` (K, d), the first latent seen of each class, and ``reached`` (K,) bool."""
+        """The label hunt: ``start`` (K, runs, d), the first latents seen of each class, and ``reached`` (K,), how many."""
         p, rng = self.params, ctx.stream("hunt")
         assert prior is not None
         rounds = ctx.steps("label hunt", p.max_hunt)
         batches = (rng.normal(p.hunt_batch, prior.latent_dim).clamp(-p.bound, p.bound) for _ in rounds)
-        return label_hunt(oracle, prior, batches, ctx)
+        return label_hunt(oracle, prior, batches, ctx, self.restarts(ctx))
 
     @torch.no_grad()
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
-        p, generator, rows = self.params, prior.generator, ctx.rows(labels, 1)
+        p, generator, rows = self.params, prior.generator, ctx.rows(labels, self.restarts(ctx))
         spheres, latents = rows.streams("sphere"), rows.streams("latent")
 
         def search(row: Tensor, y: int) -> Reconstruction:
@@ -65,9 +71,9 @@ class BrepMi(Attack):
                 """+1 where the target says y, -1 where it does not."""
                 return 2.0 * (oracle.labels(generator(z), rows.take(row, each=len(z))) == y) - 1
 
-            reached = ctx.artifact["reached"][y]
+            reached = ctx.artifact["reached"][y] > 0
             anywhere = latents.take(row).normal(1, prior.latent_dim).clamp(-p.bound, p.bound)
-            start = torch.where(reached, ctx.artifact["start"][y], anywhere)
+            start = torch.where(reached, ctx.artifact["start"][y, row % rows.restarts], anywhere)
             z, facts = self.repel(start, phi, spheres.take(row))
             images, initial = generator(z).clamp(0, 1), generator(start).clamp(0, 1)
             return Reconstruction(y, images, initial, notes={"reached": float(reached), **facts})

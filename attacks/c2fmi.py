@@ -21,11 +21,13 @@ class C2fmi(StyleSearch, Attack):
     """M tells from the target's scores how the attacker's own embedding e sees the image. Coarse: descend to w with
     e(G(w)) = M(full confidence in y). Fine: differential evolution of the best w with fitness p_y."""
 
+    version = 2
     access = Access.SCORES
     deviations = (
         "On the small tracks e is a small network that tells the labelled public people apart; published is one of the "
         "10,575 people of CASIA-WebFace. M is narrower there, and the coarse search takes larger steps.",
         "M's batches are drawn with replacement.",
+        "It runs once for each image that the track asks for, with starts of its own.",
         "Parents keep their fitness; released code asks for it again in every generation.",
         "A generator without mapping network (DCGAN) has w = z. No face detector crops the result.",
     )
@@ -43,6 +45,7 @@ class C2fmi(StyleSearch, Attack):
         keep: int = Field(10, ge=1, description="starts that join the population; 16 in the top-M variant")
         population: int = Field(32, ge=1, description="w of the fine search, at least as many as join it")
         generations: int = Field(500, ge=0)
+        restarts: int | None = Field(None, ge=1, description="runs per identity; default: the track's images")
 
         @model_validator(mode="after")
         def _fit_together(self) -> Self:
@@ -69,7 +72,8 @@ class C2fmi(StyleSearch, Attack):
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
-        p, G, rows = self.params, prior.generator, ctx.rows(labels, 1)
+        p, G = self.params, prior.generator
+        rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
         e, M = stored_inverse_map(ctx, p.casia_weights, p.width)
         streams = rows.streams("w")
 

@@ -22,6 +22,7 @@ class IfGmi(TruncatedPool, Attack):
     """Optimise w through the whole generator, then, stage by stage, w and the input h_s of block s through the blocks
     from s on, both within an L1 ball around where the stage started. All candidates are kept."""
 
+    version = 2
     access = Access.WHITE_BOX
     deviations = (
         "The images are those of a stage fixed beforehand; the released code reports the stage that the evaluation "
@@ -32,7 +33,9 @@ class IfGmi(TruncatedPool, Attack):
     )
 
     class Params(PoolParams):
-        candidates: int = Field(50, ge=1, description="pool members optimised and kept per identity")
+        candidates: int | None = Field(
+            None, ge=1, description="pool members optimised and kept per identity; default: the track's images"
+        )
         stage: int = Field(3, ge=0, description="the stage whose images are returned; 0 optimises w alone")
         iterations: tuple[int, ...] = Field((70, 25, 25, 25), description="steps of each stage, at least 0")
         lr: float = Field(0.005, gt=0)
@@ -43,7 +46,7 @@ class IfGmi(TruncatedPool, Attack):
 
         @model_validator(mode="after")
         def _enough(self) -> Self:
-            if self.candidates > self.pool:
+            if (self.candidates or 1) > self.pool:
                 raise ValueError("expected candidates <= pool")
             if min(len(self.iterations), len(self.w_radii), len(self.feature_radii)) <= self.stage:
                 raise ValueError("expected iterations, w_radii and feature_radii for every stage from 0 to stage")
@@ -59,8 +62,9 @@ class IfGmi(TruncatedPool, Attack):
             raise StageFailed(
                 f"The generator has the stages 0 to {generator.blocks - 1}; stage {p.stage} was asked for."
             )
-        rows = ctx.rows(labels, p.candidates)
-        w = self.candidates(prior, labels, ctx, p.candidates)  # repeated in all layers
+        candidates = p.candidates or ctx.images_per_identity
+        rows = ctx.rows(labels, candidates)
+        w = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
         crops, d = rows.streams("crop"), w.shape[1]
 
         def render(s: int, v: Tensor, shape: Sequence[int]) -> Tensor:

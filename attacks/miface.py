@@ -16,11 +16,13 @@ from mibench.primitives.losses import cross_entropy, improbability, mean_square,
 
 class MiFace(Attack):
     """x <- clip(Process(x - lambda grad c(x)), 0, 1) from x = 0, with c(x) = 1 - p_y(x) + AuxTerm(x); the iterate with
-    the smallest cost. There is no generative prior and nothing random: one image per identity."""
+    the smallest cost. There is no generative prior."""
 
+    version = 2
     access = Access.WHITE_BOX
     deviations = (
         "A row stops at a confidence of at least gamma; read literally, the paper stops at a cost of at most gamma.",
+        "Nothing is random, so that a second run would give the same image: all images of an identity are this one.",
         "The test for no progress waits until beta iterates have been judged.",
         "Process denoises and sharpens pixels; the paper does so between the decoder and the encoder of its "
         "autoencoder model.",
@@ -62,4 +64,5 @@ class MiFace(Attack):
         images, judged = descend_pixels(start, objective, steps, p.lr, self.process, p.patience)
         for i, label in enumerate(rows.identities):
             notes = {"judged": float(judged[i])}
-            yield Reconstruction(label, images[i, None], start[i, None], notes=notes)
+            image, initial = (x[i].expand(ctx.images_per_identity, -1, -1, -1) for x in (images, start))
+            yield Reconstruction(label, image, initial, notes=notes)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.primitives.evolution import crossover, evolve, log, log_scores, mutate
 from mibench.primitives.latents import PBox
-from mibench.primitives.pool import PoolParams, UntruncatedPool
+from mibench.primitives.pool import UntruncatedPool, UntruncatedPoolParams
 from mibench.primitives.queries import one_by_one
 
 
@@ -19,8 +19,10 @@ class MirrorBlack(UntruncatedPool, Attack):
     """A genetic search over w that maximises log p_y, from the best of a large pool: uniform crossover in favour of the
     fitter parent, mutation in P space, a box. The fittest individual is the one image of an identity."""
 
+    version = 2
     access = Access.SCORES
     deviations = (
+        "It runs once for each image that the track asks for: the best of the pool are dealt out to the runs in turn.",
         "A coordinate comes from parent a with probability p_a / (p_a + p_b); the released code divides negative "
         "log-probabilities, which favours the worse parent (literal_crossover).",
         "Every child has its own mutation noise; the released code draws one vector per generation for all.",
@@ -28,7 +30,7 @@ class MirrorBlack(UntruncatedPool, Attack):
         "around the pool's mean, and truncation scales w towards 0.",
     )
 
-    class Params(PoolParams):
+    class Params(UntruncatedPoolParams):
         pool: int = Field(100_000, ge=2, description="latents scored once per target")
         truncation: float = Field(0.7, gt=0, description="psi, applied when an image is rendered")
         population: int = Field(1000, ge=2, description="individuals per identity, the best of the pool")
@@ -45,7 +47,7 @@ class MirrorBlack(UntruncatedPool, Attack):
             return self
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        """(K, population) indices and p_y of the pool members with the highest p_y."""
+        """(K, runs, population) indices and p_y of the pool members with the highest p_y."""
         best, p_y = self.best_of_pool(oracle, prior, ctx, self.params.population)
         return {"best": best, "score": p_y}
 
@@ -53,7 +55,7 @@ class MirrorBlack(UntruncatedPool, Attack):
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
         p = self.params
-        rows, pool = ctx.rows(labels, 1), self.pool(prior, ctx)
+        rows, pool = ctx.rows(labels, self.restarts(ctx)), self.pool(prior, ctx)
         box, streams = PBox.of(pool, prior.generator.negative_slope), rows.streams("evolution")
 
         def search(row: Tensor, label: int) -> Reconstruction:
@@ -67,7 +69,8 @@ class MirrorBlack(UntruncatedPool, Attack):
             def judge(w: Tensor) -> Tensor:
                 return log_scores(oracle, rows, row, w, lambda w: self.render(prior, w))
 
-            first, p_y = pool[ctx.artifact["best"][label]], ctx.artifact["score"][label]
+            run = int(row) % rows.restarts
+            first, p_y = pool[ctx.artifact["best"][label, run]], ctx.artifact["score"][label, run]
             elite, f, bred = evolve(first, log(p_y), breed, judge, p.generations, math.log(p.confidence))
             with torch.no_grad():
                 images, initial = self.render(prior, elite[None]), self.render(prior, first[:1])

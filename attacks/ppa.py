@@ -12,13 +12,14 @@ from mibench.images.augment import mirror, resized_crop
 from mibench.primitives.latents import descend_adam
 from mibench.primitives.losses import poincare
 from mibench.primitives.pool import PoolParams, TruncatedPool
-from mibench.primitives.selection import top_restarts
+from mibench.primitives.selection import only_top_restarts
 
 
 class Ppa(TruncatedPool, Attack):
     """Search a shared pool of latents for each class, optimise the best with the Poincare loss on randomly cropped
     images, keep the results that the target recognises under many transformations."""
 
+    version = 2
     access = Access.WHITE_BOX
     deviations = (
         "With a DCGAN prior there is no mapping network: w = z, and truncation scales z towards its mean 0.",
@@ -27,8 +28,8 @@ class Ppa(TruncatedPool, Attack):
 
     class Params(PoolParams):
         prior: str = Field("dcgan", description="the generator: id of a prior with scope public, dcgan or digiface")
-        candidates: int = Field(200, ge=1, description="pool members optimised per identity")
-        keep: int = Field(50, ge=1, description="results kept per identity, at most candidates")
+        candidates: int | None = Field(None, ge=1, description="pool members optimised per identity; default: 4 keep")
+        keep: int | None = Field(None, ge=1, description="results kept per identity; default: the track's images")
         iterations: int = Field(70, ge=0, description="steps, at least 0")
         lr: float = Field(0.005, gt=0)
         betas: tuple[float, float] = (0.1, 0.1)
@@ -40,16 +41,18 @@ class Ppa(TruncatedPool, Attack):
 
         @model_validator(mode="after")
         def _enough(self) -> Self:
-            if self.candidates > self.pool:
-                raise ValueError("expected candidates <= pool")
+            if not (self.keep or 1) <= (self.candidates or self.pool) <= self.pool:
+                raise ValueError("expected keep <= candidates <= pool")
             return self
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
         p, generator = self.params, prior.generator
-        rows = ctx.rows(labels, p.candidates)
-        start = self.candidates(prior, labels, ctx, p.candidates)  # repeated in all layers
+        keep = p.keep or ctx.images_per_identity
+        candidates = p.candidates or 4 * keep
+        rows = ctx.rows(labels, candidates)
+        start = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
         crops = rows.streams("crop")
 
         def render(w: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ class Ppa(TruncatedPool, Attack):
         with torch.no_grad():
             images, initial = render(w).clamp(0, 1), render(start).clamp(0, 1)
             score = self._robustness(oracle, images, rows)
-        yield from top_restarts(rows, images, initial, score, min(p.keep, p.candidates))
+        yield from only_top_restarts(rows, images, initial, score, keep)
 
     def _robustness(self, oracle: Oracle, images: Tensor, rows: Rows) -> Tensor:
         """(R,) mean target confidence over ``selection_views`` random crops and mirrors."""

@@ -25,10 +25,12 @@ class RlbMi(Attack):
     further action), because z' = a for alpha = 0; 3 for other alpha.
     """
 
+    version = 2
     access = Access.SCORES
     deviations = (
         "With alpha = 0 the two images of the reward coincide and are asked about once.",
         "log p is kept above -50; released code lets it become minus infinity.",
+        "There is an agent for each image that the track asks for; published is one.",
         "Episodes are drawn from the replay memory with replacement.",
         "No target networks and no discount: episodes of one step have no next value.",
         "On the small tracks fewer episodes, smaller networks, and noise of its own for each dimension of each action. "
@@ -47,7 +49,7 @@ class RlbMi(Attack):
             "scalar",
             description="of actions: one number for all dimensions and the whole batch, as released, or each its own",
         )
-        restarts: int = Field(1, ge=1, description="agents per identity")
+        restarts: int | None = Field(None, ge=1, description="agents per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the WGAN-GP prior")
 
         @model_validator(mode="after")
@@ -71,7 +73,7 @@ class RlbMi(Attack):
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
         p, generator, d = self.params, prior.generator, prior.latent_dim
-        rows = ctx.rows(labels, p.restarts)
+        rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
         n = len(rows)
         agents = Agents(rows.streams("agent"), n, d, p.width, p.lr, p.target_entropy)
         memory = Replay(n, d, min(p.memory, p.episodes), ctx.device)

@@ -48,7 +48,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "tacgan": {"width": 24, "lr": 1e-4, "warmup": 10**9, "discriminator_steps": 1, "batch": 64, "ema": 0.99},
 }
 # Before its own training a generator learns, for so many steps, to draw what another carried one draws.
-TAUGHT = {"wgan_gp": 6000, "tacgan": 6000}
+TAUGHT = {"wgan_gp": 6000, "tacgan": 3000}
 TEACHER, TEACHING_LR = "dcgan", 1e-3
 CLASSES = {
     "dcgan": "mibench.priors.dcgan:Dcgan",

@@ -79,11 +79,12 @@ def _images(bench: Bench, stage: Stage, results: dict[int, Reconstruction]) -> I
     size = (track.channels, track.resolution, track.resolution)
     items = list(results.values())
     wrong = [
-        i.label for i in items if not i.images.shape == i.initial.shape == (len(i.images), *size) or not len(i.images)
+        i.label for i in items if not i.images.shape == i.initial.shape == (track.attack.images_per_identity, *size)
     ]
     counts = sorted({len(item.images) for item in items})
     shapes = f"{counts} images of {size} for each of {len(items)} identities"
-    yield Line("shape", not wrong, shapes, f"`images` and `initial` are (n, {', '.join(map(str, size))}), n >= 1.")
+    expected = f"`images` and `initial` are (ctx.images_per_identity, {', '.join(map(str, size))})."
+    yield Line("shape", not wrong, shapes, expected)
     every = torch.cat([part.flatten() for item in items for part in (item.images, item.initial)])
     low, high = float(every.min()), float(every.max())
     good = bool(torch.isfinite(every).all()) and low >= 0 and high <= 1

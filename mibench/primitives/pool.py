@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.contracts import AttackContext, BaseParams, Oracle, PriorModel, PriorRef, TrackInfo
+from mibench.errors import StageFailed
 from mibench.nets.generator import Generator
 from mibench.primitives.queries import in_chunks
 from mibench.random import Rng
@@ -86,6 +87,12 @@ class StyleSearch:
         return PriorRef(self.params.prior, self.params.prior_params)
 
 
+class UntruncatedPoolParams(PoolParams):
+    """``PoolParams``, and how often the search runs."""
+
+    restarts: int | None = Field(None, ge=1, description="runs per identity; default: the track's images")
+
+
 class TruncatedPool(StyleSearch):
     """Part of an attack whose pool is truncated w (PPA, IF-GMI): once per target, the mean confidence in each image
     and its mirror; per identity, the best."""
@@ -117,11 +124,20 @@ class UntruncatedPool(StyleSearch):
         """(N, d) -> images in [0, 1]."""
         return render_single(prior.generator, w, self.params.truncation, self.params.truncation_cutoff)
 
+    def restarts(self, ctx: AttackContext) -> int:
+        """How often the search runs for an identity: it gives one image."""
+        return self.params.restarts or ctx.images_per_identity
+
     def best_of_pool(
         self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext, count: int
     ) -> tuple[Tensor, Tensor]:
-        """(K, count) indices and p_y of the pool members with the highest p_y of each class y, best first."""
+        """(K, runs, count) indices and p_y of the pool members with the highest p_y of each class y, best first; they
+        are dealt out to the runs in turn."""
         assert prior is not None
+        runs = self.restarts(ctx)
+        if count * runs > self.params.pool:
+            raise StageFailed(f"{runs} runs from {count} latents each need a pool of {count * runs}.")
         scores = score_pool(oracle, self.pool(prior, ctx), lambda w: self.render(prior, w), mirrored=False)
-        best = top_of_pool(scores, range(self.track.num_classes), count)
-        return best, scores.T.gather(1, best)
+        best = top_of_pool(scores, range(self.track.num_classes), count * runs)
+        p_y = scores.T.gather(1, best)
+        return best.unflatten(1, (count, runs)).mT.contiguous(), p_y.unflatten(1, (count, runs)).mT.contiguous()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mibench.contracts import AttackContext, Oracle, PriorModel, Reconstruction, Rows
 from mibench.images.pixels import Pixels
+from mibench.primitives.selection import joined
 
 CHUNK = 250
 
@@ -23,24 +24,34 @@ def one_by_one(
     ctx: AttackContext, name: str, rows: Rows, search: Callable[[Tensor, int], Reconstruction]
 ) -> Iterator[Reconstruction]:
     """``search`` of each row, its index (1,) and its label, by itself: always calls of the same shape, where a result
-    can hang on the last bit of an answer and must not depend on which identities are computed together."""
+    can hang on the last bit of an answer and must not depend on which identities are computed together. One
+    Reconstruction per identity, of all its restarts."""
+    found: list[Reconstruction] = []
     for i in ctx.steps(name, len(rows)):
-        yield search(torch.tensor([i], device=ctx.device), rows.identities[i])
+        label = rows.identities[i // rows.restarts]
+        found.append(search(torch.tensor([i], device=ctx.device), label))
+        if len(found) == rows.restarts:
+            yield joined(found)
+            found = []
 
 
 @torch.no_grad()
-def label_hunt(oracle: Oracle, prior: PriorModel, batches: Iterable[Tensor], ctx: AttackContext) -> dict[str, Tensor]:
+def label_hunt(
+    oracle: Oracle, prior: PriorModel, batches: Iterable[Tensor], ctx: AttackContext, each: int = 1
+) -> dict[str, Tensor]:
     """BREP-MI's start (Kahla et al., CVPR 2022): go through ``batches`` of latents (B, d), asking under "search", until
-    all attacked identities were seen. ``start`` (K, d), the first latent of each class, and ``reached`` (K,) bool."""
+    every attacked identity was seen ``each`` times. ``start`` (K, each, d), the first latents of each class, over again
+    where there are fewer, and ``reached`` (K,) int64, how many there are."""
     classes, device = ctx.track.num_classes, ctx.device
-    start = torch.zeros(classes, prior.latent_dim, device=device)
-    reached = torch.zeros(classes, dtype=torch.bool, device=device)
+    start = torch.zeros(classes, each, prior.latent_dim, device=device)
+    reached = torch.zeros(classes, dtype=torch.long, device=device)
     for z in batches:
         with oracle.phase("search"):
             answers = oracle.labels(prior.generator(z)).tolist()
         for i, label in enumerate(answers):
-            if not reached[label]:
-                start[label], reached[label] = z[i], True
-        if bool(reached[list(ctx.identities)].all()):
+            if (seen := int(reached[label])) < each:
+                start[label, seen :: max(seen, 1)] = z[i]
+                reached[label] += 1
+        if bool((reached[list(ctx.identities)] == each).all()):
             break
     return {"start": start, "reached": reached}

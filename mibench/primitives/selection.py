@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,16 @@ def top_restarts(rows: Rows, images: Tensor, initial: Tensor, score: Tensor, kee
         yield Reconstruction(label, own, own_initial, own_score, own_selected)
 
 
+def only_top_restarts(
+    rows: Rows, images: Tensor, initial: Tensor, score: Tensor, keep: int
+) -> Iterator[Reconstruction]:
+    """PPA's result (Struppek et al., ICML 2022): per identity, the ``keep`` restarts with the highest ``score`` (R,)."""
+    for item in top_restarts(rows, images, initial, score, keep):
+        kept = item.selected
+        assert item.score is not None
+        yield Reconstruction(item.label, item.images[kept], item.initial[kept], item.score[kept])
+
+
 def best_restart(rows: Rows, images: Tensor, initial: Tensor, score: Tensor) -> Iterator[Reconstruction]:
     """GMI's published selection: per identity, the restart that the target likes best."""
     yield from top_restarts(rows, images, initial, score, keep=1)
@@ -30,6 +40,19 @@ def every_restart(rows: Rows, images: Tensor, initial: Tensor) -> Iterator[Recon
     parts = zip(rows.identities, rows.split(images.clamp(0, 1)), rows.split(initial.clamp(0, 1)), strict=True)
     for label, own, own_initial in parts:
         yield Reconstruction(label, own, own_initial)
+
+
+def joined(runs: Sequence[Reconstruction]) -> Reconstruction:
+    """One identity's images from several runs of a method that gives one each, all of them kept; notes are means."""
+    first = runs[0]
+    scores = [run.score for run in runs if run.score is not None]
+    return Reconstruction(
+        first.label,
+        torch.cat([run.images for run in runs]),
+        torch.cat([run.initial for run in runs]),
+        torch.cat(scores) if scores else None,
+        notes={name: sum(run.notes[name] for run in runs) / len(runs) for name in first.notes},
+    )
 
 
 def top5_consistent(logits: Tensor, label: int) -> int:

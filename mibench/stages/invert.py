@@ -126,6 +126,12 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
 
 
 def _check(job: Job, item: Reconstruction) -> None:
+    asked = job.track.attack.images_per_identity
+    if len(item.images) != asked and job.stage.access != Access.PRIVATE:
+        raise StageFailed(
+            f"The attack returned {len(item.images)} images for identity {item.label}; the track asks every attack for "
+            f"{asked}, so that figures compare."
+        )
     shape = (len(item.images), job.track.channels, job.track.resolution, job.track.resolution)
     for name, images in (("images", item.images), ("initial", item.initial)):
         if tuple(images.shape) != shape or not len(images):

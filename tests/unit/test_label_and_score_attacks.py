@@ -58,9 +58,11 @@ def always(label: int) -> Callable[[Tensor], Tensor]:
 class Unit(AttackContext):
     """Public images are noise; their labels are 0, 1, 2, -1 in turn."""
 
-    def __init__(self, identities: Sequence[int] = range(CLASSES), seed: int = 7, public: int = 24) -> None:
+    def __init__(
+        self, identities: Sequence[int] = range(CLASSES), seed: int = 7, public: int = 24, images: int = 1
+    ) -> None:
         self.device, self.track, self.seed = torch.device("cpu"), TRACK, seed
-        self.images_per_identity, self.identities = 2, list(identities)
+        self.images_per_identity, self.identities = images, list(identities)
         labels = torch.arange(public) % 4
         self.public = ImageSet(Stream(5).uniform(public, 1, SIDE, SIDE), torch.where(labels < 3, labels, -1), CLASSES)
         self.artifact: dict[str, Tensor] = {}
@@ -90,7 +92,7 @@ def brep(
 ) -> tuple[dict[int, Reconstruction], dict[str, Any]]:
     """Run from the latents ``start`` (K, d) of the classes; reconstructions and counts by label."""
     ctx, oracle = Unit(), Oracle(target, "labels", CLASSES)
-    ctx.artifact = {"start": start, "reached": torch.ones(CLASSES, dtype=torch.bool)}
+    ctx.artifact = {"start": start[:, None], "reached": torch.ones(CLASSES, dtype=torch.long)}
     found = {item.label: item for item in plugin("brepmi", **params).invert(oracle, pixels(), list(labels), ctx)}
     return found, oracle.counts()
 
@@ -271,12 +273,12 @@ def shared(labels: int) -> dict[str, Any]:
 def test_label_hunt_keeps_the_first_latent_of_each_class() -> None:
     artifact, counts, target = hunt([0, 1])
     assert counts == shared(256), "one batch has both classes"
-    assert artifact["reached"].tolist() == [True, True, False]
+    assert artifact["reached"].tolist() == [1, 1, 0]
     seen = target.asked[0].flatten(1)
     assert float(seen.abs().max()) == 1.5, "clamped normal numbers"
     for label, inside in ((0, False), (1, True)):
         first = ((seen.mean(1) > 0) == inside).nonzero()[0, 0]
-        assert torch.equal(artifact["start"][label], seen[first])
+        assert torch.equal(artifact["start"][label, 0], seen[first])
 
 
 def test_label_hunt_gives_up_and_says_so() -> None:
@@ -289,6 +291,26 @@ def test_label_hunt_gives_up_and_says_so() -> None:
     assert found[1].notes["reached"] == 1 and found[2].notes["reached"] == found[2].notes["grew"] == 0
     assert found[2].images.shape == found[2].initial.shape == (1, 1, SIDE, SIDE)
     assert oracle.counts()["2"]["optimisation"]["label"] == 3 * 33, "it starts outside and is rejected until the cap"
+
+
+def test_several_runs_start_from_the_first_latents_of_their_class() -> None:
+    """Three for each image; of a class that the hunt seldom hits, the same again; each run has a sphere of its own."""
+    target = Target(lambda images: half_space(images + 0.4))
+    ctx, oracle, attack = Unit([0, 1, 2], images=3), Oracle(target, "labels", CLASSES), plugin("brepmi", max_hunt=2)
+    ctx.artifact = attack.prepare(oracle, pixels(), ctx)
+    assert ctx.artifact["reached"].tolist() == [3, 3, 0]
+    seen = torch.cat([x.flatten(1) for x in target.asked])
+    assert torch.equal(ctx.artifact["start"][1], seen[(seen.mean(1) > 0).nonzero()[:3, 0]])
+    oracle = Oracle(Target(lambda images: half_space(images + 0.4)), "labels", CLASSES)
+    short = plugin("brepmi", patience=2, max_rejections=2)
+    found = {item.label: item for item in short.invert(oracle, pixels(), [1, 2], ctx)}
+    assert [len(item.images) for item in found.values()] == [3, 3]
+    assert torch.equal(found[1].initial.flatten(1), ctx.artifact["start"][1].clamp(0, 1))
+    assert len({tuple(image.flatten().tolist()) for image in found[2].initial}) == 3, (
+        "outside, each from its own stream"
+    )
+    (alone,) = short.invert(oracle, pixels(), [2], ctx)
+    assert torch.equal(alone.images, found[2].images) and alone.notes == found[2].notes
 
 
 def test_label_attack_passes_with_labels_only_and_refuses_broken_generators() -> None:

@@ -52,7 +52,7 @@ class BrepMi(Attack):
         return self.params.restarts or ctx.images_per_identity
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        """The label hunt: ``start`` (K, runs, d), the first latents seen of each class, and ``reached`` (K,), how many."""
+        """The label hunt: ``start`` (K, runs, d), the first latents of each class, and ``reached`` (K,), how many."""
         p, rng = self.params, ctx.stream("hunt")
         assert prior is not None
         rounds = ctx.steps("label hunt", p.max_hunt)

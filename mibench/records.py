@@ -91,6 +91,9 @@ class StageInfo:
     device: Text | None = None
 
 
+FIRST_TUNING_SEED = 100  # seeds from here on are for choosing settings; their runs are on no page
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One run: a defense and an attack on a track with one seed, with everything a page about it shows."""

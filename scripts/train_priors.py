@@ -43,9 +43,9 @@ COPIES = 200  # of each public photo
 FACES = 4  # of each chosen sample
 PARAMS: dict[str, dict[str, Any]] = {
     "dcgan": {"width": 48, "lr": 2e-4, "ema": 0.999},
-    "wgan_gp": {"width": 32, "lr": 1e-4, "critic_steps": 2, "ema": 0.99},
+    "wgan_gp": {"width": 32, "lr": 1e-4, "critic_steps": 2, "ema": 0.999},
     # asks for a class never: a residual GAN of one class, from which those of many can start
-    "tacgan": {"width": 24, "lr": 1e-4, "warmup": 10**9, "discriminator_steps": 1, "batch": 64, "ema": 0.99},
+    "tacgan": {"width": 24, "lr": 1e-4, "warmup": 10**9, "discriminator_steps": 1, "batch": 64, "ema": 0.999},
 }
 # Before its own training a generator learns, for so many steps, to draw what another carried one draws.
 TAUGHT = {"wgan_gp": 6000, "tacgan": 3000}

@@ -44,7 +44,7 @@ def made_runs(root: Path, home: Path, defenses: Sequence[str] = ("re",)) -> tupl
     registry, store = Registry(root), Store(home)
     track = registry.track("tiny")
     chosen = [registry.select("defense", name) for name in defenses]
-    plan = build_plan(registry, track, chosen, [registry.select("attack", "ppa")], seeds=1)
+    plan = build_plan(registry, track, chosen, [registry.select("attack", "ppa")], (0,))
     found = {stage.key: _publish(store, plan, stage, track) for stage in plan.stages.values()}
     recorder = Recorder(store, plan, found, lambda manifests: None)
     return [RunRecord.from_json(m.result["record"]) for m in recorder.finish()], store, registry

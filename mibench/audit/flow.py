@@ -99,7 +99,7 @@ def _trial(
         attacking = [each for each in attacking if each.label not in skipped]
     if not attacking:
         raise UserError("Every attack that was asked for needs public images. Add --public DIR.")
-    plan = build_plan(registry, track, defenses, attacking, 1)
+    plan = build_plan(registry, track, defenses, attacking, (0,))
     skipped |= {cell.attack.label: reason for cell, reason in plan.skipped}
     return _Trial(track, Models(own.id, BASELINE, defended.id, title), plan, skipped)
 

@@ -169,6 +169,13 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--seeds", default=1, show_default=True, type=click.IntRange(1), help="How many target trainings."
         ),
         click.option(
+            "--first-seed",
+            default=0,
+            show_default=True,
+            type=click.IntRange(0),
+            help="Where the seeds begin. Those from 100 on are for choosing settings; no page shows them.",
+        ),
+        click.option(
             "--set",
             "settings",
             multiple=True,
@@ -213,6 +220,6 @@ def read_asked(options: dict[str, Any]) -> Asked:
         raise click.UsageError("--suite says what runs: leave --defense, --attack, --track, --set and --grid out.")
     if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
-    if asked.grid is not None and (asked.names or asked.seeds != 1):
+    if asked.grid is not None and (asked.names or asked.seeds != 1 or asked.first_seed):
         raise click.UsageError("--grid says what runs: leave --defense, --attack, --track, --seeds and --set out.")
     return asked

@@ -39,7 +39,7 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
     lines = load_reported(results / "reported.csv")
     cells = {}
     for key, cell in whole.cells.items():
-        plan = planner(ws).suite(name, (key,), seeds)
+        plan = planner(ws).suite(name, (key,), range(seeds))
         cells[key] = _cell(ws, cell, plan, records, lines)
     if as_json:
         head = {"schema": 1, "suite": name, "title": whole.title, "note": whole.note}

@@ -89,8 +89,8 @@ class PriorRef:
 class Reconstruction:
     """What an attack returns for one identity.
 
-    images: (n, C, H, W) in [0, 1], as many as the track asks of every attack (``ctx.images_per_identity``; a method that
-    gives one image runs again from other seeds). initial: the same before optimisation (step 0).
+    images: (n, C, H, W) in [0, 1], n = ``ctx.images_per_identity``: as many as the track asks of every attack. A method
+    that gives one image runs again from other seeds. initial: the same before optimisation (step 0).
     score: (n,) the target-side score that selection used, or None. selected: (n,) bool, what the attack keeps by
     looking only at the target; None when it keeps everything. notes: further numbers to store, such as a fitted sigma.
     """

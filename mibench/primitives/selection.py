@@ -23,7 +23,7 @@ def top_restarts(rows: Rows, images: Tensor, initial: Tensor, score: Tensor, kee
 def only_top_restarts(
     rows: Rows, images: Tensor, initial: Tensor, score: Tensor, keep: int
 ) -> Iterator[Reconstruction]:
-    """PPA's result (Struppek et al., ICML 2022): per identity, the ``keep`` restarts with the highest ``score`` (R,)."""
+    """PPA's result (Struppek et al., ICML 2022): per identity, the ``keep`` restarts with the best ``score`` (R,)."""
     for item in top_restarts(rows, images, initial, score, keep):
         kept = item.selected
         assert item.score is not None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.protocol.stage_kinds import EXTRA
-from mibench.records import RunRecord
+from mibench.records import FIRST_TUNING_SEED, RunRecord
 
 TABLE_METRICS = (
     "nat1",
@@ -144,10 +144,11 @@ class Board:
 def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs that count, sorted: within a cell those of the newest run's method (versions and
     parameters), and per seed the newest, a finished one before a failed one. Older ones would mix two
-    methods in one mean."""
+    methods in one mean. Runs of tuning seeds never count."""
     cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
-        cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
+        if run.seed < FIRST_TUNING_SEED:
+            cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
     kept: list[RunRecord] = []
     for key in sorted(cells):
         ordered = sorted(cells[key], key=lambda run: (run.created, run.run))

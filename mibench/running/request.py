@@ -40,6 +40,7 @@ class Asked:
     attacks: tuple[str, ...] = ()
     track: str = DEFAULT_TRACK
     seeds: int = 1
+    first_seed: int = 0
     settings: tuple[str, ...] = ()
     grid: str | None = None
     suite: str | None = None
@@ -59,8 +60,9 @@ class Planner:
 
     def plan(self, asked: Asked) -> Plan:
         """Raises UserError for what does not exist or cannot be read."""
+        seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
         if asked.suite is not None:
-            return self.suite(asked.suite, asked.cells, asked.seeds)
+            return self.suite(asked.suite, asked.cells, seeds)
         if asked.grid is not None:
             return self.grid(Path(asked.grid))
         settings: dict[str, Any] = {}
@@ -70,9 +72,9 @@ class Planner:
                 raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
             settings[key.strip()] = value
         track = self.track(asked.track)
-        return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), asked.seeds, settings)
+        return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), seeds, settings)
 
-    def suite(self, name: str, cells: tuple[str, ...] = (), seeds: int = 1) -> Plan:
+    def suite(self, name: str, cells: tuple[str, ...] = (), seeds: Sequence[int] = (0,)) -> Plan:
         """The plan for some cells of a suite, all without names."""
         whole_suite = load_suite(self._registry.root, name)
         whole = Plan()
@@ -89,11 +91,11 @@ class Planner:
         for block in read_grid(path).grid:
             for name in block.tracks:
                 settings = {key: _text(value) for key, value in block.settings.items()}
-                whole.add(self.crossed(self.track(name), block.defenses, block.attacks, block.seeds, settings))
+                whole.add(self.crossed(self.track(name), block.defenses, block.attacks, range(block.seeds), settings))
         return whole
 
     def crossed(
-        self, track: Track, defenses: Sequence[str], attacks: Sequence[str], seeds: int, settings: dict[str, str]
+        self, track: Track, defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int], settings: dict[str, str]
     ) -> Plan:
         """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` ->
         value."""
@@ -135,7 +137,7 @@ def _text(value: Any) -> str:
 
 
 def build_plan(
-    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: int
+    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: Sequence[int]
 ) -> Plan:
     """The plan for defenses x attacks x seeds on a track, the undefended model first."""
     baseline = Selection("defense", BASELINE)
@@ -154,9 +156,9 @@ def build_plan(
         Cell(track, defense, attack, seed, evaluation)
         for attack in attack_facts
         for defense in defense_facts
-        for seed in range(seeds)
+        for seed in seeds
     ]
-    cells += [Cell(track, registry.facts(baseline, track), control, 0, evaluation) for control in once]
+    cells += [Cell(track, registry.facts(baseline, track), control, seeds[0], evaluation) for control in once]
 
     def prior_facts(name: str, params: dict[str, Any], on: Track) -> Facts:
         return registry.facts(registry.select("prior", name).with_params(params), on)

@@ -32,7 +32,7 @@ def plan_again(registry: Registry, record: RunRecord, track: Track) -> Plan:
     """
     defense = registry.select("defense", record.defense_label)
     attack = registry.select("attack", record.attack_label)
-    whole = build_plan(registry, track, [defense], [attack], record.seed + 1)
+    whole = build_plan(registry, track, [defense], [attack], (record.seed,))
     for cell, reason in whole.skipped:
         if (cell.defense.label, cell.seed) == (record.defense_label, record.seed):
             raise MissingError(f"The run cannot be computed here: {reason}.")

@@ -142,7 +142,7 @@ def test_worker_goes_on_from_its_state(root: Path, tmp_path: Path, uninterrupted
 def stage_of(root: Path, key: str) -> dict[str, Any]:
     """The stage as the executor hands it to a worker."""
     registry = Registry(root)
-    plan = build_plan(registry, registry.track("tiny"), [], [Selection("attack", "gmi")], 1)
+    plan = build_plan(registry, registry.track("tiny"), [], [Selection("attack", "gmi")], (0,))
     return asdict(plan.stages[key])
 
 

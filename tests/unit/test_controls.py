@@ -57,7 +57,7 @@ def planned(root: Path, track: str, attacks: list[str], seeds: int = 1) -> list[
     registry = Registry(root)
     defenses = [registry.select("defense", name) for name in ("none", "re")]
     chosen = [registry.select("attack", name) for name in attacks]
-    plan = build_plan(registry, registry.track(track), defenses, chosen, seeds)
+    plan = build_plan(registry, registry.track(track), defenses, chosen, range(seeds))
     return [(run.cell.defense.label, run.cell.attack.label, run.cell.seed) for run in plan.runs]
 
 

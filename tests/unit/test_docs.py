@@ -227,7 +227,7 @@ def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path, monk
     monkeypatch.setenv("MIBENCH_ROOT", str(documented.root))  # a worker reads the registry itself
     track, store = documented.track("tiny"), Store(tmp_path / "home")
     defense = documented.select("defense", "confpen[strong]")
-    plan = build_plan(documented, track, [defense], [documented.select("attack", "search")], seeds=1)
+    plan = build_plan(documented, track, [defense], [documented.select("attack", "search")], (0,))
 
     def compute(stage: Stage) -> Manifest:
         carry_out(Order(home=store.home, device="cpu", stage=stage), lambda event: None)

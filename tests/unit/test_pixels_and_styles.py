@@ -537,7 +537,7 @@ def test_mirror_runs_for_every_image_from_its_share_of_the_pool(name: str) -> No
         assert torch.allclose(case([label])[label].images, item.images, atol=1e-4)
         once = {"mirror_white": {"gradient": 3 * 4}, "mirror_black": {"forward": 3 * 5}}[name]
         assert case.asked(label)["optimisation"] == {kind: 2 * 2 * n for kind, n in once.items()}, "twice two runs"
-    with pytest.raises(StageFailed, match="6 runs from .* each need a pool of"):
+    with pytest.raises(StageFailed, match=r"6 runs from .* each need a pool of"):
         Case(name, pool=10, restarts=6, **values[name])
 
 

@@ -58,6 +58,7 @@ class Cgan(Prior):
             0.0, ge=0, lt=1, description="decay of the generator's average that is kept; 0: last weights"
         )
         latent_dim: int = Field(128, ge=1)
+        warmup: int = Field(0, ge=0, description="first steps in which the generator waits for the discriminator")
         start: str | None = Field(None, description="id of the weights that every class of the generator starts from")
         weights: str | None = Field(None, description="id of an imported generator; then nothing is trained")
 
@@ -93,12 +94,13 @@ class Cgan(Prior):
         loop = ctx.loop("cgan", p.steps, state)
         for step in loop:
             rng = ctx.stream(f"step.{step}")
-            y = rng.integers(classes, p.batch)
-            fake = generator(rng.normal(p.batch, p.latent_dim), y)
-            with oracle.phase("prior"):
-                logits = oracle.logits(random_view(fake, rng, jitter_p=0.5))
-            loss_g = generator_loss(critic(fake, y), logits, y, p.identity_weight)
-            descend(opt_g, loss_g)
+            if step >= p.warmup:
+                y = rng.integers(classes, p.batch)
+                fake = generator(rng.normal(p.batch, p.latent_dim), y)
+                with oracle.phase("prior"):
+                    logits = oracle.logits(random_view(fake, rng, jitter_p=0.5))
+                loss_g = generator_loss(critic(fake, y), logits, y, p.identity_weight)
+                descend(opt_g, loss_g)
             for _ in range(p.discriminator_steps):
                 pick = rng.integers(len(chosen), p.batch)
                 real = ctx.public.images[chosen[pick]]
@@ -109,6 +111,6 @@ class Cgan(Prior):
                 loss_d = discriminator_loss(critic(real, pick // p.per_class), critic(fake, y))
                 descend(opt_d, loss_d)
             average.update_parameters(generator)
-            loop.report(loss=loss_g + loss_d)
+            loop.report(loss=loss_d)
         generator.load_state_dict(average.module.state_dict())
         return None

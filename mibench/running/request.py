@@ -95,7 +95,12 @@ class Planner:
         return whole
 
     def crossed(
-        self, track: Track, defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int], settings: dict[str, str]
+        self,
+        track: Track,
+        defenses: Sequence[str],
+        attacks: Sequence[str],
+        seeds: Sequence[int],
+        settings: dict[str, str],
     ) -> Plan:
         """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` ->
         value."""

@@ -66,7 +66,7 @@ def _whole(store: Store, stage: Stage, notes: list[str], verify: bool) -> Manife
 
 def _same_params(stage: Stage, manifest: Manifest) -> None:
     was, now = manifest.params, stage.params
-    changed = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    changed = [name for name in sorted(was) if was[name] != now.get(name)]  # a parameter that is new has its default
     if changed:
         what = "; ".join(f"{name} was {was.get(name)!r} and is now {now.get(name)!r}" for name in changed)
         raise UserError(

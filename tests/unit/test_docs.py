@@ -127,7 +127,7 @@ def test_the_protocol_states_the_numbers_of_the_default_track() -> None:
     text = " ".join((ROOT / "docs" / "protocol.md").read_text(encoding="utf-8").split())
     track, registry = Registry().track("orl32"), Registry()
     private, total = track.private, track.private.train_per_identity + track.private.test_per_identity
-    small = {name: registry.entries("attack")[name].presets["small"] for name in ("gmi", "kedmi", "ppa")}
+    small = {name: registry.values(registry.select("attack", name), track) for name in ("gmi", "kedmi", "ppa")}
     for sentence in (
         f"| `orl32` | {private.identities} people, 32x32 grey | "
         f"{private.train_per_identity} / {private.test_per_identity} "
@@ -138,8 +138,8 @@ def test_the_protocol_states_the_numbers_of_the_default_track() -> None:
         f"All {len(track.identities)} identities, {track.attack.images_per_identity} images asked for each",
         f"GMI {small['gmi']['iterations']} steps",
         f"KEDMI {small['kedmi']['iterations']} steps",
-        f"a pool of {small['ppa']['pool']:,} latents, {small['ppa']['candidates']} candidates of "
-        f"{small['ppa']['iterations']} steps per identity, of which {small['ppa']['keep']} are kept after "
+        f"a pool of {small['ppa']['pool']:,} latents, {4 * track.attack.images_per_identity} candidates of "
+        f"{small['ppa']['iterations']} steps per identity, of which {track.attack.images_per_identity} are kept after "
         f"{small['ppa']['selection_views']} transformed views",
     ):
         assert sentence in text

@@ -14,6 +14,7 @@ from mibench.errors import EXIT_INTERRUPTED, MissingError, UserError
 
 if TYPE_CHECKING:
     from mibench.planning.plan import Plan
+    from mibench.registry import Registry
     from mibench.running.placement import Placement
     from mibench.running.runner import Result
 
@@ -68,7 +69,7 @@ def run(
     placement = Placement(device, jobs, gpus=gpus, per_gpu=per_gpu, limit=seconds, slurm=options)
     plan = planner(ws, decode=True, quiet=quiet).plan(read_asked(asked))
     result = _compute(ws, plan, placement, forced, retry_failed, quiet)
-    _show(result, str(ws.build_site()), as_json, ws.registry.control_ids)
+    _show(result, str(ws.build_site()), as_json, ws.registry)
     if result.outcome.interrupted:
         click.echo(INTERRUPTED, err=True)
         raise SystemExit(EXIT_INTERRUPTED)
@@ -98,14 +99,14 @@ def _compute(
     return result
 
 
-def _show(result: Result, index: str, as_json: bool, controls: frozenset[str]) -> None:
+def _show(result: Result, index: str, as_json: bool, registry: Registry) -> None:
     """The figures on standard output; notes, and what was skipped or failed, on standard error."""
     failures = _failures(result)
     if as_json:
         runs = [record.public(result.cached[record.run]) for record in result.records] + failures
         click.echo(json.dumps({"schema": 1, "runs": runs, "site": index}, allow_nan=False))
     else:
-        _print(result, failures, index, controls)
+        _print(result, failures, index, registry)
     for note in result.notes:
         click.echo(f"Note: {note}", err=True)
     for cell, reason in result.plan.skipped:
@@ -205,12 +206,12 @@ def _failures(result: Result) -> list[dict[str, Any]]:
     return objects
 
 
-def _print(result: Result, failures: list[dict[str, Any]], index: str, controls: frozenset[str]) -> None:
+def _print(result: Result, failures: list[dict[str, Any]], index: str, registry: Registry) -> None:
     from mibench.cli import tables
 
     out = tables.console()
     if result.records:
-        for table in tables.results(result.records, controls):
+        for table in tables.results(result.records, registry.control_ids, registry.bounds):
             out.print(table)
         out.print(tables.seconds(result.records))
         nulls = {

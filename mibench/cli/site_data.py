@@ -29,7 +29,7 @@ def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
         name: {"title": m.title, "direction": m.direction, "unit": m.unit, "help": m.help}
         for name, m in METRICS.items()
     }
-    return Catalogue(tracks, known, _methods(registry, "attack"), metrics)
+    return Catalogue(tracks, known, _methods(registry, "attack"), metrics, registry.bounds)
 
 
 def _methods(registry: Registry, kind: Kind) -> dict[str, dict[str, object]]:

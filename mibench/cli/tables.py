@@ -12,9 +12,10 @@ from rich.text import Text
 
 from mibench.metrics import METRICS
 from mibench.protocol.stage_kinds import STAGE_KINDS
-from mibench.publish.aggregate import MAJORITY, TOP1, Value, leakage_of, mean_over_seeds
+from mibench.publish.aggregate import MAJORITY, TOP1, Value, leakage_of, mean_over_seeds, way_value
 from mibench.publish.study import study_tasks
 from mibench.publish.text import duration, interval, number
+from mibench.publish.way import Bounds, Scale
 from mibench.records import RunRecord
 
 _HEADS = {
@@ -36,9 +37,12 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, width=160)
 
 
-def results(runs: Sequence[RunRecord], controls: Container[str] = frozenset()) -> list[RenderableType]:
+def results(
+    runs: Sequence[RunRecord], controls: Container[str] = frozenset(), bounds: Bounds | None = None
+) -> list[RenderableType]:
     """One table per track: a row per defense and attack, over seeds, with chance and the step-0 baseline. With a panel
-    of judges, a line that says what its figures mean, those of ``controls`` (ids) aside."""
+    of judges, each attack's way from floor to ceiling (the ids ``bounds``), and a line that says what its figures mean,
+    those of ``controls`` (ids) aside."""
     tables: list[RenderableType] = []
     for track in dict.fromkeys(run.track for run in runs):
         own = [run for run in runs if run.track == track]
@@ -52,25 +56,30 @@ def results(runs: Sequence[RunRecord], controls: Container[str] = frozenset()) -
         )
         table.add_column("defense")
         table.add_column("attack")
-        for head in heads.values():
+        for head in [*heads.values(), *(["way"] if panel else [])]:
             table.add_column(head, justify="right")
+        scale = Scale.of(own, bounds, MAJORITY)
         for defense, attack in dict.fromkeys((run.defense_label, run.attack_label) for run in own):
             cell = [run for run in own if (run.defense_label, run.attack_label) == (defense, attack)]
-            table.add_row(Text(defense), Text(attack), *(_value(mean_over_seeds(name, cell), name) for name in heads))
+            values = [_value(mean_over_seeds(name, cell), name) for name in heads]
+            way = [number(way_value(scale, cell, MAJORITY).mean, "fraction")] if panel else []
+            table.add_row(Text(defense), Text(attack), *values, *way)
         tables.append(table)
         if panel:
             competing = [run for run in own if run.attack not in controls and run.defense not in controls]
-            tables.append(Text(in_words(competing or own)))
+            tables.append(Text(in_words(competing or own, own, bounds)))
     return tables
 
 
-def in_words(runs: Sequence[RunRecord]) -> str:
-    """What the figures of a track with a panel mean: of the cell whose majority is the highest, and of the judges."""
+def in_words(runs: Sequence[RunRecord], everything: Sequence[RunRecord] = (), bounds: Bounds | None = None) -> str:
+    """What the figures of a track with a panel mean: of the cell of ``runs`` whose majority is the highest, of the floor
+    of its prior, if that is in ``everything``, and of the judges."""
     cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         cells[(run.attack_label, run.defense_label)].append(run)
     values = {f"{attack} on {defense}": mean_over_seeds(MAJORITY, cell) for (attack, defense), cell in cells.items()}
     name, highest = max(values.items(), key=lambda item: -1 if item[1].mean is None else item[1].mean)
+    best = next(cell for (attack, defense), cell in cells.items() if f"{attack} on {defense}" == name)
     if highest.mean is None:
         return f"No majority: {highest.reason}."
     people = max(len(run.identities) for run in runs)
@@ -79,6 +88,10 @@ def in_words(runs: Sequence[RunRecord]) -> str:
         f"At least two of three judges recognise {highest.mean * people:.1f} of {people} people, on average over the "
         f"images of each ({name}{most})."
     )
+    scale = Scale.of(everything, bounds, MAJORITY)
+    floors = [floor for run in best if (floor := scale.floor(run)) is not None]
+    if floors:
+        said += f" Without optimisation: {people * sum(floors) / len(floors):.1f}."
     judges = next((run.judges for run in runs if run.judges), {})
     tops = [f"{judge} {_known(judges[judge.lower()])}" for judge in TOP1 if judges]
     return f"{said} Real photos that the judges never saw: {', '.join(tops)}." if tops else said

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.protocol.stage_kinds import EXTRA
+from mibench.publish.way import Bounds, Scale, frozen
 from mibench.records import FIRST_TUNING_SEED, RunRecord
 
 TABLE_METRICS = (
@@ -106,6 +107,7 @@ class Row:
     values: dict[str, Value]
     leakage: str  # the metric that ranks
     seconds: float | None
+    way: Value  # its share of the way from its prior's floor to the ceiling
     position: int = 0  # in the default order
     rank: int | None = None  # of the defense; None when it was not run against every attack
     missing: tuple[str, ...] = ()  # attacks it still has to face
@@ -160,27 +162,34 @@ def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def boards(
-    runs: Sequence[RunRecord], tracks: Iterable[str] = (), controls: Container[str] = frozenset()
+    runs: Sequence[RunRecord],
+    tracks: Iterable[str] = (),
+    controls: Container[str] = frozenset(),
+    bounds: Bounds | None = None,
 ) -> list[Board]:
     """One board per track version that has runs: tracks in the given order, then by name; newest version
-    first. ``runs`` as of ``current_runs``. ``controls``: defenses and attacks that do not compete."""
+    first. ``runs`` as of ``current_runs``. ``controls``: defenses and attacks that do not compete; ``bounds``:
+    of these, the floor and the ceiling of the priors."""
     place = {track: index for index, track in enumerate(tracks)}
     groups: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
     for run in runs:
         groups[(run.track, run.track_version)].append(run)
     newest = {track: max(v for t, v in groups if t == track) for track, _ in groups}
     return [
-        _board(track, version, newest[track] == version, groups[(track, version)], controls)
+        _board(track, version, newest[track] == version, groups[(track, version)], controls, bounds)
         for track, version in sorted(groups, key=lambda key: (place.get(key[0], len(place)), key[0], -key[1]))
     ]
 
 
-def _board(track: str, version: int, current: bool, runs: list[RunRecord], controls: Container[str]) -> Board:
+def _board(
+    track: str, version: int, current: bool, runs: list[RunRecord], controls: Container[str], bounds: Bounds | None
+) -> Board:
     cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         cells[(run.defense_label, run.attack_label)].append(run)
     leakage = leakage_of(run.metrics for run in runs)
-    rows = [_row(cells[key], leakage) for key in sorted(cells)]
+    scale = Scale.of(runs, bounds, leakage)
+    rows = [_row(cells[key], leakage, scale) for key in sorted(cells)]
     required = required_attacks([row for row in rows if row.attack not in controls])
     _order(rows, required, controls)
     ordered = sorted(rows, key=lambda row: row.position)
@@ -238,7 +247,7 @@ def _utility(row: Row) -> tuple[float, float, str]:
     return utility or 0.0, leakage or 0.0, row.defense_label
 
 
-def _row(runs: list[RunRecord], leakage: str) -> Row:
+def _row(runs: list[RunRecord], leakage: str, scale: Scale) -> Row:
     done = [run for run in runs if run.status == "done"]
     first = runs[0]
     return Row(
@@ -250,7 +259,18 @@ def _row(runs: list[RunRecord], leakage: str) -> Row:
         values={name: mean_over_seeds(name, done) for name in columns(leakage)},
         leakage=leakage,
         seconds=math.fsum(run.seconds for run in done) / len(done) if done else None,
+        way=way_value(scale, done, leakage),
     )
+
+
+def way_value(scale: Scale, runs: Sequence[RunRecord], leakage: str) -> Value:
+    """The share of the way from floor to ceiling, the mean over the finished runs of a cell."""
+    shares, reason = scale.shares(runs, leakage)
+    if not shares:
+        return Value(None, reason=reason, of=len(runs))
+    mean, interval = math.fsum(shares) / len(shares), seed_interval(shares)
+    low, high = interval or (None, None)
+    return Value(mean, low, high, seeds=len(shares), of=len(runs), source="seeds" if interval else None)
 
 
 def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
@@ -275,12 +295,4 @@ def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
 def _method(run: RunRecord) -> tuple[Any, ...]:
     """What has to be equal for two runs of a cell to be seeds of the same method."""
     versions = sorted({(s.kind, s.plugin, s.version) for s in run.stages if s.kind not in EXTRA})
-    return _frozen(run.defense_params), _frozen(run.attack_params), tuple(versions)
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return tuple(sorted((str(key), _frozen(item)) for key, item in value.items()))
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(item) for item in value)
-    return repr(value)
+    return frozen(run.defense_params), frozen(run.attack_params), tuple(versions)

@@ -110,7 +110,7 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     def page(name: str, template: str, **view: Any) -> None:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
 
-    shown = boards(runs, catalogue.tracks, catalogue.controls)
+    shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds)
     pictures = _run_pages(runs, folder, page, catalogue, options)
     legend = Legend(shown)
     for board in shown:

@@ -26,12 +26,14 @@ class Catalogue:
     identities, metrics, and any further plain fact (shown on the track's page as it is). defenses and attacks: title,
     kind, family, access, prior, adaptive (an attack made to get around a defense), paper, url, year, reference (title,
     venue, year, url), presets, costs, deviations, code_version. metrics: title, direction (``low`` or ``high``,
-    whichever is more private, or None), unit (``fraction`` is shown as per cent), help."""
+    whichever is more private, or None), unit (``fraction`` is shown as per cent), help. bounds: the controls that are
+    floor and ceiling of a prior."""
 
     tracks: Mapping[str, Facts] = field(default_factory=dict)
     defenses: Mapping[str, Facts] = field(default_factory=dict)
     attacks: Mapping[str, Facts] = field(default_factory=dict)
     metrics: Mapping[str, Facts] = field(default_factory=dict)
+    bounds: tuple[str, str] | None = None
 
     @property
     def controls(self) -> frozenset[str]:

@@ -116,10 +116,12 @@ def is_baseline(catalogue: Catalogue, defense: str) -> bool:
 
 
 def stale(runs: list[RunRecord], catalogue: Catalogue) -> list[str]:
-    """What behind the runs has a newer version now: methods by id, and the engine's stages by kind."""
+    """What behind the runs has a newer version now: methods by id, and the engine's stages by kind. Runs of an earlier
+    version of the protocol cannot be repeated, and nothing is said of them."""
     known: dict[str, Mapping[str, Any]] = {"target": catalogue.defenses, "invert": catalogue.attacks}
     old = set()
-    for stage in (stage for run in runs for stage in run.stages):
+    current = [run for run in runs if run.track_version >= catalogue.tracks.get(run.track, {}).get("version", 0)]
+    for stage in (stage for run in current for stage in run.stages):
         engine, plugin = split_version(stage.version)
         if stage.kind in STAGE_KINDS and engine < STAGE_KINDS[stage.kind].version:
             old.add(stage.kind)

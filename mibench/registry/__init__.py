@@ -177,6 +177,11 @@ class Registry:
         return {name: source.entry for name, source in self._sources[kind].items()}
 
     @property
+    def bounds(self) -> tuple[str, str] | None:
+        """The controls that are floor and ceiling of a prior."""
+        return (self.controls.floor, self.controls.ceiling) if self.controls else None
+
+    @property
     def control_ids(self) -> frozenset[str]:
         """The defenses and attacks that are controls."""
         kinds: tuple[Kind, ...] = ("defense", "attack")

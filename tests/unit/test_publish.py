@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.table import Table
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -186,6 +187,31 @@ def judged(majority: float | None, **cell: Any) -> RunRecord:
     return replace(run, metrics=run.metrics | more, images=images, judges=judges)
 
 
+def searching(attack: str, majority: float, seed: int = 0, defense: str = "none", prior: str = "dcgan") -> RunRecord:
+    """A run that three judges saw and that searches a prior."""
+    run = judged(majority, attack=attack, seed=seed, defense=defense)
+    return replace(run, stages=[*run.stages, StageInfo("prior", "9c" * 8, prior, 1001, {"steps": 5}, 0, 3.0)])
+
+
+def test_the_way_from_floor_to_ceiling() -> None:
+    """Floors of the same target and prior, the ceiling of the same prior; by hand: (0.5 - 0.2) / (0.8 - 0.2) = 0.5 and
+    (0.4 - 0.1) / (0.8 - 0.1) = 3 / 7."""
+    runs = [
+        *(searching("ppa", 0.5), searching("ppa", 0.4, seed=1), searching("ppa", 0.5, defense="re")),
+        *(searching("floor", 0.2), searching("floor", 0.1, seed=1), searching("floor", 0.6, prior="wgan_gp")),
+        *(searching("ceiling", 0.8), judged(0.3, attack="miface"), searching("gmi", 0.3, prior="wgan_gp")),
+    ]
+    (board,) = boards(runs, controls={"floor", "ceiling"}, bounds=("floor", "ceiling"))
+    way = {(row.defense, row.attack): row.way for row in board.rows}
+    assert way[("none", "ppa")].mean == pytest.approx((0.5 + 3 / 7) / 2) and way[("none", "ppa")].source == "seeds"
+    assert way[("none", "ceiling")].mean == pytest.approx(1) and way[("none", "ppa")].seeds == 2
+    assert way[("none", "miface")].reason == "it searches no generative prior"
+    for cell in (("re", "ppa"), ("none", "gmi")):
+        assert way[cell].mean is None and way[cell].reason == "floor or ceiling of its prior was not run"
+    (without,) = boards(runs)
+    assert all(row.way.mean is None for row in without.rows)
+
+
 def test_with_a_panel_the_majority_ranks_and_the_evaluator_does_not() -> None:
     runs = [
         judged(0.3, defense="good", attack="gmi", att1=0.9, nat1=0.8),
@@ -330,11 +356,15 @@ def test_the_terminals_table_says_in_words_what_a_panel_found() -> None:
         Console(file=out, width=300).print(part)
     shown = out.getvalue()
     heads = shown.splitlines()[2].replace("┃", " ").split()
-    assert heads == ["defense", "attack", "natural", "majority", "E1", "E2", "E3", "face", "rate", "E1", "step", "0"]
+    assert heads == ["defense", "attack", "natural", "majority", "E1", "E2", "E3", "face", "rate", "E1", "step", "0", "way"]
     assert "recognise 5.0 of 10 people" in shown and "(gmi on re, the most here)" in shown
     assert "never saw: E1 95.0 %, E2 95.0 %, E3 is missing (it knows faces only)." in shown
     _, words = tables.results([*runs, judged(1.0, attack="photos")], controls={"photos"})
     assert "(gmi on re, the most here)" in str(words), "a control is not what an attack reached"
+    bounded = [searching("ppa", 0.75), searching("floor", 0.25), searching("ceiling", 1.0)]
+    table, words = tables.results(bounded, {"floor", "ceiling"}, ("floor", "ceiling"))
+    assert "recognise 7.5 of 10 people" in str(words) and "Without optimisation: 2.5." in str(words)
+    assert isinstance(table, Table) and list(table.columns[-1].cells) == ["66.7", "0.0", "100.0"]
     _, words = tables.results([judged(None)])
     assert str(words) == "No majority: no third judge."
     assert [len(tables.results([make_run()])), len(tables.results(runs))] == [1, 2]

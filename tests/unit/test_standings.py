@@ -159,7 +159,8 @@ def test_the_registrys_own_runs_are_not_stale() -> None:
     for board in boards(load_results(ROOT / "results")):
         for standing in standings(board, found):
             assert "stale code" not in words(standing), standing.label
-    newer = replace(found, attacks=dict(found.attacks) | {"gmi": dict(found.attacks["gmi"]) | {"code_version": 2}})
+    gmi, orl32 = dict(found.attacks["gmi"]) | {"code_version": 2}, dict(found.tracks["orl32"]) | {"version": 1}
+    newer = replace(found, attacks=dict(found.attacks) | {"gmi": gmi}, tracks=dict(found.tracks) | {"orl32": orl32})
     assert all("stale code" in words(s) for b in boards(load_results(ROOT / "results")) for s in standings(b, newer))
 
 

@@ -1,0 +1,80 @@
+"""How far an attack gets: its share of the way from its prior's floor to its prior's ceiling. Pure.
+
+The floor is what the prior gives before anything is optimised, on the same target; the ceiling is what the prior can draw
+of these people at best. 0 is a prior that was only asked, 100 % an attack that finds the best image its prior has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mibench.records import RunRecord
+
+Bounds = tuple[str, str]  # the ids of floor and ceiling
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The floors by defense, prior and seed, the ceilings by prior, of one track; of the metric that ranks."""
+
+    floors: Mapping[Hashable, float]
+    ceilings: Mapping[Hashable, float]
+
+    @staticmethod
+    def of(runs: Iterable[RunRecord], bounds: Bounds | None, metric: str) -> Scale:
+        floors: dict[Hashable, float] = {}
+        ceilings: dict[Hashable, list[float]] = defaultdict(list)
+        for run in runs if bounds else ():
+            value, prior = _value(run, metric), prior_of(run)
+            if value is None or prior is None:
+                continue
+            if run.attack == bounds[0]:  # type: ignore[index]
+                floors[(run.defense_label, prior, run.seed)] = value
+            elif run.attack == bounds[1]:  # type: ignore[index]
+                ceilings[prior].append(value)
+        return Scale(floors, {prior: math.fsum(values) / len(values) for prior, values in ceilings.items()})
+
+    def floor(self, run: RunRecord) -> float | None:
+        """Of the prior of a run, on the same target."""
+        return self.floors.get((run.defense_label, prior_of(run), run.seed))
+
+    def shares(self, runs: Sequence[RunRecord], metric: str) -> tuple[list[float], str | None]:
+        """Per finished run of a cell, (attack - floor) / (ceiling - floor); or the reason why there is none."""
+        shares, reason = [], "no run finished"
+        for run in runs:
+            value, prior = _value(run, metric), prior_of(run)
+            if prior is None:
+                reason = "it searches no generative prior"
+                continue
+            floor, ceiling = self.floor(run), self.ceilings.get(prior)
+            if value is None or floor is None or ceiling is None:
+                reason = "floor or ceiling of its prior was not run"
+            elif ceiling <= floor:
+                reason = "its prior's ceiling is not above its floor"
+            else:
+                shares.append((value - floor) / (ceiling - floor))
+        return shares, None if shares else reason
+
+
+def prior_of(run: RunRecord) -> Hashable | None:
+    """Which prior a run searches: its id and its parameters."""
+    stage = next((stage for stage in run.stages if stage.kind == "prior"), None)
+    return None if stage is None else (stage.plugin, frozen(stage.params))
+
+
+def _value(run: RunRecord, metric: str) -> float | None:
+    found = run.metrics.get(metric)
+    return found.value if found is not None and run.status == "done" else None
+
+
+def frozen(value: Any) -> Hashable:
+    """Parameters as something that can be compared and looked up."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), frozen(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(frozen(item) for item in value)
+    return repr(value)

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py
 
-Stage durations are drawn from those that were measured for the runs in ``results/orl32.json`` (by kind and method); the
+Stage durations are drawn from those that were measured for the runs in ``results/orl32-v1.json`` (by kind and method); the
 coordinator only knows their medians, as it would. Writes ``benchmarks/results/scaling.json`` and ``docs/scaling.svg``;
 the table in ``docs/scaling.md`` is checked against the former by a test.
 """
@@ -35,7 +35,7 @@ GRIDS = {"90 runs": (6, 5, 3), "300 runs": (10, 10, 3), "1000 runs": (20, 10, 5)
 def measured() -> dict[str, dict[str, list[float]]]:
     """Seconds of measured stages by kind, and under the attack that they belong to."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in json.loads((ROOT / "results" / "orl32.json").read_text())["runs"]:
+    for run in json.loads((ROOT / "results" / "orl32-v1.json").read_text())["runs"]:
         for stage in run["record"]["stages"]:
             found[stage["kind"]][run["attack"]].append(stage["seconds"])
     return found
@@ -44,7 +44,7 @@ def measured() -> dict[str, dict[str, list[float]]]:
 def grid(defenses: int, attacks: int, seeds: int, names: list[str]) -> Plan:
     """A plan with the registered attacks' own shape: their priors, their preparation."""
     registry = Registry()
-    track = registry.track("orl32")
+    track = registry.track("orl32").model_copy(update={"panel": None})  # as it was measured
     facts = {name: registry.facts(registry.select("attack", name), track) for name in names[:attacks]}
     guards = [Facts("defense", f"defense{n}", f"defense{n}", 1, {}, {}, "") for n in range(defenses)]
     cells = [Cell(track, d, a, s) for a in facts.values() for d in guards for s in range(seeds)]

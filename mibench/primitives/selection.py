@@ -23,11 +23,13 @@ def top_restarts(rows: Rows, images: Tensor, initial: Tensor, score: Tensor, kee
 def only_top_restarts(
     rows: Rows, images: Tensor, initial: Tensor, score: Tensor, keep: int
 ) -> Iterator[Reconstruction]:
-    """PPA's result (Struppek et al., ICML 2022): per identity, the ``keep`` restarts with the best ``score`` (R,)."""
-    for item in top_restarts(rows, images, initial, score, keep):
-        kept = item.selected
-        assert item.score is not None
-        yield Reconstruction(item.label, item.images[kept], item.initial[kept], item.score[kept])
+    """PPA's result (Struppek et al., ICML 2022): per identity, the ``keep`` restarts with the best ``score`` (R,), the
+    best first."""
+    scores = rows.split(score)
+    parts = zip(rows.identities, rows.split(images), rows.split(initial), scores, strict=True)
+    for label, own, own_initial, own_score in parts:
+        best = own_score.topk(keep).indices
+        yield Reconstruction(label, own[best], own_initial[best], own_score[best])
 
 
 def best_restart(rows: Rows, images: Tensor, initial: Tensor, score: Tensor) -> Iterator[Reconstruction]:

@@ -283,7 +283,7 @@ def attack(**params: Any) -> tuple[dict[int, Any], dict[str, Any]]:
     oracle = Oracle(Means(), "scores", 3)
     prior = PriorModel(Picture(), 16)
     cls = Registry().plugin("attack", "rlbmi")
-    found = cls(cls.Params(**{"width": 16, **params}), TRACK)
+    found = cls(cls.Params(**{"width": 16, "restarts": 1, **params}), TRACK)
     return {r.label: r for r in found.invert(oracle, prior, [0, 2], Context())}, oracle.counts()
 
 

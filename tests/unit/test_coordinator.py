@@ -237,7 +237,7 @@ from mibench.running.request import build_plan, select_all
 registry = Registry(home=Path(sys.argv[1]))
 defenses = select_all(registry, "defense", ["none", "re", "bido", "mid", "ls", "tl"])
 attacks = select_all(registry, "attack", ["gmi", "kedmi", "plgmi", "lomma_gmi", "brepmi"])
-plan = build_plan(registry, registry.track("orl32"), defenses, attacks, range(3))
+plan = build_plan(registry, registry.track("synthfaces"), defenses, attacks, range(3))
 stages = [(own.kind, own.plugin, "target" in own.inputs) for own in plan.stages.values()]
 found = {"runs": len(plan.runs), "stages": stages, "unshared": plan.requests, "torch": "torch" in sys.modules}
 print(json.dumps(found))

@@ -183,7 +183,7 @@ class _Context(AttackContext):
 SMALL = {
     "gmi": {"iterations": 8},
     "kedmi": {"iterations": 8},
-    "ppa": {"pool": 20, "candidates": 4, "keep": 2, "iterations": 5, "lr": 0.05, "selection_views": 3},
+    "ppa": {"pool": 20, "candidates": 4, "keep": 4, "iterations": 5, "lr": 0.05, "selection_views": 3},
 }
 
 
@@ -255,7 +255,8 @@ def test_an_identity_alone_is_the_identity_together(name: str) -> None:
     alone = _invert(name, Oracle(_target(), "white_box", CLASSES), [3])[3]
     assert torch.allclose(alone.images, together[3].images, atol=1e-4)
     assert torch.allclose(alone.initial, together[3].initial, atol=1e-5)
-    assert torch.equal(alone.selected, together[3].selected)
+    if together[3].selected is not None:
+        assert torch.equal(alone.selected, together[3].selected)
     assert not torch.allclose(together[0].images, together[3].images, atol=1e-2)
 
 
@@ -291,9 +292,10 @@ def test_ppa_pool_and_selection() -> None:
     assert torch.allclose(context.artifact["confidence"], confidence, atol=1e-6)
     (item,) = attack.invert(oracle, prior, [2], context)
     best = confidence[:, 2].topk(4).indices
-    assert torch.allclose(item.initial, pool[best], atol=1e-5)
-    assert len(item.initial.flatten(1).unique(dim=0)) == 4
-    assert set(item.score.topk(2).indices.tolist()) == set(item.selected.nonzero().flatten().tolist())
+    order = [int((start.flatten() - pool[best].flatten(1)).abs().sum(1).argmin()) for start in item.initial]
+    assert sorted(order) == [0, 1, 2, 3]
+    assert torch.allclose(item.initial, pool[best][order], atol=1e-5)
+    assert torch.equal(item.score, item.score.sort(descending=True).values) and item.selected is None
     assert oracle.counts()["2"] == {
         "optimisation": {"forward": 0, "gradient": 5 * 4, "label": 0},
         "selection": {"forward": 3 * 4, "gradient": 0, "label": 0},

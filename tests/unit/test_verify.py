@@ -598,7 +598,7 @@ def test_the_split_of_a_data_set_that_is_not_here_is_the_submissions(tmp_path: P
     index = Index.model_construct(tracks={name: TrackPin(version=version, split=one, public_split=other)})
     track = tracks(Submission(tmp_path, index), registry)[name]
     assert (track.split, track.public.split) == (one, other)
-    index = Index.model_construct(tracks={"orl32": TrackPin(version=1, split=one)})
+    index = Index.model_construct(tracks={"orl32": TrackPin(version=registry.track("orl32").version, split=one)})
     with pytest.raises(Refused, match="The data of track orl32 is another split here"):
         tracks(Submission(tmp_path, index), registry)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py
 
-Stage durations are drawn from those that were measured for the runs in ``results/orl32-v1.json`` (by kind and method); the
-coordinator only knows their medians, as it would. Writes ``benchmarks/results/scaling.json`` and ``docs/scaling.svg``;
-the table in ``docs/scaling.md`` is checked against the former by a test.
+Stage durations are drawn from those that were measured for the runs in ``results/orl32-v1.json`` (by kind and method);
+the coordinator only knows their medians, as it would. Writes ``benchmarks/results/scaling.json`` and
+``docs/scaling.svg``; the table in ``docs/scaling.md`` is checked against the former by a test.
 """
 
 from __future__ import annotations

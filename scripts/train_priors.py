@@ -4,7 +4,8 @@
 
 Half of the images are moved copies of the public people's photos, half are chosen and lit samples of the DigiFace
 generator (``mibench.data.digiface``). The recipe is the prior's own (``mibench/priors/NAME.py``) with the parameters
-below; with --steps 0 a generator stays as it was taught, and there is no critic. Training saves its state in FOLDER and goes on from there; the result is
+below; with --steps 0 a generator stays as it was taught, and there is no critic. Training saves its state in FOLDER and
+goes on from there; the result is
 ``mibench/data/weights/facesRESOLUTION-NAME.safetensors``, in float16, with the recipe and the SHA-256 of all images it
 was trained on in its header, and listed in ``carried.json`` beside it. FOLDER/images.json lists these images' sources;
 no private photo is opened.
@@ -41,8 +42,8 @@ from mibench.weights.carried import FOLDER, INDEX, load_carried
 
 COPIES = 200  # of each public photo
 FACES = 4  # of each chosen sample
-# An hour of adversarial training gave the generators of the others artefacts that the teacher does not have (MTCNN finds
-# a face in 93 % before, 78 % after), so they stay as they were taught: critic_steps keeps the generator as it is.
+# An hour of adversarial training gave the other generators artefacts that the teacher does not have (MTCNN finds a face
+# in 93 % before, 78 % after), so they stay as they were taught: critic_steps keeps the generator as it is.
 PARAMS: dict[str, dict[str, Any]] = {
     "dcgan": {"width": 48, "lr": 2e-4, "ema": 0.999},
     "wgan_gp": {"width": 32, "lr": 1e-4, "critic_steps": 10**9},

@@ -4,11 +4,11 @@
 
 Nothing that a published figure uses is looked at. Targets have the seeds 100 to 102; they train on half of the track's
 training photos, the other half are the validation photos, and the sealed photos are not opened. Evaluator and E2 are
-trained anew on these photos; E3 is one network, which is not. The defense is ``none``, and what counts is ``att_maj``,
-the mean over the seeds; of equals the one listed first.
+trained anew on these photos; E3 is one network, which is not. The defense is ``none``, and what counts is
+``att_maj``, the mean over the seeds; of equals the one listed first.
 
-``scripts/trials-TRACK.yaml`` lists the trials of each attack: values over the preset ``small``, under ``prior`` those of
-its prior. The table goes to docs/protocol.md, the figures to benchmarks/results/tuning-TRACK.json; what won is to be
+``scripts/trials-TRACK.yaml`` lists the trials of each attack: values over the preset ``small``, under ``prior`` those
+of its prior. The table goes to docs/protocol.md, the figures to benchmarks/results/tuning-TRACK.json; what won is to be
 written into registry.yaml, which tests/unit/test_docs.py checks. Done runs are kept in FOLDER.
 """
 

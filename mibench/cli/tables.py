@@ -72,8 +72,8 @@ def results(
 
 
 def in_words(runs: Sequence[RunRecord], everything: Sequence[RunRecord] = (), bounds: Bounds | None = None) -> str:
-    """What the figures of a track with a panel mean: of the cell of ``runs`` whose majority is the highest, of the floor
-    of its prior, if that is in ``everything``, and of the judges."""
+    """What the figures of a track with a panel mean: of the cell of ``runs`` whose majority is the highest, of the
+    floor of its prior, if that is in ``everything``, and of the judges."""
     cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         cells[(run.attack_label, run.defense_label)].append(run)

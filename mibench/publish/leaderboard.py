@@ -137,7 +137,12 @@ def _cell(row: Row | None) -> dict[str, Any]:
     if row is None:
         return cell_view(Value(None, reason="not run")) | {"href": None, "failed": 0, "top1": None, "way": None}
     failed = sum(run.status != "done" for run in row.runs)
-    return cell_view(row.leaked) | {"href": _run_href(row), "failed": failed, "top1": _top1(row), "way": cell_view(row.way)}
+    return cell_view(row.leaked) | {
+        "href": _run_href(row),
+        "failed": failed,
+        "top1": _top1(row),
+        "way": cell_view(row.way),
+    }
 
 
 def _top1(row: Row) -> str | None:

@@ -1,7 +1,7 @@
 """How far an attack gets: its share of the way from its prior's floor to its prior's ceiling. Pure.
 
-The floor is what the prior gives before anything is optimised, on the same target; the ceiling is what the prior can draw
-of these people at best. 0 is a prior that was only asked, 100 % an attack that finds the best image its prior has.
+The floor is what the prior gives before anything is optimised, on the same target; the ceiling is what the prior can
+draw of these people at best. 0 is a prior that was only asked, 100 % an attack that finds the best its prior has.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,27 @@ def test_the_protocol_states_the_numbers_of_the_default_track() -> None:
         f"{small['ppa']['selection_views']} transformed views",
     ):
         assert sentence in text
+
+
+def test_presets_are_the_trials_that_won() -> None:
+    """What scripts/tune.py recorded, what protocol.md shows of it, and what the registry runs by itself."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "tuning-orl32.json").read_text())
+    registry, text = Registry(), (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    assert found["seeds"] == [100, 101, 102] and found["version"] == registry.track("orl32").version
+    trials = yaml.safe_load((ROOT / "scripts" / "trials-orl32.yaml").read_text())
+    assert list(trials) == list(found["attacks"])
+    for attack, block in found["attacks"].items():
+        assert [row["values"] for row in block["trials"]] == trials[attack]
+        means = [statistics.fmean(row["att_maj"]) for row in block["trials"]]
+        assert block["chosen"] == means.index(max(means))
+        won = dict(block["trials"][block["chosen"]]["values"])
+        entry = registry.entry("attack", attack)
+        if (prior := won.pop("prior", None)) is not None:
+            assert entry.prior and registry.entry("prior", entry.prior).presets["faces32"] == prior
+        assert entry.presets.get("faces32", {}) == won
+        for index, row in enumerate(block["trials"]):
+            shown = f"| {f'**{attack}**' if index == block['chosen'] else attack} | `"
+            assert f"| {100 * means[index]:.1f} | " in text and shown in text, row
 
 
 # --- text ----------------------------------------------------------------------------------------------------------

@@ -356,7 +356,21 @@ def test_the_terminals_table_says_in_words_what_a_panel_found() -> None:
         Console(file=out, width=300).print(part)
     shown = out.getvalue()
     heads = shown.splitlines()[2].replace("┃", " ").split()
-    assert heads == ["defense", "attack", "natural", "majority", "E1", "E2", "E3", "face", "rate", "E1", "step", "0", "way"]
+    assert heads == [
+        "defense",
+        "attack",
+        "natural",
+        "majority",
+        "E1",
+        "E2",
+        "E3",
+        "face",
+        "rate",
+        "E1",
+        "step",
+        "0",
+        "way",
+    ]
     assert "recognise 5.0 of 10 people" in shown and "(gmi on re, the most here)" in shown
     assert "never saw: E1 95.0 %, E2 95.0 %, E3 is missing (it knows faces only)." in shown
     _, words = tables.results([*runs, judged(1.0, attack="photos")], controls={"photos"})

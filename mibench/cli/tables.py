@@ -34,7 +34,7 @@ _WITH_PANEL |= {"face_rate": "face rate", "att1_step0": "E1 step 0"}
 def console() -> Console:
     """Standard output; wide enough for the table when it is not a terminal."""
     out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=160)
+    return out if out.is_terminal else Console(highlight=False, width=220)
 
 
 def results(

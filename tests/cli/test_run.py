@@ -164,7 +164,7 @@ def test_show_status_why(finished: Cli) -> None:
         shown = finished("show", name).stdout
         assert "defense re" in shown and '"area": [0.1, 0.4]' in shown and "again: mibench run" in shown
     record = json.loads(finished("show", re_run["run"], "--json").stdout)
-    assert record["run"] == re_run["run"] and len(record["images"]) == 5 * 4
+    assert record["run"] == re_run["run"] and len(record["images"]) == 5 * 2
     status = json.loads(finished("status", "--json").stdout)
     expected = {"evaluator": 1, "target": 2, "prior": 1, "prepare": 2, "invert": 2, "utility": 2, "evaluate": 2}
     expected |= {"features": 2}

@@ -35,7 +35,7 @@ class Foreign(Classifier):
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
 
     @property
-    def head(self) -> nn.Linear:  # type: ignore[override]
+    def head(self) -> nn.Linear:  # type: ignore[override]  # a view: as a module its weights would be stored twice
         layer = self.network.get_submodule(self._last)
         assert isinstance(layer, nn.Linear)
         return layer

@@ -13,6 +13,7 @@ import click
 from mibench.errors import UserError
 
 if TYPE_CHECKING:
+    from mibench.protocol.methods import Kind
     from mibench.records import RunRecord
     from mibench.registry import Registry
     from mibench.running.request import Asked, Planner
@@ -103,14 +104,14 @@ class Workspace:
 workspace = click.make_pass_decorator(Workspace, ensure=True)
 
 
-def complete(kind: str) -> Callable[..., list[str]]:
+def complete(kind: Kind | Literal["track"]) -> Callable[..., list[str]]:
     """Shell completion over the registry's names."""
 
     def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         from mibench.registry import Registry
 
         registry = Registry()
-        known = registry.tracks if kind == "track" else registry.entries(kind)  # type: ignore[arg-type]
+        known = registry.tracks if kind == "track" else registry.entries(kind)
         return [name for name in [*known, "all"] if name.startswith(incomplete)]
 
     return names

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mibench.cli.common import Workspace, describe_time, planner, read_asked, selection_options, workspace
 
-_KINDS = ("defenses", "attacks", "priors", "tracks", "metrics")
+if TYPE_CHECKING:
+    from mibench.protocol.methods import Kind
+
+_METHODS: dict[str, Kind] = {"defenses": "defense", "attacks": "attack", "priors": "prior"}
+_KINDS = (*_METHODS, "tracks", "metrics")
 
 
 @click.command("list")
@@ -46,7 +50,7 @@ def _listing(ws: Workspace, kind: str) -> dict[str, dict[str, Any]]:
         from mibench.metrics import METRICS
 
         return {name: {"title": m.title, "direction": m.direction, "unit": m.unit} for name, m in METRICS.items()}
-    entries = ws.registry.entries(kind.removesuffix("s"))  # type: ignore[arg-type]
+    entries = ws.registry.entries(_METHODS[kind])
     return {name: entry.model_dump(exclude_none=True) for name, entry in entries.items()}
 
 

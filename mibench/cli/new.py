@@ -8,11 +8,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mibench.cli.common import Workspace, plugin_option, workspace
 from mibench.errors import EXIT_FAILED, UserError
+
+if TYPE_CHECKING:
+    from mibench.checking.scaffold import Template
+    from mibench.protocol.methods import Kind
 
 LATER = ("BibTeX", "licence")  # what a draft need not have
 
@@ -24,7 +29,7 @@ LATER = ("BibTeX", "licence")  # what a draft need not have
 @click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where. [here]")
 @click.option("--root", default="photos", show_default=True, help="Of a track: the folder of its images.")
 @workspace
-def new(ws: Workspace, kind: str, name: str, start: str | None, folder: Path, root: str) -> None:
+def new(ws: Workspace, kind: Template, name: str, start: str | None, folder: Path, root: str) -> None:
     """Write a new method or track that runs, its registry entry and its test.
 
     In a checkout of mibench the files go where they belong, and the entry into registry.yaml. In any other folder
@@ -41,7 +46,7 @@ def new(ws: Workspace, kind: str, name: str, start: str | None, folder: Path, ro
 
     if kind == "track" and start is not None:
         raise click.UsageError("--from goes with a defense or an attack.")
-    written = draft(ws.registry, kind, name, start, folder, root)  # type: ignore[arg-type]
+    written = draft(ws.registry, kind, name, start, folder, root)
     for path in written.files:
         if path.exists() and path.name != "registry.yaml":
             raise UserError(f"{path} is there already. Choose another name, or remove it.")
@@ -62,7 +67,7 @@ def new(ws: Workspace, kind: str, name: str, start: str | None, folder: Path, ro
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace
-def check(ws: Workspace, kind: str, name: str, draft: bool, as_json: bool) -> None:
+def check(ws: Workspace, kind: Kind, name: str, draft: bool, as_json: bool) -> None:
     """Whether a method keeps the contract, on the smallest track: a list, with what to do about each failing line.
 
     It computes on one core, in a folder that is removed again, and takes some seconds. Exit code 1 if a line failed.
@@ -80,7 +85,7 @@ def check(ws: Workspace, kind: str, name: str, draft: bool, as_json: bool) -> No
     with tempfile.TemporaryDirectory(prefix="mibench-check-") as folder:
         home = Path(folder) / "home"
         home.mkdir()
-        for line in checks(ws.registry, kind, name, home):  # type: ignore[arg-type]
+        for line in checks(ws.registry, kind, name, home):
             if draft and line.name in LATER and line.ok is False:
                 line = Line(line.name, None, f"later: {line.found}")
             lines.append(line)

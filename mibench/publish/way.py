@@ -28,13 +28,15 @@ class Scale:
     def of(runs: Iterable[RunRecord], bounds: Bounds | None, metric: str) -> Scale:
         floors: dict[Hashable, float] = {}
         ceilings: dict[Hashable, list[float]] = defaultdict(list)
-        for run in runs if bounds else ():
+        if bounds is None:
+            return Scale(floors, {})
+        for run in runs:
             value, prior = _value(run, metric), prior_of(run)
             if value is None or prior is None:
                 continue
-            if run.attack == bounds[0]:  # type: ignore[index]
+            if run.attack == bounds[0]:
                 floors[(run.defense_label, prior, run.seed)] = value
-            elif run.attack == bounds[1]:  # type: ignore[index]
+            elif run.attack == bounds[1]:
                 ceilings[prior].append(value)
         return Scale(floors, {prior: math.fsum(values) / len(values) for prior, values in ceilings.items()})
 

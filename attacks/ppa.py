@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction, Rows
+from mibench.errors import StageFailed
 from mibench.images.augment import mirror, resized_crop
 from mibench.primitives.latents import descend_adam
 from mibench.primitives.losses import poincare
@@ -51,6 +52,8 @@ class Ppa(TruncatedPool, Attack):
         p, generator = self.params, prior.generator
         keep = p.keep or ctx.images_per_identity
         candidates = p.candidates or 4 * keep
+        if candidates < keep:
+            raise StageFailed(f"{keep} images of {candidates} candidates were asked for.")
         rows = ctx.rows(labels, candidates)
         start = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
         crops = rows.streams("crop")

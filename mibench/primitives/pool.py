@@ -108,7 +108,9 @@ class TruncatedPool(StyleSearch):
         return {"confidence": score_pool(oracle, self.pool(prior, ctx), prior.generator.synthesis, mirrored=True)}
 
     def candidates(self, prior: PriorModel, labels: Sequence[int], ctx: AttackContext, count: int) -> Tensor:
-        """(len(labels) * count, d): one w of each identity's best, best first."""
+        """(len(labels) * count, d): one w of each identity's best, best first. Raises StageFailed if too many."""
+        if count > self.params.pool:
+            raise StageFailed(f"{count} candidates were asked for, of a pool of {self.params.pool}.")
         best = top_of_pool(ctx.artifact["confidence"], labels, count)
         return self.pool(prior, ctx)[best.flatten(), 0]
 

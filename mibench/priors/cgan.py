@@ -94,6 +94,7 @@ class Cgan(Prior):
         loop = ctx.loop("cgan", p.steps, state)
         for step in loop:
             rng = ctx.stream(f"step.{step}")
+            loss_g: Tensor | float = 0.0
             if step >= p.warmup:
                 y = rng.integers(classes, p.batch)
                 fake = generator(rng.normal(p.batch, p.latent_dim), y)
@@ -111,6 +112,6 @@ class Cgan(Prior):
                 loss_d = discriminator_loss(critic(real, pick // p.per_class), critic(fake, y))
                 descend(opt_d, loss_d)
             average.update_parameters(generator)
-            loop.report(loss=loss_d)
+            loop.report(loss=loss_g + loss_d)
         generator.load_state_dict(average.module.state_dict())
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from mibench.protocol.stage_kinds import ASKING
 from mibench.protocol.tracks import Track
-from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord, StageInfo
 from mibench.store.manifest import Manifest
 
 
@@ -28,7 +28,8 @@ class Question:
     def command(self) -> str:
         """What to type to ask it."""
         words = ["mibench", "run", "--track", self.track.file or self.track.id, "--defense", self.defense]
-        return shlex.join([*words, "--attack", self.attack, "--seeds", str(self.seed + 1)])
+        first = ["--first-seed", str(self.seed)] if self.seed >= FIRST_TUNING_SEED else ["--seeds", str(self.seed + 1)]
+        return shlex.join([*words, "--attack", self.attack, *first])
 
 
 def assemble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mibench.keys import digest
@@ -38,6 +39,7 @@ def test_what_manifests_say() -> None:
     assert (record.defense_params, record.attack_params) == ({"of": "target"}, {"of": "invert"})
     assert record.metrics["att1"].value == 0.5 and record.environment == {"device": "cpu"}
     assert record.command == "mibench run --track orl32 --defense 're[area=0.1:0.6]' --attack gmi --seeds 3"
+    assert replace(ASKED, seed=101).command.endswith("--attack gmi --first-seed 101")
     assert (record.chance, record.deviations, record.identities) == (TRACK.chance, ["One."], [0])
     target, invert, _ = record.stages
     assert (target.kind, target.device, target.peak_memory_mib, target.attempts) == ("target", "cuda:0", 9, None)

@@ -547,6 +547,10 @@ def test_ppa_returns_what_it_keeps() -> None:
     assert len(kept.images) == 2 and kept.selected is None and everything.score is not None
     assert torch.equal(kept.score, everything.score.topk(2).values)  # type: ignore[arg-type]
     assert torch.equal(kept.images, everything.images[everything.score.topk(2).indices])
+    with pytest.raises(StageFailed, match="2 images of 1 candidates"):
+        Case("ppa", pool=40, candidates=1)([3])
+    with pytest.raises(StageFailed, match="8 candidates were asked for, of a pool of 6"):
+        Case("ppa", pool=6)([3])
 
 
 def test_white_mirror_flips_an_identitys_candidates_together(monkeypatch: pytest.MonkeyPatch) -> None:

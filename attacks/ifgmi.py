@@ -2,13 +2,14 @@
 Intermediate Features for Enhanced Model Inversion Attacks", ECCV 2024)."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Generator, Oracle, PriorModel, Reconstruction
 from mibench.errors import StageFailed
 from mibench.images.augment import resized_crop
 from mibench.primitives.latents import descend_adam, l1_ball
@@ -67,9 +68,9 @@ class IfGmi(TruncatedPool, Attack):
         w = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
         crops, d = rows.streams("crop"), w.shape[1]
 
-        def render(s: int, v: Tensor, shape: Sequence[int]) -> Tensor:
+        def render(s: int, v: Tensor, shape: Sequence[int], through: Generator = generator) -> Tensor:
             """Images of the rows v = (w, h_s), flattened to (R, d + |h_s|); h_0 is empty."""
-            return generator.synthesis(layers(v), s, v[:, d:].unflatten(1, shape) if s else None)
+            return through.synthesis(layers(v), s, v[:, d:].unflatten(1, shape) if s else None)
 
         def layers(v: Tensor) -> Tensor:
             return v[:, None, :d].expand(-1, generator.num_ws, -1)
@@ -96,5 +97,8 @@ class IfGmi(TruncatedPool, Attack):
         v = optimise(p.stage, v, shape, max(p.iterations[p.stage] - 1, 0))
         with torch.no_grad():
             images, initial = render(p.stage, v, shape).clamp(0, 1), render(0, w, w.shape[:0]).clamp(0, 1)
-        for label, own, own_initial in zip(rows.identities, rows.split(images), rows.split(initial), strict=True):
-            yield Reconstruction(label, own, own_initial)
+        results = zip(rows.identities, rows.split(images), rows.split(initial), rows.split(v), strict=True)
+        for label, own, own_initial, own_v in results:
+            yield Reconstruction(
+                label, own, own_initial, shown=ctx.shown(generator, partial(render, p.stage, own_v, shape))
+            )

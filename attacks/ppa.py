@@ -1,19 +1,20 @@
 """PPA: plug-and-play attacks with a pretrained public generator (Struppek et al., ICML 2022)."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction, Rows
+from mibench.contracts import Access, Attack, AttackContext, Generator, Oracle, PriorModel, Reconstruction, Rows
 from mibench.errors import StageFailed
 from mibench.images.augment import mirror, resized_crop
 from mibench.primitives.latents import descend_adam
 from mibench.primitives.losses import poincare
 from mibench.primitives.pool import PoolParams, TruncatedPool
-from mibench.primitives.selection import only_top_restarts
+from mibench.primitives.selection import best_rows
 
 
 class Ppa(TruncatedPool, Attack):
@@ -58,8 +59,8 @@ class Ppa(TruncatedPool, Attack):
         start = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
         crops = rows.streams("crop")
 
-        def render(w: Tensor) -> Tensor:
-            return generator.synthesis(w[:, None].expand(-1, generator.num_ws, -1))
+        def render(w: Tensor, through: Generator = generator) -> Tensor:
+            return through.synthesis(w[:, None].expand(-1, through.num_ws, -1))
 
         def objective(w: Tensor) -> Tensor:
             return poincare(oracle.logits(resized_crop(render(w), crops, p.crop), rows), rows.label)
@@ -71,7 +72,9 @@ class Ppa(TruncatedPool, Attack):
         with torch.no_grad():
             images, initial = render(w).clamp(0, 1), render(start).clamp(0, 1)
             score = self._robustness(oracle, images, rows)
-        yield from only_top_restarts(rows, images, initial, score, keep)
+        for label, best in zip(rows.identities, best_rows(rows, score, keep), strict=True):
+            shown = ctx.shown(generator, partial(render, w[best]))
+            yield Reconstruction(label, images[best], initial[best], score[best], shown=shown)
 
     def _robustness(self, oracle: Oracle, images: Tensor, rows: Rows) -> Tensor:
         """(R,) mean target confidence over ``selection_views`` random crops and mirrors."""

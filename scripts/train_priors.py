@@ -4,7 +4,8 @@
 
 Half of the images are moved copies of the public people's photos, half are chosen and lit samples of the DigiFace
 generator (``mibench.data.digiface``). The recipe is the prior's own (``mibench/priors/NAME.py``) with the parameters
-below; with --steps 0 a generator stays as it was taught, and there is no critic. Training saves its state in FOLDER and
+below; with --steps 0 a generator stays as it was taught, and there is no critic. At 64 pixels the DCGAN grows out of the
+carried one of 32 pixels (progressive growing, Karras et al., ICLR 2018). Training saves its state in FOLDER and
 goes on from there; the result is
 ``mibench/data/weights/facesRESOLUTION-NAME.safetensors``, in float16, with the recipe and the SHA-256 of all images it
 was trained on in its header, and listed in ``carried.json`` beside it. FOLDER/images.json lists these images' sources;
@@ -27,6 +28,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.nn.functional import adaptive_avg_pool2d
 
 from mibench.contracts import Generator, ImageSet, Loop, Prior, PriorContext, PriorModel
 from mibench.data import digiface, framing, orl
@@ -45,12 +47,15 @@ FACES = 4  # of each chosen sample
 # An hour of adversarial training gave the other generators artefacts that the teacher does not have (MTCNN finds a face
 # in 93 % before, 78 % after), so they stay as they were taught: critic_steps keeps the generator as it is.
 PARAMS: dict[str, dict[str, Any]] = {
-    "dcgan": {"width": 48, "lr": 2e-4, "ema": 0.999},
-    "wgan_gp": {"width": 32, "lr": 1e-4, "critic_steps": 10**9},
-    "tacgan": {"width": 24},  # of one class, from which those of many can start
+    "dcgan": {"lr": 2e-4, "ema": 0.999},
+    "wgan_gp": {"lr": 1e-4, "critic_steps": 10**9},
+    "tacgan": {},  # of one class, from which those of many can start
 }
+# The DCGAN of 64 pixels is that of 32 with one stage more, so its last stage has half the width.
+WIDTHS = {"dcgan": {32: 48, 64: 24}, "wgan_gp": {32: 32, 64: 16}, "tacgan": {32: 24, 64: 16}}
 # Before its own training a generator learns, for so many steps, to draw what another carried one draws.
 TAUGHT = {"wgan_gp": 6000, "tacgan": 5000}
+GROWN = 1500
 TEACHER, TEACHING_LR = "dcgan", 1e-3
 CLASSES = {
     "dcgan": "mibench.priors.dcgan:Dcgan",
@@ -106,14 +111,14 @@ def built(name: str, info: Any, steps: int) -> tuple[Prior, PriorModel]:
     """A prior with the parameters above, and its untrained model."""
     module, kind_name = CLASSES[name].split(":")
     kind = getattr(import_module(module), kind_name)
-    prior: Prior = kind(kind.Params(**PARAMS[name], steps=steps), info)
+    prior: Prior = kind(kind.Params(**PARAMS[name], width=WIDTHS[name][info.resolution], steps=steps), info)
     torch.manual_seed(stream_seed("offline", name, "weights"))
     return prior, prior.build()
 
 
 def taught(generator: Generator, teacher: Generator, steps: int, ctx: _Context) -> None:
-    """Fit ``generator`` to the images of ``teacher``, mean absolute error, latents being the teacher's and, where it
-    takes more numbers, noise."""
+    """Fit ``generator`` to the images of ``teacher``, mean absolute error at the teacher's resolution, latents being
+    the teacher's and, where it takes more numbers, noise."""
     optimiser = torch.optim.Adam(generator.parameters(), lr=TEACHING_LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     state = {"generator": generator, "optimiser": optimiser, "schedule": schedule}
@@ -123,10 +128,38 @@ def taught(generator: Generator, teacher: Generator, steps: int, ctx: _Context) 
         labels = [torch.zeros(64, dtype=torch.long)] if generator.conditional else []
         with torch.no_grad():
             lesson = teacher(z[:, : teacher.latent_dim])
-        loss = (generator(z, *labels) - lesson).abs().mean()
+        drawn = generator(z, *labels)
+        loss = (adaptive_avg_pool2d(drawn, lesson.shape[-1]) - lesson).abs().mean()
         descend(optimiser, loss)
         schedule.step()
         loop.report(loss=loss)
+
+
+def grown(network: torch.nn.Module, smaller: torch.nn.Module, from_end: bool) -> None:
+    """Give ``network`` the layers of ``smaller``, which has one stage less: at the beginning, or ``from_end``, but the
+    one beside the images, which has another shape."""
+    ours, theirs = [list(cast(Any, net).layers.children()) for net in (network, smaller)]
+    pairs = zip(ours[::-1], theirs[::-1], strict=False) if from_end else zip(ours, theirs, strict=False)
+    for mine, its in list(pairs)[:-1]:
+        mine.load_state_dict(its.state_dict())
+
+
+def prepared(model: PriorModel, info: Any, name: str, ctx: _Context) -> dict[str, Any]:
+    """What happens before the prior's own training, as the recipe tells it: taught by another, or grown, or nothing."""
+    if name in TAUGHT:
+        _, teacher = built(TEACHER, info, 1)
+        teacher.load_state_dict(load_carried(f"faces{info.resolution}-{TEACHER}"))
+        taught(model.generator, teacher.generator.eval(), TAUGHT[name], ctx)
+        return {"by": TEACHER, "steps": TAUGHT[name]}
+    if info.resolution == 32:
+        return {"by": None, "steps": 0}
+    _, smaller = built(name, replace(info, resolution=32), 1)
+    smaller.load_state_dict(load_carried(f"faces32-{name}"))
+    assert model.critic is not None and smaller.critic is not None
+    grown(model.generator, smaller.generator, from_end=False)
+    grown(model.critic, smaller.critic, from_end=True)
+    taught(model.generator, smaller.generator.eval(), GROWN, ctx)
+    return {"by": f"faces32-{name}", "steps": GROWN}
 
 
 def main() -> None:
@@ -143,17 +176,14 @@ def main() -> None:
     (options.work / "images.json").write_text(json.dumps(sources, indent=0) + "\n")
     ctx = _Context(options.prior, info, images, options.work)
     prior, model = built(options.prior, info, max(options.steps, 1))
-    if options.prior in TAUGHT:
-        _, teacher = built(TEACHER, info, 1)
-        teacher.load_state_dict(load_carried(f"faces{options.resolution}-{TEACHER}"))
-        taught(model.generator, teacher.generator.eval(), TAUGHT[options.prior], ctx)
+    lessons = prepared(model, info, options.prior, ctx)
     if options.steps:
         prior.train(ctx, model)
     out = FOLDER / f"faces{options.resolution}-{options.prior}.safetensors"
     recipe = {
         "prior": options.prior,
-        "params": json.dumps(PARAMS[options.prior] | {"steps": options.steps}),
-        "taught": json.dumps({"by": TEACHER, "steps": TAUGHT.get(options.prior, 0)}),
+        "params": json.dumps(cast(Any, prior.params).model_dump(mode="json", exclude_unset=True)),
+        "taught": json.dumps(lessons),
         "images": hashlib.sha256(images.tobytes()).hexdigest(),
         "licence": "trained on the public people of the AT&T/ORL faces (credit: AT&T Laboratories Cambridge) and on "
         "samples of the DigiFace generator, see LICENSE.digiface-dcgan",

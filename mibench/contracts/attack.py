@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from mibench.contracts.context import Context
@@ -13,6 +14,7 @@ from mibench.contracts.prior import PriorModel
 from mibench.contracts.rows import Rows
 from mibench.contracts.values import Access, ImageSet, PriorRef, Reconstruction, TrackInfo
 from mibench.errors import StageFailed
+from mibench.nets.generator import Generator
 from mibench.protocol.params import BaseParams
 
 
@@ -20,7 +22,8 @@ class AttackContext(Context):
     """What ``Attack.prepare`` and ``Attack.invert`` receive. It holds no private image and no evaluator.
 
     public: the track's public images. images_per_identity: how many reconstructions the track asks for.
-    artifact: what ``prepare`` returned, by name.
+    artifact: what ``prepare`` returned, by name. shown_side: the evaluator's own resolution, where the track lets it
+    see more than the track's pixels (``resize: rendered``).
     """
 
     public: ImageSet
@@ -28,6 +31,7 @@ class AttackContext(Context):
     identities: Sequence[int]
     artifact: dict[str, Tensor]
     seed: int
+    shown_side: int | None = None
 
     def rows(self, labels: Sequence[int], restarts: int) -> Rows:
         """The rows for ``labels`` x ``restarts``. Raises StageFailed unless the labels are different classes."""
@@ -54,6 +58,14 @@ class AttackContext(Context):
             group = everyone[start : start + size]
             if wanted & set(group):
                 yield group
+
+    def shown(self, generator: Generator, render: Callable[[Generator], Tensor]) -> Tensor | None:
+        """``render`` of the generator drawing at the evaluator's resolution, not clamped, as the released code of PPA
+        and IF-GMI judges its results; None on tracks whose evaluator is shown the returned images themselves."""
+        if self.shown_side is None:
+            return None
+        with torch.no_grad():
+            return render(generator.at(self.shown_side))
 
     def steps(self, name: str, count: int) -> Iterator[int]:
         """``range(count)`` with progress reporting."""

@@ -93,6 +93,7 @@ class Reconstruction:
     that gives one image runs again from other seeds. initial: the same before optimisation (step 0).
     score: (n,) the target-side score that selection used, or None. selected: (n,) bool, what the attack keeps by
     looking only at the target; None when it keeps everything. notes: further numbers to store, such as a fitted sigma.
+    shown: ``ctx.shown(...)``, (n, C, S, S) floats that the evaluator sees in place of ``images``; None: those, resized.
     """
 
     label: int
@@ -101,3 +102,4 @@ class Reconstruction:
     score: Tensor | None = None
     selected: Tensor | None = None
     notes: dict[str, float] = field(default_factory=dict)
+    shown: Tensor | None = None

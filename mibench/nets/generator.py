@@ -40,6 +40,10 @@ class Generator(nn.Module):
             )
         return latents
 
+    def at(self, side: int) -> Generator:
+        """This generator drawing images of ``side`` pixels; itself if it has only one size."""
+        return self
+
     # --- style latents ------------------------------------------------------------------------------------------------
 
     @property

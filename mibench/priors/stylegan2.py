@@ -26,6 +26,9 @@ class View(Generator):
         self.latent_dim, self.num_ws = generator.latent_dim, generator.num_ws
         self.negative_slope = generator.negative_slope
 
+    def at(self, side: int) -> View:
+        return View(self.generator, self.crop, side, self.grey)
+
     @property
     def w_dim(self) -> int:
         return self.generator.w_dim

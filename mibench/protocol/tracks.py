@@ -91,8 +91,10 @@ class RecipeSection(_Section):
     drop_last: bool = Field(default=False, description="leave an incomplete last batch out")
     initial: Literal["scratch", "imagenet", "ms1m"] = Field(default="scratch", description="weights to start from")
     resolution: int | None = Field(default=None, ge=8, description="side of the network's input if not the track's")
-    resize: Literal["pil", "tensor"] = Field(
-        default="pil", description="how a reconstruction gets to that side: as an 8-bit picture, or as a tensor"
+    resize: Literal["pil", "tensor", "rendered"] = Field(
+        default="pil",
+        description="how a reconstruction gets to that side: as an 8-bit picture, as a tensor, or drawn at that side by "
+        "a generator that can, and neither clamped nor rounded to 8 bits",
     )
 
     ADDED = frozenset(
@@ -112,7 +114,14 @@ class RecipeSection(_Section):
             raise ValueError("crop: expected 0 < low <= high <= 1")
         if self.jitter and not (all(0 <= part < 1 for part in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5):
             raise ValueError("jitter: expected three numbers in [0, 1) and one in [0, 0.5]")
+        if self.resize == "rendered" and self.resolution is None:
+            raise ValueError("resize: rendered goes with a resolution")
         return self
+
+    @property
+    def shown_side(self) -> int | None:
+        """Of an evaluator that is shown floats instead of pictures: their side, in pixels."""
+        return self.resolution if self.resize == "rendered" else None
 
     def changed(self, changes: dict[str, Any]) -> RecipeSection:
         """With other values of some fields; the network and its input stay. Raises UserError."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from mibench.images.pixels import Pixels
+from mibench.images.pixels import Pixels, Shown
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
 from mibench.metrics.panel import answers
@@ -57,6 +57,14 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
+def _shown(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Shown | None:
+    """What the evaluator sees in place of the pictures, in the order of ``entries``; None if it sees these."""
+    if not job.track.evaluator.shown_side:
+        return None
+    labels = dict.fromkeys(entry["label"] for entry in entries)
+    return Shown([invert / "shown" / f"{label:06d}.safetensors" for label in labels], job.device)
+
+
 def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence:
     folder, _ = job.parent("evaluator")
     evaluator = job.evaluator()
@@ -69,7 +77,7 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
     files = [invert / entry["file"] for entry in entries]
     initial_files = [invert / entry["file"].replace("images/", "initial/", 1) for entry in entries]
     images, initial = (Pixels.read(part, job.track.channels, job.device) for part in (files, initial_files))
-    logits, features = predict(evaluator, job.evaluator_inputs(images))
+    logits, features = predict(evaluator, _shown(job, invert, entries) or job.evaluator_inputs(images))
     initial_logits, _ = predict(evaluator, job.evaluator_inputs(initial))
     _, private_features = predict(evaluator, job.evaluator_inputs(Pixels.of(seen, job.device)))
     return Evidence(

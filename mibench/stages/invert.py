@@ -14,7 +14,7 @@ from torch import Tensor
 from mibench import stopping
 from mibench.contracts import Access, AttackContext, ControlContext, ImageSet, Loop, Oracle, Reconstruction
 from mibench.errors import StageFailed
-from mibench.images.pixels import write_png
+from mibench.images.pixels import resized, write_png
 from mibench.keys import digest
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
@@ -33,6 +33,7 @@ class _Context(AttackContext):
         self.identities = job.track.identities
         self.artifact = artifact
         self.seed = job.stage.seed
+        self.shown_side = job.track.evaluator.shown_side
         self.where = ""
 
     @property
@@ -58,7 +59,8 @@ def prepare(job: Job) -> dict[str, Any]:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Writes ``images/`` and ``initial/`` as PNG and ``images.json`` with label, index, file, score, selected."""
+    """Writes ``images/`` and ``initial/`` as PNG and ``images.json`` with label, index, file, score, selected; in
+    ``shown/`` the floats that the evaluator sees, where the track lets it see more than these pictures."""
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
     artifact = {}
     if "prepare" in job.stage.inputs:
@@ -66,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
         artifact = load_file(folder / "artifact.safetensors", device=str(job.device))
     prior = load_prior(job)
     target = job.target()
-    for name in ("images", "initial", "blocks"):
+    for name in ("images", "initial", "blocks", *(["shown"] if job.track.evaluator.shown_side else [])):
         (job.workdir / name).mkdir(exist_ok=True)
     ctx = (_ControlContext if job.stage.access == Access.PRIVATE else _Context)(job, artifact)
     memory = _BlockSize(job)
@@ -105,6 +107,9 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
             raise StageFailed(f"The attack returned identity {item.label}, which was not asked for once.")
         seen.add(item.label)
         _check(job, item)
+        if side := job.track.evaluator.shown_side:
+            shown = resized(item.images, side, "rendered") if item.shown is None else item.shown
+            save_tensors({"images": shown.half()}, job.workdir / "shown" / f"{item.label:06d}.safetensors")
         selected = item.selected if item.selected is not None else torch.ones(len(item.images), dtype=torch.bool)
         for index in range(len(item.images)):
             name = f"{item.label:06d}_{index:03d}.png"
@@ -132,8 +137,13 @@ def _check(job: Job, item: Reconstruction) -> None:
             f"The attack returned {len(item.images)} images for identity {item.label}; the track asks every attack for "
             f"{asked}, so that figures compare."
         )
-    shape = (len(item.images), job.track.channels, job.track.resolution, job.track.resolution)
-    for name, images in (("images", item.images), ("initial", item.initial)):
+    some = (len(item.images), job.track.channels)
+    side = job.track.resolution
+    given = [("images", item.images, side), ("initial", item.initial, side)]
+    if item.shown is not None:
+        given.append(("shown", item.shown, job.track.evaluator.shown_side or side))
+    for name, images, size in given:
+        shape = (*some, size, size)
         if tuple(images.shape) != shape or not len(images):
             raise StageFailed(
                 f"The attack's {name} for identity {item.label} have shape {tuple(images.shape)}; expected {shape}."

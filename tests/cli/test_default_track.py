@@ -67,3 +67,11 @@ def test_ppa_reads_the_undefended_target_and_strong_random_erasing_hides_some_of
     assert _value(runs["none"], "att1") > _value(runs["none"], "att1_step0")
     majority = [_value(everything[name]["none"], "att_maj") for name in ("floor", "ppa", "ceiling", "photos")]
     assert majority == sorted(majority) and majority[1] > 2 * majority[0]
+
+
+def test_another_persons_photos_convince_no_judge(home: Path) -> None:
+    """Real photos as reconstructions give what the judges know of them; under other people's names, nothing."""
+    everything = _run(home, "--attack", "photos[others]")["photos"]
+    assert _value(everything["none"], "att_maj") == 0
+    for judge in ("att1", "att1_e2", "att1_e3"):
+        assert _value(everything["none"], judge) <= 1 / 30, judge

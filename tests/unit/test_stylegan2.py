@@ -259,6 +259,16 @@ def test_view_is_torchvisions_crop_grey_and_antialiased_resize(channels: int, re
     torch.testing.assert_close(model(z(3)), expected, rtol=1e-3, atol=2e-3 * float(expected.abs().max()))
 
 
+def test_a_view_of_another_size_is_the_released_chain_to_the_evaluator() -> None:
+    """Full size, centre crop, antialiased resize of the floats, nothing clamped; not by way of the track's pixels."""
+    model = prior(3, 24).build().requires_grad_(False)
+    full = vision.center_crop(model.generator.generator(z(3)), [26, 26])
+    expected = vision.resize(full, [40, 40], antialias=True)
+    got = model.generator.at(40)(z(3))
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-3 * float(expected.abs().max()))
+    assert got.max() > 1 or got.min() < 0
+
+
 def test_view_keeps_the_levels(raw: Any) -> None:
     view = raw.generator
     assert (view.latent_dim, view.num_ws, view.w_dim, view.blocks) == (10, 8, 12, 4)

@@ -23,8 +23,8 @@ class Lokt(Attack):
 
     access = Access.LABELS
     deviations = (
-        "The evaluator sees what the track shows it of every attack, at 64 pixels 8-bit pictures; released code resizes "
-        "floats. Batches are drawn with replacement; the cosine goes step by step.",
+        "The evaluator sees what the track shows it of every attack, at 64 pixels 8-bit pictures; released code "
+        "resizes floats. Batches are drawn with replacement; the cosine goes step by step.",
         "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate, and the "
         "surrogates are small networks that were not pretrained.",
     )

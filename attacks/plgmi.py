@@ -18,8 +18,8 @@ class PlgMi(Attack):
 
     access = Access.WHITE_BOX
     deviations = (
-        "The evaluator sees what the track shows it of every attack, at 64 pixels 8-bit pictures; released code resizes "
-        "the generator's floats. The files that released code saves stretch each image to its own range.",
+        "The evaluator sees what the track shows it of every attack, at 64 pixels 8-bit pictures; released code "
+        "resizes the generator's floats. The files that released code saves stretch each image to its own range.",
         "Batches of the relabelled public images are drawn with replacement.",
         "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate.",
     )

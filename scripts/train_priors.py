@@ -4,8 +4,8 @@
 
 Half of the images are moved copies of the public people's photos, half are chosen and lit samples of the DigiFace
 generator (``mibench.data.digiface``). The recipe is the prior's own (``mibench/priors/NAME.py``) with the parameters
-below; with --steps 0 a generator stays as it was taught, and there is no critic. At 64 pixels the DCGAN grows out of the
-carried one of 32 pixels (progressive growing, Karras et al., ICLR 2018). Training saves its state in FOLDER and
+below; with --steps 0 a generator stays as it was taught, and there is no critic. At 64 pixels the DCGAN grows out of
+the carried one of 32 pixels (progressive growing, Karras et al., ICLR 2018). Training saves its state in FOLDER and
 goes on from there; the result is
 ``mibench/data/weights/facesRESOLUTION-NAME.safetensors``, in float16, with the recipe and the SHA-256 of all images it
 was trained on in its header, and listed in ``carried.json`` beside it. FOLDER/images.json lists these images' sources;

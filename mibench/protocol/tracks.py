@@ -93,8 +93,8 @@ class RecipeSection(_Section):
     resolution: int | None = Field(default=None, ge=8, description="side of the network's input if not the track's")
     resize: Literal["pil", "tensor", "rendered"] = Field(
         default="pil",
-        description="how a reconstruction gets to that side: as an 8-bit picture, as a tensor, or drawn at that side by "
-        "a generator that can, and neither clamped nor rounded to 8 bits",
+        description="how a reconstruction gets to that side: as an 8-bit picture, as a tensor, or drawn at that side "
+        "by a generator that can, and neither clamped nor rounded to 8 bits",
     )
 
     ADDED = frozenset(

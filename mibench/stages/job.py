@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mibench.contracts import ImageSet, Loop, Recipe, Rng, TrackInfo
 from mibench.data import TrackData, View, load, no_public_images, private_places
 from mibench.errors import MissingError, StageFailed, UserError
-from mibench.images.pixels import Pixels
+from mibench.images.pixels import Pixels, Shown
 from mibench.keys import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
@@ -228,7 +228,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 @torch.no_grad()
 def predict(
-    net: Classifier, images: Tensor | Pixels, rng: Rng | None = None, batch: int = 256
+    net: Classifier, images: Tensor | Pixels | Shown, rng: Rng | None = None, batch: int = 256
 ) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N, F) features of a network in eval mode."""
     outputs = [net(chunk, rng) for chunk in images.split(batch)]

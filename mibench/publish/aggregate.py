@@ -12,6 +12,8 @@ from typing import Any
 from mibench.protocol.stage_kinds import EXTRA
 from mibench.publish.way import Bounds, Scale, frozen
 from mibench.records import FIRST_TUNING_SEED, RunRecord
+from mibench.stats.intervals import seed_interval
+from mibench.stats.tradeoff import pareto_front
 
 TABLE_METRICS = (
     "nat1",
@@ -39,38 +41,6 @@ def columns(leakage: str) -> tuple[str, ...]:
         return TABLE_METRICS
     first = (UTILITY, MAJORITY, *TOP1.values(), "face_rate")
     return (*first, *(name for name in TABLE_METRICS if name not in first))
-
-
-def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """The t interval of the mean over seeds (evaluation 7.7), None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    from scipy.special import stdtrit
-
-    n = len(values)
-    mean = math.fsum(values) / n
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n)
-    return mean - half, mean + half
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (utility, leakage) that no other point beats, by rising utility.
-
-    A point is beaten by one with no less utility and no more leakage that is strictly better in one of
-    them; equal points therefore stand or fall together. No convex hull: mixing two models is not a
-    defense."""
-    front: list[int] = []
-    best = math.inf  # the least leakage seen at a higher utility
-    by_utility: dict[float, list[int]] = defaultdict(list)
-    for index, (utility, _) in enumerate(points):
-        by_utility[utility].append(index)
-    for utility in sorted(by_utility, reverse=True):
-        least = min(points[index][1] for index in by_utility[utility])
-        if least < best:
-            front += [index for index in reversed(by_utility[utility]) if points[index][1] == least]
-            best = least
-    return front[::-1]
 
 
 @dataclass(frozen=True)

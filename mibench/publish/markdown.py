@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mibench.protocol.stage_kinds import ASKING, computed_by
-from mibench.publish.aggregate import MAJORITY, TOP1, leakage_of, seed_interval
+from mibench.publish.aggregate import MAJORITY, TOP1, leakage_of
 from mibench.publish.text import MISSING, duration, interval, number
+from mibench.stats.intervals import seed_interval
 
 ACCURACIES = {"att1": "top-1 %", "att5": "top-5 %", "att1_step0": "step 0 %", "conf": "confidence %"}
 WITH_PANEL = {MAJORITY: "majority %"} | {name: f"{judge} %" for judge, name in TOP1.items()}

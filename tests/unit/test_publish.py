@@ -31,9 +31,11 @@ from factories import make_catalogue, make_run
 
 from mibench.cli import tables
 from mibench.errors import UserError
-from mibench.publish import Catalogue, SiteOptions, build_site, pareto_front, seed_interval, text
+from mibench.publish import Catalogue, SiteOptions, build_site, text
 from mibench.publish.aggregate import boards, current_runs
 from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.stats.intervals import seed_interval
+from mibench.stats.tradeoff import pareto_front
 from mibench.store import atomic
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from mibench.metrics import METRICS
 from mibench.protocol.stage_kinds import STAGE_KINDS
-from mibench.publish.aggregate import MAJORITY, TOP1, Value, leakage_of, mean_over_seeds, way_value
+from mibench.publish.aggregate import mean_over_seeds, way_value
+from mibench.publish.rows import MAJORITY, TOP1, Value, leakage_of
 from mibench.publish.study import study_tasks
 from mibench.publish.text import duration, interval, number
 from mibench.publish.way import Bounds, Scale

@@ -19,7 +19,7 @@ from pydantic_core import from_json
 import mibench
 from mibench.errors import UserError
 from mibench.publish import text
-from mibench.publish.aggregate import Board, boards, current_runs
+from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.compare import compare_view
 from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
 from mibench.publish.features import feature_view
@@ -30,6 +30,7 @@ from mibench.publish.methods import method_view, methods, protocol_view, track_v
 from mibench.publish.model import Catalogue, SiteOptions
 from mibench.publish.parallel import on_all_cores
 from mibench.publish.reported import reported_view
+from mibench.publish.rows import Board
 from mibench.publish.runs import run_view
 from mibench.publish.study import study_view
 from mibench.records import RunRecord
@@ -110,7 +111,7 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     def page(name: str, template: str, **view: Any) -> None:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
 
-    shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds)
+    shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
     pictures = _run_pages(runs, folder, page, catalogue, options)
     legend = Legend(shown)
     for board in shown:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.aggregate import MAJORITY, Board, Row
 from mibench.publish.links import run_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
+from mibench.publish.rows import MAJORITY, Board, Row
 from mibench.publish.standings import Standing, is_baseline, standings
 from mibench.records import RunRecord
 from mibench.stats.intervals import seed_interval

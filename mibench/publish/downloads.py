@@ -11,9 +11,9 @@ from typing import Any
 
 import mibench
 from mibench.publish import text
-from mibench.publish.aggregate import Board
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue, Facts
+from mibench.publish.rows import Board
 from mibench.publish.standings import standings
 from mibench.records import SCHEMA, RunRecord
 
@@ -99,7 +99,7 @@ def as_latex(board: Board, catalogue: Catalogue) -> str:
         r"\midrule",
     ]
     for s in defenses:
-        worst = s.worst.leaked.mean if s.worst else None
+        worst = s.case.value.mean
         cells = [s.cells[a].leaked.mean if a in s.cells else None for a in attacks]
         numbers = [_latex_number(value) for value in (s.natural.mean, worst, *cells)]
         lines.append(" & ".join([latex(s.label), *numbers]) + r" \\")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.aggregate import TOP1, mean_over_seeds
+from mibench.publish.aggregate import mean_over_seeds
+from mibench.publish.rows import TOP1
 from mibench.records import RunRecord
 
 SPREAD = 0.15  # judges this far apart disagree (evaluation 7.2)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.aggregate import MAJORITY, TOP1, Board, Row, Value
 from mibench.publish.downloads import papers
 from mibench.publish.legend import Legend
 from mibench.publish.links import attack_page, board_page, defense_page, run_page, track_page
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
+from mibench.publish.ranking import TRAININGS
+from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict
 from mibench.publish.standings import Standing, is_baseline, standings
 
 ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels", "private": "private photos"}
@@ -46,8 +47,9 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
             }
             for b in boards
         ],
-        "ranked": sum(s.rank is not None for s in defenses),
+        "ranked": sum(s.case.rank is not None for s in defenses),
         "required": len(board.required),
+        "trainings": TRAININGS,
         "seeds": _range([s.seeds for s in defenses]),
         "attacks": attacks,
         "counts": (len(competing), sum(not attack["control"] for attack in attacks)),
@@ -56,7 +58,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
             {"id": "family", "title": "Attack family", "values": _distinct(a["family"] for a in attacks)},
             {"id": "access", "title": "Access", "values": _distinct(a["access"] for a in attacks)},
         ],
-        "rows": [_row(s, attacks, catalogue, legend) for s in defenses],
+        "rows": [_row(s, attacks, _ties(defenses), catalogue, legend) for s in defenses],
         "island": {
             "chance": board.chance,
             "leakage": SHORT[board.leakage],
@@ -107,19 +109,45 @@ def _range(values: Sequence[int]) -> str:
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
-def _row(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue, legend: Legend) -> dict[str, Any]:
+def _ties(defenses: Sequence[Standing]) -> set[int]:
+    """The ranks that several defenses share."""
+    ranks = [s.case.rank for s in defenses if s.case.rank is not None]
+    return {rank for rank in ranks if ranks.count(rank) > 1}
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    """The primary test in words: the difference to the undefended model, its interval, and what it would have found."""
+    if verdict is None:
+        return None
+    d = verdict.difference
+    return {
+        "word": verdict.word,
+        "difference": text.points(d.mean),
+        "interval": text.points_interval(d.low, d.high),
+        "detectable": None if d.detectable is None else text.number(d.detectable, "fraction"),
+        "p": None if verdict.adjusted is None else f"{verdict.adjusted:.2g}",
+        "seeds": d.seeds,
+        "tone": {"leaks less": "good", "leaks more": "bad"}.get(verdict.word, ""),
+    }
+
+
+def _row(
+    s: Standing, attacks: Sequence[dict[str, Any]], ties: set[int], catalogue: Catalogue, legend: Legend
+) -> dict[str, Any]:
     return {
         "label": s.label,
         "title": catalogue.defenses.get(s.defense, {}).get("title") or s.defense,
         "href": defense_page(s.defense),
         "kind": _kind(s.defense, catalogue),
-        "rank": s.rank,
-        "missing": s.missing,
+        "rank": s.case.rank,
+        "tied": s.case.rank is not None and s.case.rank in ties,
+        "missing": s.case.missing,
         "badges": s.badges,
         "colour": legend.colour(s.defense),
         "shape": legend.shape(s.label),
         "natural": cell_view(s.natural),
-        "worst": cell_view(s.worst.leaked if s.worst else Value(None, reason="no attack finished")),
+        "worst": cell_view(s.case.value),
+        "verdict": _verdict(s.case.verdict),
         "worst_attack": s.worst.attack_label if s.worst else None,
         "worst_href": _run_href(s.worst),
         "seeds": s.seeds,
@@ -152,7 +180,13 @@ def _top1(row: Row) -> str | None:
 
 def cell_view(value: Value, unit: str | None = "fraction") -> dict[str, Any]:
     """A value as the tables show it; ``level`` (0 to 10) is how dark a fraction's cell is."""
-    over = {"seeds": f"95 % t interval over {value.seeds} seeds", "bootstrap": "95 % bootstrap interval of one run"}
+    over = {
+        "seeds": f"95 % t interval over {value.seeds} seeds",
+        "people": f"95 % interval over people: {value.seeds} seeds that agree to the digit tell nothing of others",
+        "attacks": f"over {value.seeds} seeds, each with the attack that was worst on the others; the upper end holds "
+        "for all required attacks at once",
+        "bootstrap": "95 % bootstrap interval of one run",
+    }
     return {
         "text": text.number(value.mean, unit),
         "interval": text.interval(value.low, value.high, unit),
@@ -177,9 +211,19 @@ def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue,
         "shape": legend.shape(s.label)["symbol"],
         "seeds": s.seeds,
         "x": _triple(s.natural),
+        "case": _case(s, attacks),
+        "ranked": s.case.rank is not None,
         "y": [_triple(s.cells[a["label"]].leaked) if a["label"] in s.cells else None for a in attacks],
         "href": [_run_href(s.cells.get(a["label"])) for a in attacks],
     }
+
+
+def _case(s: Standing, attacks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What ranks, where it is more than one attack's figure: which attack is worst, and [mean, low, bound]."""
+    if s.case.worst is None or s.worst is None:
+        return None
+    labels = [attack["label"] for attack in attacks]
+    return {"attack": labels.index(s.worst.attack_label), "y": _triple(s.case.value)}
 
 
 def _triple(value: Value) -> list[float | None] | None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from mibench.publish.aggregate import Board
+from mibench.publish.rows import Board
 
 COLOURS = 10  # classes c0..c9 in mibench.css
 # Plotly's name of a marker, and the same shape as a path on a 12 x 12 grid for the legend.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mibench.publish import text
-from mibench.publish.aggregate import Board
+from mibench.publish.rows import Board
 from mibench.records import RunRecord
 
 

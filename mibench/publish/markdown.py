@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mibench.protocol.stage_kinds import ASKING, computed_by
-from mibench.publish.aggregate import MAJORITY, TOP1, leakage_of
+from mibench.publish.rows import MAJORITY, TOP1, leakage_of
 from mibench.publish.text import MISSING, duration, interval, number
 from mibench.stats.intervals import seed_interval
 

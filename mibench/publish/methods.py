@@ -7,11 +7,11 @@ from typing import Any
 
 from mibench.protocol.stage_kinds import computed_by
 from mibench.publish import text
-from mibench.publish.aggregate import MAJORITY, Board, Row, columns, leakage_of
 from mibench.publish.leaderboard import cell_view
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
+from mibench.publish.rows import MAJORITY, Board, Row, columns, leakage_of
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
 EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None}

@@ -41,6 +41,11 @@ class Catalogue:
         facts = [*self.defenses.items(), *self.attacks.items()]
         return frozenset(name for name, fact in facts if CONTROL in (fact.get("kind"), fact.get("family")))
 
+    @property
+    def baselines(self) -> frozenset[str]:
+        """The undefended model."""
+        return frozenset(name for name, facts in self.defenses.items() if facts.get("kind") == "baseline")
+
     def sensitive(self, track: str) -> bool:
         """Whether reconstructions on this track can be faces of real people."""
         return bool(self.tracks.get(track, {}).get("sensitive", True))

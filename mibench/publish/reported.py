@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.aggregate import Board
 from mibench.publish.figures_file import Reported
 from mibench.publish.links import run_page
 from mibench.publish.model import Catalogue
+from mibench.publish.rows import Board
 
 
 def reported_view(lines: Sequence[Reported], boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:

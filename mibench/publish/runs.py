@@ -9,11 +9,11 @@ from typing import Any
 
 from mibench.keys import split_version
 from mibench.publish import text
-from mibench.publish.aggregate import MAJORITY, TABLE_METRICS, TOP1, UTILITY, leakage_of
 from mibench.publish.judges import FLAGS, flags, knowledge_view
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
 from mibench.publish.metrics import SHORT, metric_facts
 from mibench.publish.model import Catalogue
+from mibench.publish.rows import MAJORITY, TABLE_METRICS, TOP1, UTILITY, leakage_of
 from mibench.publish.standings import Badge
 from mibench.records import RunRecord, StageInfo
 

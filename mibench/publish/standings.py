@@ -9,9 +9,9 @@ from typing import Any
 
 from mibench.keys import split_version
 from mibench.protocol.stage_kinds import STAGE_KINDS
-from mibench.publish.aggregate import UTILITY, Board, Row, Value, mean_over_seeds
 from mibench.publish.judges import FLAGS, flags
 from mibench.publish.model import Catalogue
+from mibench.publish.rows import Board, Case, Row, Value
 from mibench.records import RunRecord
 
 
@@ -28,15 +28,22 @@ class Badge:
 class Standing:
     """One defense (with its setting) on a track. ``cells`` holds a row for each attack label it faced."""
 
-    defense: str
-    label: str
-    rank: int | None
-    missing: tuple[str, ...]
-    front: bool
-    natural: Value
-    worst: Row | None  # None: no attack finished
+    case: Case
+    worst: Row | None  # the cell of the worst attack; None: no attack finished
     cells: Mapping[str, Row]
     badges: tuple[Badge, ...]
+
+    @property
+    def defense(self) -> str:
+        return self.case.defense
+
+    @property
+    def label(self) -> str:
+        return self.case.label
+
+    @property
+    def natural(self) -> Value:
+        return self.case.natural
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -53,33 +60,20 @@ def standings(board: Board, catalogue: Catalogue) -> list[Standing]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in board.rows:
         groups[row.defense_label].append(row)
-    return [_standing(group, board, catalogue) for group in groups.values()]
+    return [_standing(case, groups[label], board, catalogue) for label, case in board.cases.items()]
 
 
-def _standing(rows: list[Row], board: Board, catalogue: Catalogue) -> Standing:
-    worst = next((row for row in rows if row.worst), None)
+def _standing(case: Case, rows: list[Row], board: Board, catalogue: Catalogue) -> Standing:
     runs = [run for row in rows for run in row.runs]
     return Standing(
-        defense=rows[0].defense,
-        label=rows[0].defense_label,
-        rank=rows[0].rank,
-        missing=rows[0].missing,
-        front=any(row.front for row in rows),
-        natural=_natural(runs),
-        worst=worst,
+        case=case,
+        worst=next((row for row in rows if row.worst), None),
         cells={row.attack_label: row for row in rows},
-        badges=tuple(_badges(rows, runs, board, catalogue)),
+        badges=tuple(_badges(case, rows, runs, board, catalogue)),
     )
 
 
-def _natural(runs: list[RunRecord]) -> Value:
-    """Over the targets that were trained, each counted once whatever the number of attacks on it."""
-    done = [run for run in runs if run.status == "done" and UTILITY in run.metrics]
-    targets = {run.seed: run for run in sorted(done, key=lambda run: run.created)}
-    return mean_over_seeds(UTILITY, [targets[seed] for seed in sorted(targets)])
-
-
-def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Catalogue) -> list[Badge]:
+def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Catalogue) -> list[Badge]:
     badges = []
     origins = {run.origin for run in runs}
     if "differs" in origins:
@@ -90,14 +84,12 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
         badges.append(Badge("reproduced", "Submitted, and run again here within the track's tolerance.", "good"))
     else:
         badges.append(Badge("submitted", "Figures as their authors sent them; not run again here yet."))
-    if any(row.front for row in rows):
+    if case.front:
         badges.append(Badge("front", "No other defense has both more accuracy and less leakage.", "good"))
-    if rows[0].missing:
-        faced = len(board.required) - len(rows[0].missing)
-        badges.append(
-            Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(rows[0].missing)}.")
-        )
-    competes = not is_baseline(catalogue, rows[0].defense) and rows[0].defense not in catalogue.controls
+    if case.missing:
+        faced = len(board.required) - len(case.missing)
+        badges.append(Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(case.missing)}."))
+    competes = not is_baseline(catalogue, case.defense) and case.defense not in catalogue.controls
     if competes and not any(catalogue.attacks.get(row.attack, {}).get("adaptive") for row in rows):
         meaning = "No attack here was made to get around this defense in particular."
         badges.append(Badge("not adaptive", meaning, "bad"))

@@ -13,7 +13,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const chips = [...section.querySelectorAll("[data-filter]")];
   const groups = [...new Set(chips.map((chip) => chip.dataset.filter))];
   const element = find("[data-table]");
-  const FIRST = 4; // columns before the attacks
+  const FIRST = 5; // columns before the attacks
   const initial = [[0, "asc"]];
   let restoring = false;
 
@@ -38,6 +38,14 @@ document.addEventListener("DOMContentLoaded", () => {
     return known.length ? known.reduce((a, b) => (row.y[b][0] > row.y[a][0] ? b : a)) : null;
   }
 
+  /** {attack, y} of the worst attack shown, or null. While no attack is hidden that is the figure that ranks: for each
+      seed the attack that was worst on the others. */
+  function worstCase(row, attacks) {
+    if (row.case && competing(data.attacks.keys().toArray()).every((i) => attacks.includes(i))) return row.case;
+    const attack = worst(row, attacks);
+    return attack === null ? null : { attack, y: row.y[attack] };
+  }
+
   const visible = () => table.rows({ search: "applied" }).indexes().toArray().map(rowAt);
 
   function apply() {
@@ -46,15 +54,15 @@ document.addEventListener("DOMContentLoaded", () => {
     table.rows().indexes().toArray().forEach((index) => {
       const row = rowAt(index);
       const cell = table.cell(index, 3).node();
-      showWorst(cell, row, worst(row, attacks));
+      showWorst(cell, row, worstCase(row, attacks));
     });
     table.rows().invalidate("dom").draw();
     draw();
   }
 
-  function showWorst(cell, row, attack) {
-    if (cell.dataset.attack === String(attack)) return;
-    cell.dataset.attack = String(attack);
+  function showWorst(cell, row, found) {
+    if (cell.dataset.shown === JSON.stringify(found)) return;
+    cell.dataset.shown = JSON.stringify(found);
     const add = (name, className, text) => {
       const part = document.createElement(name);
       part.className = className;
@@ -63,16 +71,16 @@ document.addEventListener("DOMContentLoaded", () => {
       return part;
     };
     cell.replaceChildren();
-    if (attack === null) {
+    if (found === null) {
       cell.dataset.order = "";
       add("span", "none", "–");
       return;
     }
-    const [mean, low, high] = row.y[attack];
+    const [mean, low, high] = found.y;
     cell.dataset.order = String(mean);
     cell.append(mibench.percent(mean));
     if (low !== null) add("span", "ci", `${mibench.percent(low)}–${mibench.percent(high)}`);
-    add("a", "note", data.attacks[attack].label).href = section.dataset.root + row.href[attack];
+    add("a", "note", data.attacks[found.attack].label).href = section.dataset.root + row.href[found.attack];
   }
 
   // --- state ---------------------------------------------------------------------------------------------------
@@ -114,8 +122,8 @@ document.addEventListener("DOMContentLoaded", () => {
   function points(rows, attacks) {
     const fixed = data.attacks.findIndex((attack) => attack.label === axisChoice.value);
     return rows.flatMap((row) => {
-      const attack = fixed >= 0 ? fixed : worst(row, attacks);
-      return attack !== null && row.y[attack] && row.x ? [{ row, attack, x: row.x, y: row.y[attack] }] : [];
+      const found = fixed >= 0 ? { attack: fixed, y: row.y[fixed] } : worstCase(row, attacks);
+      return found?.y && row.x ? [{ row, attack: found.attack, x: row.x, y: found.y }] : [];
     });
   }
 
@@ -127,7 +135,7 @@ document.addEventListener("DOMContentLoaded", () => {
       .sort((p, q) => p.x[0] - q.x[0] || all.indexOf(p) - all.indexOf(q));
   }
 
-  /** Whether a defense faced every required attack among those that count now: only then can it be on the front. */
+  /** Whether a defense faced every required attack among those that count now. */
   function complete(row, attacks) {
     const fixed = data.attacks.findIndex((attack) => attack.label === axisChoice.value);
     const counted = fixed >= 0 ? [fixed] : attacks;
@@ -167,11 +175,11 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function draw() {
     const attacks = shownAttacks();
-    const rows = visible();
+    const rows = visible().filter((row) => !row.control);
     const all = points(rows, attacks);
-    const front = paretoFront(all.filter((point) => !point.row.control && complete(point.row, attacks)));
+    const front = paretoFront(all.filter((point) => point.row.ranked));
     plot.dataset.front = JSON.stringify(front.map((point) => point.row.label));
-    find("[data-count]").textContent = `${rows.length} of ${data.rows.length} defenses, ${attacks.length} of ${data.attacks.length} attacks`;
+    find("[data-count]").textContent = `${rows.length} of ${data.rows.filter((row) => !row.control).length} defenses, ${competing(attacks).length} of ${competing(data.attacks.keys().toArray()).length} attacks`;
     find("[data-undrawn]").textContent = rows.length > all.length ? `${rows.length - all.length} without one of the two values are not drawn.` : "";
 
     const ink = (name) => resolve(`var(${name})`);
@@ -271,10 +279,10 @@ document.addEventListener("DOMContentLoaded", () => {
   function view() {
     const attacks = shownAttacks();
     return visible().map((row) => {
-      const at = worst(row, attacks);
+      const at = worstCase(row, attacks);
       return {
-        defense: row.label, method: row.defense, natural: row.x, worst_attack: at === null ? null : data.attacks[at].label,
-        worst: at === null ? null : row.y[at], attacks: Object.fromEntries(attacks.map((i) => [data.attacks[i].label, row.y[i]])),
+        defense: row.label, method: row.defense, natural: row.x, worst_attack: at && data.attacks[at.attack].label,
+        worst: at && at.y, attacks: Object.fromEntries(attacks.map((i) => [data.attacks[i].label, row.y[i]])),
       };
     });
   }

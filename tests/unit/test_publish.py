@@ -11,11 +11,13 @@ import random
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,7 @@ from mibench.cli import tables
 from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, text
 from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.rows import Board
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.stats.intervals import seed_interval
 from mibench.stats.tradeoff import pareto_front
@@ -119,28 +122,101 @@ def test_one_seed_keeps_its_bootstrap_interval_and_two_get_the_t_interval() -> N
     (board,) = boards([make_run(att1=0.4), make_run(att1=0.6, seed=1)])
     value = board.rows[0].values["att1"]
     assert (value.mean, value.source) == (pytest.approx(0.5), "seeds")
-    assert (value.low, value.high) == pytest.approx(seed_interval([0.4, 0.6]))
+    assert (value.low, value.high) == (0.0, 1.0)  # cut to what a share can be
+    (board,) = boards([make_run(att1=0.4), make_run(att1=0.41, seed=1), make_run(att1=0.42, seed=2)])
+    value = board.rows[0].values["att1"]
+    assert (value.low, value.high) == pytest.approx(seed_interval([0.4, 0.41, 0.42]))
+
+
+def over_seeds(make: Callable[..., RunRecord], *arguments: Any, seeds: int = 3, **cell: Any) -> list[RunRecord]:
+    """The same cell on several seeds, ``att1`` a little other on each."""
+    share = cell.pop("att1", 0.5)
+    return [make(*arguments, seed=seed, att1=share + 0.01 * seed, **cell) for seed in range(seeds)]
 
 
 def test_defenses_are_ranked_by_their_worst_attack_and_incomplete_ones_stand_last() -> None:
     runs = [
-        make_run(defense="good", attack="gmi", att1=0.3, nat1=0.8),
-        make_run(defense="good", attack="kedmi", att1=0.2, nat1=0.8),
-        make_run(defense="lopsided", attack="gmi", att1=0.0, nat1=0.7),
-        make_run(defense="lopsided", attack="kedmi", att1=0.6, nat1=0.7),
-        make_run(defense="untested", attack="gmi", att1=0.01, nat1=0.99),
-        make_run(defense="untested", attack="kedmi", attack_label="kedmi[steps=1]", att1=0.0, nat1=0.99),
+        *over_seeds(make_run, defense="good", attack="gmi", att1=0.3, nat1=0.8),
+        *over_seeds(make_run, defense="good", attack="kedmi", att1=0.2, nat1=0.8),
+        *over_seeds(make_run, defense="lopsided", attack="gmi", att1=0.0, nat1=0.7),
+        *over_seeds(make_run, defense="lopsided", attack="kedmi", att1=0.6, nat1=0.7),
+        *over_seeds(make_run, defense="untested", attack="gmi", att1=0.01, nat1=0.99),
+        *over_seeds(make_run, defense="untested", attack="kedmi", attack_label="kedmi[steps=1]", att1=0.0, nat1=0.99),
+        make_run(defense="lucky", attack="gmi", att1=0.0, nat1=0.9),
+        make_run(defense="lucky", attack="kedmi", att1=0.0, nat1=0.9),
     ]
     (board,) = boards(runs)
-    order = [(row.defense, row.attack, row.rank, row.worst, row.missing) for row in board.rows]
-    assert order[:4] == [
-        ("good", "gmi", 1, True, ()),
-        ("good", "kedmi", 1, False, ()),
-        ("lopsided", "kedmi", 2, True, ()),
-        ("lopsided", "gmi", 2, False, ()),
+    assert [(row.defense, row.attack, row.worst) for row in board.rows[:4]] == [
+        ("good", "gmi", True),
+        ("good", "kedmi", False),
+        ("lopsided", "kedmi", True),
+        ("lopsided", "gmi", False),
     ]
-    assert {(row[0], row[2], row[4]) for row in order[4:]} == {("untested", None, ("kedmi",))}
+    found = [(case.label, case.rank, case.missing) for case in board.cases.values()]
+    assert found[:2] == [("good", 1, ()), ("lopsided", 1, ())]  # differences that agree to the digit are no evidence
+    few = "(trainings 0 to 2; 1 done without a gap)"
+    assert found[2:] == [("lucky", None, (f"gmi {few}", f"kedmi {few}")), ("untested", None, ("kedmi",))]
     assert board.front == ["good"]
+
+
+def paired_boards(values: dict[str, list[float]], baselines: set[str]) -> Board:
+    runs = [
+        make_run(defense=name, attack="gmi", seed=seed, att1=value, nat1=0.9)
+        for name, own in values.items()
+        for seed, value in enumerate(own)
+    ]
+    (board,) = boards(runs, baselines=baselines)
+    return board
+
+
+def test_what_paired_tests_do_not_tell_apart_shares_a_rank() -> None:
+    values = {
+        "none": [0.60, 0.65, 0.62],
+        "strong": [0.10, 0.16, 0.11],
+        "weak": [0.40, 0.46, 0.41],
+        "noisy": [0.10, 0.90, 0.50],
+        "harmful": [0.80, 0.86, 0.81],
+    }
+    board = paired_boards(values, {"none"})
+    found = {case.label: (case.rank, case.verdict.word if case.verdict else None) for case in board.cases.values()}
+    assert found == {
+        "strong": (1, "leaks less"),
+        "weak": (2, "leaks less"),
+        "noisy": (3, "not told apart"),
+        "none": (3, None),
+        "harmful": (5, "leaks more"),
+    }
+    p = [stats.ttest_rel(values[name], values["none"]).pvalue for name in ("strong", "weak", "noisy", "harmful")]
+    adjusted = [board.cases[name].verdict.adjusted for name in ("strong", "weak", "noisy", "harmful")]  # type: ignore[union-attr]
+    ordered = sorted(range(4), key=lambda i: p[i])
+    running = 0.0
+    for place, i in enumerate(ordered):
+        running = max(running, min(1.0, (4 - place) * p[i]))
+        assert adjusted[i] == pytest.approx(running)
+
+
+def test_one_training_or_a_gap_is_no_rank() -> None:
+    board = paired_boards({"none": [0.6, 0.65, 0.62], "one": [0.0]}, {"none"})
+    assert board.cases["one"].rank is None and board.cases["none"].rank == 1
+    gap = [make_run(defense="re", attack="gmi", seed=seed, att1=0.1) for seed in (0, 2, 3, 4)]
+    whole = [make_run(defense="none", attack="gmi", seed=seed, att1=0.6) for seed in range(3)]
+    (board,) = boards([*gap, *whole], baselines={"none"})
+    assert board.cases["re"].missing == ("gmi (trainings 0 to 2; 1 done without a gap)",)
+    assert "0 to 2" in board.cases["re"].missing[0] and board.cases["re"].rank is None
+
+
+def test_the_worst_attack_is_told_of_other_seeds_than_it_is_chosen_on() -> None:
+    shares = {"gmi": [0.9, 0.1, 0.1], "kedmi": [0.3, 0.4, 0.5]}
+    runs = [
+        make_run(defense="re", attack=attack, seed=seed, att1=value)
+        for attack, own in shares.items()
+        for seed, value in enumerate(own)
+    ]
+    (board,) = boards(runs)
+    value = board.cases["re"].value
+    assert value.mean == pytest.approx((0.3 + 0.1 + 0.1) / 3) and value.source == "attacks"
+    upper = [np.mean(own) + stats.t.ppf(1 - 0.025 / 2, 2) * stats.sem(own) for own in shares.values()]
+    assert value.high == pytest.approx(min(1.0, max(upper)))
 
 
 def test_failed_runs_are_shown_but_not_averaged() -> None:
@@ -216,28 +292,23 @@ def test_the_way_from_floor_to_ceiling() -> None:
 
 def test_with_a_panel_the_majority_ranks_and_the_evaluator_does_not() -> None:
     runs = [
-        judged(0.3, defense="good", attack="gmi", att1=0.9, nat1=0.8),
-        judged(0.1, defense="good", attack="kedmi", att1=0.95, nat1=0.8),
-        judged(0.4, defense="bad", attack="gmi", att1=0.1, nat1=0.7),
-        judged(0.5, defense="bad", attack="kedmi", att1=0.05, nat1=0.7),
-        make_run(defense="bad", attack="kedmi", seed=1, status="failed", metrics={}),
+        *over_seeds(judged, 0.3, defense="good", attack="gmi", att1=0.9, nat1=0.8),
+        *over_seeds(judged, 0.1, defense="good", attack="kedmi", att1=0.95, nat1=0.8),
+        *over_seeds(judged, 0.4, defense="bad", attack="gmi", att1=0.1, nat1=0.7),
+        *over_seeds(judged, 0.5, defense="bad", attack="kedmi", att1=0.05, nat1=0.7),
+        make_run(defense="bad", attack="kedmi", seed=3, status="failed", metrics={}),
     ]
     (board,) = boards(runs)
     assert board.leakage == "att_maj" and board.front == ["good"]
-    found = [(row.defense, row.attack, row.rank, row.worst) for row in board.rows]
-    assert found == [
-        ("good", "gmi", 1, True),
-        ("good", "kedmi", 1, False),
-        ("bad", "kedmi", 2, True),
-        ("bad", "gmi", 2, False),
-    ]
-    (plain,) = boards([replace(run, metrics={"att1": run.metrics["att1"]}) for run in runs[:4]])
+    found = [(row.defense, row.attack, row.worst) for row in board.rows]
+    assert found == [("good", "gmi", True), ("good", "kedmi", False), ("bad", "kedmi", True), ("bad", "gmi", False)]
+    (plain,) = boards([replace(run, metrics={"att1": run.metrics["att1"]}) for run in runs[:-1]])
     assert plain.leakage == "att1" and plain.rows[0].defense == "bad"
 
 
 def test_without_a_majority_nothing_ranks_and_the_reason_is_told() -> None:
     (board,) = boards([judged(None, att1=0.9)])
-    assert (board.rows[0].rank, board.rows[0].leaked.reason) == (None, "no third judge")
+    assert board.cases["none"].rank is None and board.rows[0].leaked.reason == "no third judge"
 
 
 def test_versions_of_a_track_are_never_mixed() -> None:

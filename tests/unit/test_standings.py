@@ -51,9 +51,13 @@ def words(standing: Any) -> set[str]:
 def test_controls_are_shown_and_do_not_compete() -> None:
     cells = [("none", "gmi", 0.6), ("none", "floor", 0.9), ("re", "gmi", 0.4), ("re", "floor", 0.1)]
     cells += [("deranged", "gmi", 0.0)]
-    runs = [make_run(defense=d, attack=a, att1=v, nat1=0.9) for d, a, v in cells]
-    (board,) = boards(runs, controls={"floor", "deranged"})
-    ranked = [(s.label, s.rank, s.worst.attack if s.worst else None) for s in standings(board, make_catalogue())]
+    runs = [
+        make_run(defense=d, attack=a, att1=v + shift * (d == "re"), nat1=0.9, seed=seed)
+        for d, a, v in cells
+        for seed, shift in enumerate((0.0, 0.02, 0.01))
+    ]
+    (board,) = boards(runs, controls={"floor", "deranged"}, baselines={"none"})
+    ranked = [(s.label, s.case.rank, s.worst.attack if s.worst else None) for s in standings(board, make_catalogue())]
     assert ranked == [("re", 1, "gmi"), ("none", 2, "gmi"), ("deranged", None, "gmi")]
     assert board.required == ("gmi",) and "deranged" not in board.front
     assert {row.attack_label for row in board.rows if row.defense_label == "re"} == {"gmi", "floor"}

@@ -1,0 +1,159 @@
+"""What a board is made of: values with their intervals, rows (a defense and an attack), boards; and which metrics rank.
+Pure data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from mibench.records import RunRecord
+from mibench.stats.comparisons import Paired
+from mibench.stats.worst import Worst
+
+TABLE_METRICS = (
+    "nat1",
+    "att1",
+    "att5",
+    "att1_selected",
+    "att1_step0",
+    "conf",
+    "knn_eval",
+    "d_eval",
+    "face_rate",
+)
+UTILITY, MAJORITY = "nat1", "att_maj"
+TOP1 = {"E1": "att1", "E2": "att1_e2", "E3": "att1_e3"}  # of each judge
+
+
+_SHARES, _DISTANCES = ("nat", "att", "conf", "ver_", "face_rate"), ("d_", "knn_", "lpips", "fid")
+
+
+def bounds_of(metric: str) -> tuple[float, float]:
+    """Between which numbers a metric lies, by the beginning of its id."""
+    if metric.startswith(_SHARES):
+        return 0.0, 1.0
+    return (0.0 if metric.startswith(_DISTANCES) else -math.inf), math.inf
+
+
+def leakage_of(metrics: Iterable[Container[str]]) -> str:
+    """What ranks, given the metrics of each run: the majority of the judges if there is a panel, else E1's top-1."""
+    return MAJORITY if any(MAJORITY in names for names in metrics) else TOP1["E1"]
+
+
+def columns(leakage: str) -> tuple[str, ...]:
+    """The metrics that tables show."""
+    if leakage != MAJORITY:
+        return TABLE_METRICS
+    first = (UTILITY, MAJORITY, *TOP1.values(), "face_rate")
+    return (*first, *(name for name in TABLE_METRICS if name not in first))
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of the leaderboard. ``mean`` is None exactly when ``reason`` is set. ``seeds`` of ``of``
+    runs had a value; ``source`` says what the interval is over: ``seeds``, ``people`` (of trainings that agree to the
+    digit), ``attacks`` (its upper end holds for all of them at once), ``bootstrap`` (one run) or None without one."""
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+    seeds: int = 0
+    of: int = 0
+    source: str | None = None
+
+
+@dataclass
+class Row:
+    """A defense and an attack on a track, over seeds. ``runs`` includes failed ones, by seed."""
+
+    defense: str
+    attack: str
+    defense_label: str
+    attack_label: str
+    runs: list[RunRecord]
+    values: dict[str, Value]
+    leakage: str  # the metric that ranks
+    seconds: float | None
+    way: Value  # its share of the way from its prior's floor to the ceiling
+    position: int = 0  # in the default order
+    worst: bool = False  # the attack that recovers most from this defense
+
+    @property
+    def leaked(self) -> Value:
+        """What the attack recovers."""
+        return self.values[self.leakage]
+
+    @property
+    def by_seed(self) -> dict[int, RunRecord]:
+        """The finished runs that have a value of what ranks."""
+        return {
+            run.seed: run
+            for run in self.runs
+            if run.status == "done" and self.leakage in run.metrics and run.metrics[self.leakage].value is not None
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The primary test of a defense: what its worst attack recovers against what the undefended model's worst attack
+    recovers, the same trainings' seeds. ``adjusted``: its p value among all defenses of the board (Holm)."""
+
+    difference: Paired
+    adjusted: float | None
+
+    @property
+    def word(self) -> str:
+        if self.adjusted is None or math.isnan(self.adjusted):
+            return "one training" if self.difference.seeds == 1 else "not told apart"
+        if self.adjusted >= 0.05:
+            return "not told apart"
+        return "leaks less" if self.difference.mean < 0 else "leaks more"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A defense as a whole. ``worst``: what its worst attack recovers on trainings 0 to S - 1, on all of which it faced
+    every attack of ``attacks``; None if there is no such training. ``missing``: what it still has to face to be ranked,
+    in words. ``front``: no other ranked defense has both more accuracy and less leakage."""
+
+    defense: str
+    label: str
+    attacks: tuple[str, ...]
+    worst: Worst | None
+    value: Value  # of ``worst``; without it, of the attack that recovers most
+    natural: Value
+    missing: tuple[str, ...]
+    verdict: Verdict | None = None  # None where it cannot be made
+    rank: int | None = None
+    front: bool = False
+
+    @property
+    def seeds(self) -> int:
+        return len(self.worst.values) if self.worst else 0
+
+
+@dataclass(frozen=True)
+class Board:
+    """One track (one version of it) with its rows in default order. ``required`` are the attacks that a
+    defense has to face to be ranked; ``cases`` the defenses by label, in default order."""
+
+    track: str
+    version: int
+    current: bool
+    rows: list[Row]
+    required: tuple[str, ...]
+    chance: float
+    leakage: str  # the metric that ranks
+    cases: Mapping[str, Case] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.track if self.current else f"{self.track}-v{self.version}"
+
+    @property
+    def front(self) -> list[str]:
+        """The defenses on the Pareto front, by rising utility."""
+        on = [case for case in self.cases.values() if case.front]
+        return [case.label for case in sorted(on, key=lambda case: (case.natural.mean or 0.0, case.label))]

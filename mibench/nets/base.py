@@ -77,6 +77,11 @@ class Classifier(nn.Module):
         """This network with the shortcuts of its last stage multiplied by ``factor``; 0 removes them."""
         raise NotImplementedError(f"{type(self).__name__} has no shortcuts")
 
+    def without_input_transform(self) -> Classifier:
+        """This network without the step from one normalisation to another that it was trained with. Raises
+        NotImplementedError where there is none."""
+        raise NotImplementedError(f"{type(self).__name__} does not transform its input")
+
     def train(self, mode: bool = True) -> Classifier:
         super().train(mode)
         for stage in self._statistics_frozen:

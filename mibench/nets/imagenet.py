@@ -293,7 +293,8 @@ class MaxViTT(ImageNetClassifier):
 class InceptionV3(Classifier):
     """2048 features at 299 pixels, the evaluator of the 224-pixel protocols (Szegedy et al., CVPR 2016).
 
-    torchvision's network as it comes with ImageNet weights: the input is moved from mean 0.5, std 0.5 to ImageNet's.
+    torchvision's network as it comes with ImageNet weights: the input is moved from mean 0.5, std 0.5 to ImageNet's
+    (``transform_input``). No tensor of a checkpoint tells whether a network was trained or is used with that step.
     The auxiliary head keeps 1000 outputs; while training, its logits are in ``hidden`` as ``aux``."""
 
     def __init__(self, num_classes: int, channels: int = 3, resolution: int = 299) -> None:
@@ -311,6 +312,11 @@ class InceptionV3(Classifier):
     @property
     def published_names(self) -> dict[str, str]:
         return {name: f"net.{name}" for name, _ in self.net.named_children() if name != "fc"} | {"fc": "head"}
+
+    def without_input_transform(self) -> Classifier:
+        """As torchvision builds it where no weights are named: what PPA's attack code loads trained weights into."""
+        self.net.transform_input = False
+        return self
 
     def body(self, images: Tensor) -> dict[str, Tensor]:
         out = self.net(self.colour(images))

@@ -227,6 +227,31 @@ def test_inceptions_auxiliary_head_takes_part_in_training_only() -> None:
         assert list(net.eval()(x).hidden) == ["features"]
 
 
+@torch.no_grad()
+def test_inceptions_input_transform_kept_and_dropped() -> None:
+    """Kept is torchvision's network as it comes with weights, dropped the one that is built without naming any; the
+    step between them moves mean 0.5 and std 0.5 to ImageNet's."""
+    theirs = library("inception_v3")
+    kept, dropped = (build_classifier("inception_v3", 1000, 3, 299, (0.5, 0.5)).eval() for _ in range(2))
+    for net in (kept, dropped):
+        load_published(net, theirs.state_dict())
+    assert dropped.without_input_transform() is dropped
+    x = Stream(1).uniform(2, 3, 299, 299)
+
+    def apart(one: Tensor, other: Tensor) -> float:
+        return float((one - other).norm() / other.norm())
+
+    assert apart(kept(x).logits, theirs(2 * x - 1)) < 1e-4
+    plain = torchvision.models.inception_v3(weights=None, init_weights=False, transform_input=False).eval()
+    plain.load_state_dict(theirs.state_dict())
+    assert apart(dropped(x).logits, plain(2 * x - 1)) < 1e-4
+    mean, std = (torch.tensor(row).reshape(1, 3, 1, 1) for row in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    by_hand = ((2 * x - 1) * std / 0.5 + (mean - 0.5) / 0.5 + 1) / 2
+    assert apart(dropped(by_hand).logits, kept(x).logits) < 1e-3 < 1e-2 < apart(dropped(x).logits, kept(x).logits)
+    with pytest.raises(NotImplementedError, match="ResNet18 does not transform"):
+        on_meta("resnet18", 3).without_input_transform()
+
+
 @pytest.mark.parametrize(("arch", "features"), [("mcnn", 256), ("scnn", 512)])
 def test_digits(arch: str, features: int) -> None:
     net = build_classifier(arch, 5, 1, 32)

@@ -81,6 +81,11 @@ def test_published_recipes(registry: Registry) -> None:
     assert high.normalisation == (0.5, 0.5) and high.evaluator.milestones == (80,)
     assert registry.track("celeba224-resnet18").evaluator.milestones == (75, 90)
     assert registry.track("facescrub224-densenet121").target.batch == 64
+    judges = {track.evaluator.arch: track.evaluator for track in registry.suite_tracks.values()}
+    assert set(judges) == {"facenet112", "inception_v3", "scnn"} and judges["scnn"].classes == 10
+    for track in registry.suite_tracks.values():
+        dropped, cut = track.evaluator.transform_input == "dropped", track.attack.stored == "truncated"
+        assert dropped == (track.evaluator.arch == "inception_v3") and cut == track.id.startswith("celeba64")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""How the evaluator is trained and in which reading it judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from mibench.errors import MissingError
+from mibench.nets import build_classifier
+from mibench.protocol.tracks import Track
+from mibench.stages import evaluator
+from mibench.stages.job import Job, Tools
+
+PEOPLE, OTHERS = 3, 2
+RECIPE = {"arch": "convnet", "epochs": 30, "batch": 10, "lr": 0.01, "weight_decay": 0.0}
+TRACK: dict[str, Any] = {
+    "id": "grey",
+    "version": 1,
+    "title": "Shades",
+    "kind": "digits",
+    "sensitive": False,
+    "source": "mnist",
+    "resolution": 16,
+    "channels": 1,
+    "fill": (0.5,),
+    "private": {"identities": PEOPLE},
+    "target": RECIPE,
+    "attack": {"images_per_identity": 1},
+    "metrics": ("att1",),
+}
+
+
+def shades(first: int, count: int, label: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Ten images of each of ``count`` classes, all of one grey that tells the class; labels from 0, or ``label``."""
+    classes = np.repeat(np.arange(count), 10)
+    images = np.broadcast_to(20 + 50 * (first + classes)[:, None, None, None], (len(classes), 1, 16, 16))
+    return images.astype(np.uint8), classes if label is None else np.full_like(classes, label)
+
+
+def job(tmp_path: Path, public: tuple[np.ndarray, np.ndarray], **changes: Any) -> Job:
+    made = Job(
+        SimpleNamespace(track="grey", kind="evaluator", seed=0, inputs={}),  # type: ignore[arg-type]
+        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(),  # type: ignore[arg-type]
+        tmp_path,
+        torch.device("cpu"),
+        lambda event: None,
+    )
+    data = {"private_train": lambda view: shades(0, PEOPLE), "private_test": lambda view: shades(0, PEOPLE)}
+    tools = Tools("grey", "evaluator", 0, made.device, tmp_path / "state", made.emit, tmp_path)
+    track = Track.model_validate(TRACK | {"evaluator": RECIPE | changes})
+    made.__dict__ |= {"track": track, "data": SimpleNamespace(**data, public=lambda: public), "tools": tools}
+    return made
+
+
+def test_a_judge_of_more_classes_knows_the_public_people_after_the_private_ones(tmp_path: Path) -> None:
+    asked = job(tmp_path, shades(PEOPLE, OTHERS), classes=PEOPLE + OTHERS)
+    assert evaluator.run(asked)["accuracy_on_its_training_images"] == 1.0
+    judge = build_classifier("convnet", PEOPLE + OTHERS, 1, 16).eval()
+    judge.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    images = torch.from_numpy(np.concatenate([shades(0, PEOPLE)[0], shades(PEOPLE, OTHERS)[0]])) / 255
+    with torch.no_grad():
+        assert judge(images).logits.argmax(1).tolist() == np.repeat(np.arange(PEOPLE + OTHERS), 10).tolist()
+
+
+@pytest.mark.parametrize("public", [shades(PEOPLE, OTHERS, label=-1), shades(PEOPLE, OTHERS + 1)])
+def test_public_people_who_are_not_those_classes_are_refused(
+    tmp_path: Path, public: tuple[np.ndarray, np.ndarray]
+) -> None:
+    with pytest.raises(MissingError, match=r"knows 5 classes.* not of 2 people"):
+        evaluator.run(job(tmp_path, public, classes=PEOPLE + OTHERS))
+    with pytest.raises(ValidationError, match=r"evaluator\.classes is 2"):
+        job(tmp_path, public, classes=PEOPLE - 1)
+
+
+@pytest.mark.parametrize(("reading", "transforms"), [("kept", True), ("dropped", False)])
+def test_the_reading_is_that_of_judging_not_of_training(tmp_path: Path, reading: str, transforms: bool) -> None:
+    asked = job(tmp_path, shades(0, 1), arch="inception_v3", resolution=299, transform_input=reading)
+    with torch.device("meta"):
+        net: Any = asked.evaluator()
+        assert net.net.transform_input
+        assert asked.judging(net) is net and net.net.transform_input == transforms

@@ -69,7 +69,7 @@ class VGG16(Classifier):
         self.norm = nn.Identity()  # type: ignore[assignment]
         return self
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Through the eighth convolution, its batch norm and ReLU."""
         return list(self.convs[:27])
 
@@ -166,12 +166,12 @@ class IrNet(Classifier):
             start += depth
         yield "features", self.neck
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """The stem and the first units. The released code means to freeze the stem too and misses it by a typing
-        error; 1,920 parameters."""
+        error: 1,920 parameters that train."""
         if not self.transfer_units:
             return super().transfer_frozen()
-        return [self.stem, *self.units[: self.transfer_units]]
+        return [self.stem] * stem + list(self.units[: self.transfer_units])
 
     def scale_shortcuts(self, factor: float) -> Classifier:
         for unit in self.units[-self.depths[-1] :]:

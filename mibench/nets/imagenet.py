@@ -200,7 +200,7 @@ class ResNet18(ImageNetClassifier):
             yield ours, features.get_submodule(name)
         yield "features", self.pool
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Everything before the last stage."""
         return list(self.backbone.features[:-1])
 
@@ -240,7 +240,7 @@ class ResNeSt101(ResNet18):
             raise MissingError("ResNeSt-101 is timm's. Type: pip install 'mibench[timm]'") from None
         return create_model("resnest101e", pretrained=False)
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Everything before the sixteenth block of the third stage."""
         *first, third, _ = self.backbone.features
         return [*first, *cast(nn.Sequential, third)[:15]]
@@ -280,10 +280,10 @@ class MaxViTT(ImageNetClassifier):
             yield f"stage{index}", block
         yield "features", last
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Everything before the last stage."""
-        stem, blocks, _ = self.backbone.features
-        return [stem, *cast(nn.ModuleList, blocks)[:-1]]
+        first, blocks, _ = self.backbone.features
+        return [first, *cast(nn.ModuleList, blocks)[:-1]]
 
     def scale_shortcuts(self, factor: float) -> Classifier:
         scale(cast(nn.ModuleList, self.backbone.features[1])[-1], factor)

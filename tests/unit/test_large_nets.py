@@ -95,17 +95,21 @@ def test_sizes_and_taps(arch: str, features: int, millions: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "classes", "size", "trainable", "total"),
+    ("arch", "classes", "size", "stem", "trainable", "total"),
     [
-        ("vgg16", 1000, 64, 13_855_208, 16_776_232),
-        ("ir152", 1000, 64, 17_825_256, 62_599_848),
-        ("facenet64", 1000, 64, 34_391_912, 35_437_224),
-        ("resnet18", 530, 224, 8_665_618, 11_448_402),
+        ("vgg16", 1000, 64, True, 13_855_208, 16_776_232),
+        ("ir152", 1000, 64, True, 17_825_256, 62_599_848),
+        ("ir152", 1000, 64, False, 17_827_176, 62_599_848),
+        ("facenet64", 1000, 64, True, 34_391_912, 35_437_224),
+        ("facenet64", 1000, 64, False, 34_393_832, 35_437_224),
+        ("resnet18", 530, 224, True, 8_665_618, 11_448_402),
     ],
 )
-def test_what_tl_dmi_freezes_exactly(arch: str, classes: int, size: int, trainable: int, total: int) -> None:
+def test_what_tl_dmi_freezes_exactly(
+    arch: str, classes: int, size: int, stem: bool, trainable: int, total: int
+) -> None:
     net = on_meta(arch, classes, size)
-    net.freeze_for_transfer()
+    net.freeze_for_transfer(stem=stem)
     bias = 2048 if arch == "vgg16" else 0  # fixed at 0, and not counted among the trainable ones
     assert parameter_count(net) == total
     assert parameter_count(net, trainable=True) == trainable

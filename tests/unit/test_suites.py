@@ -113,6 +113,23 @@ def test_recipes_of_defenses_per_network(registry: Registry, track: str, defense
 
 
 @pytest.mark.parametrize(
+    ("track", "defense", "wanted"),
+    [
+        ("celeba64-vgg16", "mid", {"beta": 0.003, "per_identity": 4}),
+        ("celeba64-facenet64", "mid", {"beta": 0.003, "per_identity": None}),
+        ("celeba64-vgg16", "bido", {"per_identity": 4, "data_space": "pixel", "lambda_x": 0.05, "lambda_y": 0.5}),
+        ("mnist32-mcnn", "bido", {"per_identity": None, "measure": "coco", "lambda_x": 1.0, "lambda_y": 50.0}),
+        ("facescrub224-resnet18", "bido", {"per_identity": 4, "data_space": "model_input"}),
+    ],
+)
+def test_parameters_of_defenses_per_track(registry: Registry, track: str, defense: str, wanted: dict[str, Any]) -> None:
+    protocol = registry.track(track)
+    facts = registry.facts(registry.select("defense", defense), protocol)
+    params = registry.build("defense", defense, facts.params, protocol).params
+    assert {name: getattr(params, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
     ("track", "trainable"),
     [("celeba64-vgg16", 13_855_208), ("celeba64-ir152", 17_827_176), ("celeba64-facenet64", 34_393_832)],
 )

@@ -131,6 +131,9 @@ class RecipeSection(_Section):
 class EvaluatorSection(RecipeSection):
     """How the judge of reconstructions is trained, and how it judges."""
 
+    photos: Literal["all", "train"] = Field(
+        default="all", description="of the private people: all, or, as published, those that train the target"
+    )
     transform_input: Literal["kept", "dropped"] = Field(
         default="kept",
         description="Inception-v3's step from mean and std 0.5 to ImageNet's: kept when it judges, or dropped, as in "
@@ -140,7 +143,7 @@ class EvaluatorSection(RecipeSection):
         default=None, ge=2, description="that it knows; more than the private ones are the public people's, after them"
     )
 
-    ADDED = RecipeSection.ADDED | {"transform_input", "classes"}
+    ADDED = RecipeSection.ADDED | {"photos", "transform_input", "classes"}
 
     @model_validator(mode="after")
     def _has_a_transform(self) -> Self:

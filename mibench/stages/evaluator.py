@@ -1,4 +1,4 @@
-"""Train the track's evaluator on all private images. It judges reconstructions and is never shown to an attack."""
+"""Train the track's evaluator on private images. It judges reconstructions and is never shown to an attack."""
 
 from __future__ import annotations
 
@@ -17,25 +17,35 @@ from mibench.weights.initial import load_initial
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Writes ``model.safetensors``. The evaluator sees the sealed test images too: it judges, it is not judged."""
+    """Writes ``model.safetensors``. Unless the recipe says ``photos: train``, the evaluator sees the sealed test images
+    too: it judges, it is not judged. Accuracies in the result are those of the reading in which it judges."""
     recipe, private = job.track.evaluator, job.track.private.identities
-    splits: list[tuple[np.ndarray, np.ndarray]] = [
-        job.data.private_train("evaluator"),
-        job.data.private_test("evaluator"),
-    ]
+    known: list[tuple[np.ndarray, np.ndarray]] = [job.data.private_train("evaluator")]
+    sealed = job.data.private_test("evaluator")
+    if recipe.photos == "all":
+        known.append(sealed)
     if recipe.classes not in (None, private):
-        splits.append(_further_classes(job, recipe.classes - private))
-    arrays, labels = (np.concatenate(parts) for parts in zip(*splits, strict=True))
-    images = job.evaluator_inputs(Pixels.of(arrays, job.device))
-    data = ImageSet(images, torch.from_numpy(labels).to(job.device), recipe.classes or private)
+        known.append(_further_classes(job, recipe.classes - private))
+    data = _images(job, *(np.concatenate(parts) for parts in zip(*known, strict=True)))
     job.seed_weights()
     net = job.evaluator()
     sha256 = load_initial(net, recipe.arch, recipe.initial, job.tools.imported)
     net.to(job.device)
     fit_classifier(net, data, recipe, job.stream, job.loop, "evaluator")
     save_weights(net, job.workdir / "model.safetensors")
-    notes = {"notes": {"initial_weights": sha256}} if sha256 else {}
-    return notes | {"accuracy_on_its_training_images": _accuracy(job.judging(net), data)}
+    judge = job.judging(net)
+    result: dict[str, Any] = {"accuracy_on_its_training_images": _accuracy(judge, data)}
+    if recipe.photos == "train":
+        result["accuracy_on_sealed_images"] = _accuracy(judge, _images(job, *sealed))
+    return result | ({"notes": {"initial_weights": sha256}} if sha256 else {})
+
+
+def _images(job: Job, arrays: np.ndarray, labels: np.ndarray) -> ImageSet:
+    """As the evaluator takes them."""
+    recipe = job.track.evaluator
+    images = job.evaluator_inputs(Pixels.of(arrays, job.device))
+    truth = torch.from_numpy(np.array(labels)).to(job.device)
+    return ImageSet(images, truth, recipe.classes or job.track.private.identities)
 
 
 def _accuracy(net: Classifier, data: ImageSet) -> float:

@@ -53,7 +53,8 @@ def job(tmp_path: Path, public: tuple[np.ndarray, np.ndarray], **changes: Any) -
         torch.device("cpu"),
         lambda event: None,
     )
-    data = {"private_train": lambda view: shades(0, PEOPLE), "private_test": lambda view: shades(0, PEOPLE)}
+    brightest = np.full((10, 1, 16, 16), 250, np.uint8), np.zeros(10, np.int64)  # sealed photos of the darkest person
+    data = {"private_train": lambda view: shades(0, PEOPLE), "private_test": lambda view: brightest}
     tools = Tools("grey", "evaluator", 0, made.device, tmp_path / "state", made.emit, tmp_path)
     track = Track.model_validate(TRACK | {"evaluator": RECIPE | changes})
     made.__dict__ |= {"track": track, "data": SimpleNamespace(**data, public=lambda: public), "tools": tools}
@@ -68,6 +69,16 @@ def test_a_judge_of_more_classes_knows_the_public_people_after_the_private_ones(
     images = torch.from_numpy(np.concatenate([shades(0, PEOPLE)[0], shades(PEOPLE, OTHERS)[0]])) / 255
     with torch.no_grad():
         assert judge(images).logits.argmax(1).tolist() == np.repeat(np.arange(PEOPLE + OTHERS), 10).tolist()
+
+
+def test_the_judge_sees_sealed_photos_unless_it_is_trained_as_published(tmp_path: Path) -> None:
+    """Sealed photos here look like nothing else the person's photos show: who never saw them gets them wrong."""
+    for name in ("all", "train"):
+        (tmp_path / name).mkdir()
+    everything = evaluator.run(job(tmp_path / "all", shades(0, 1)))
+    assert everything == {"accuracy_on_its_training_images": 1.0}
+    published = evaluator.run(job(tmp_path / "train", shades(0, 1), photos="train"))
+    assert published == {"accuracy_on_its_training_images": 1.0, "accuracy_on_sealed_images": 0.0}
 
 
 @pytest.mark.parametrize("public", [shades(PEOPLE, OTHERS, label=-1), shades(PEOPLE, OTHERS + 1)])

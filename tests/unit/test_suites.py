@@ -86,6 +86,7 @@ def test_published_recipes(registry: Registry) -> None:
     judges = {track.evaluator.arch: track.evaluator for track in registry.suite_tracks.values()}
     assert set(judges) == {"facenet112", "inception_v3", "scnn"} and judges["scnn"].classes == 10
     for track in registry.suite_tracks.values():
+        assert track.evaluator.photos == "train"
         dropped, cut = track.evaluator.transform_input == "dropped", track.attack.stored == "truncated"
         assert dropped == (track.evaluator.arch == "inception_v3") and cut == track.id.startswith("celeba64")
 

@@ -143,6 +143,14 @@ def test_transfer_learning_trains_what_the_released_code_trains(registry: Regist
         assert parameter_count(plugin.build(net), trainable=True) == trainable and plugin.skip() is None
 
 
+def test_the_digits_are_attacked_with_the_budget_of_bidos_code(registry: Registry) -> None:
+    cell = load_suite(ROOT, "midre").cells["S01"]
+    [asked] = select_all(registry, "attack", [cell.attack])
+    facts = registry.facts(asked, registry.track(cell.track))
+    assert facts.params["iterations"] == 5000 and facts.prior is not None
+    assert facts.prior["params"] == {"steps": 100 * (34_265 // 64)}
+
+
 def test_random_erasing_writes_its_fill_after_normalisation(registry: Registry) -> None:
     """Light grey in pixels at 224, the mean of ImageNet itself at 64."""
     for track, wanted in (("facescrub224-resnet18", (0.7425, 0.728, 0.703)), ("celeba64-vgg16", (0.485, 0.456, 0.406))):

@@ -235,7 +235,13 @@ def test_inceptions_auxiliary_head_takes_part_in_training_only() -> None:
 def test_inceptions_input_transform_kept_and_dropped() -> None:
     """Kept is torchvision's network as it comes with weights, dropped the one that is built without naming any; the
     step between them moves mean 0.5 and std 0.5 to ImageNet's."""
-    theirs = library("inception_v3")
+    with torch.device("meta"):
+        assert not torchvision.models.inception_v3(weights=None, init_weights=False).transform_input
+    torch.manual_seed(0)
+    theirs: Any = shaken(torchvision.models.inception_v3(weights=None, init_weights=False, transform_input=True))
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # so that the input shows in the answers
     kept, dropped = (build_classifier("inception_v3", 1000, 3, 299, (0.5, 0.5)).eval() for _ in range(2))
     for net in (kept, dropped):
         load_published(net, theirs.state_dict())
@@ -246,12 +252,13 @@ def test_inceptions_input_transform_kept_and_dropped() -> None:
         return float((one - other).norm() / other.norm())
 
     assert apart(kept(x).logits, theirs(2 * x - 1)) < 1e-4
-    plain = torchvision.models.inception_v3(weights=None, init_weights=False, transform_input=False).eval()
-    plain.load_state_dict(theirs.state_dict())
-    assert apart(dropped(x).logits, plain(2 * x - 1)) < 1e-4
+    theirs.transform_input = False
+    assert apart(dropped(x).logits, theirs(2 * x - 1)) < 1e-4
     mean, std = (torch.tensor(row).reshape(1, 3, 1, 1) for row in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     by_hand = ((2 * x - 1) * std / 0.5 + (mean - 0.5) / 0.5 + 1) / 2
     assert apart(dropped(by_hand).logits, kept(x).logits) < 1e-3 < 1e-2 < apart(dropped(x).logits, kept(x).logits)
+    [note] = fit("inception_v3", theirs.state_dict()).notes
+    assert "do not tell whether it was trained with its input transform" in note
     with pytest.raises(NotImplementedError, match="ResNet18 does not transform"):
         on_meta("resnet18", 3).without_input_transform()
 

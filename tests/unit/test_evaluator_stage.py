@@ -1,4 +1,4 @@
-"""How the evaluator is trained and in which reading it judges."""
+"""How the evaluator is trained, in which reading it judges, and what bytes of reconstructions it is shown."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from mibench.contracts import Reconstruction
 from mibench.errors import MissingError
+from mibench.images.pixels import read_bytes
 from mibench.nets import build_classifier
 from mibench.protocol.tracks import Track
-from mibench.stages import evaluator
+from mibench.stages import evaluator, invert
 from mibench.stages.job import Job, Tools
 
 PEOPLE, OTHERS = 3, 2
@@ -44,9 +46,11 @@ def shades(first: int, count: int, label: int | None = None) -> tuple[np.ndarray
     return images.astype(np.uint8), classes if label is None else np.full_like(classes, label)
 
 
-def job(tmp_path: Path, public: tuple[np.ndarray, np.ndarray], **changes: Any) -> Job:
+def job(
+    tmp_path: Path, public: tuple[np.ndarray, np.ndarray], attack: dict[str, Any] | None = None, **changes: Any
+) -> Job:
     made = Job(
-        SimpleNamespace(track="grey", kind="evaluator", seed=0, inputs={}),  # type: ignore[arg-type]
+        SimpleNamespace(track="grey", kind="evaluator", seed=0, inputs={}, access="labels"),  # type: ignore[arg-type]
         SimpleNamespace(),  # type: ignore[arg-type]
         SimpleNamespace(),  # type: ignore[arg-type]
         tmp_path,
@@ -56,7 +60,8 @@ def job(tmp_path: Path, public: tuple[np.ndarray, np.ndarray], **changes: Any) -
     brightest = np.full((10, 1, 16, 16), 250, np.uint8), np.zeros(10, np.int64)  # sealed photos of the darkest person
     data = {"private_train": lambda view: shades(0, PEOPLE), "private_test": lambda view: brightest}
     tools = Tools("grey", "evaluator", 0, made.device, tmp_path / "state", made.emit, tmp_path)
-    track = Track.model_validate(TRACK | {"evaluator": RECIPE | changes})
+    sections = {"evaluator": RECIPE | changes, "attack": TRACK["attack"] | (attack or {})}
+    track = Track.model_validate(TRACK | sections)
     made.__dict__ |= {"track": track, "data": SimpleNamespace(**data, public=lambda: public), "tools": tools}
     return made
 
@@ -98,3 +103,14 @@ def test_the_reading_is_that_of_judging_not_of_training(tmp_path: Path, reading:
         net: Any = asked.evaluator()
         assert net.net.transform_input
         assert asked.judging(net) is net and net.net.transform_input == transforms
+
+
+@pytest.mark.parametrize(("attack", "byte"), [({}, 101), ({"stored": "truncated"}, 100)])
+def test_reconstructions_are_stored_as_the_track_says(tmp_path: Path, attack: dict[str, Any], byte: int) -> None:
+    for folder in ("images", "initial"):
+        (tmp_path / folder).mkdir()
+    image = torch.full((1, 1, 16, 16), 100.7 / 255)
+    made = Reconstruction(label=0, images=image, initial=image)
+    [entry] = invert._block(job(tmp_path, shades(0, 1), attack), iter([made]), [0])
+    for file in (entry["file"], entry["file"].replace("images", "initial")):
+        assert read_bytes(tmp_path / file, 1).unique().tolist() == [byte]

@@ -48,22 +48,43 @@ def coco(kernel_a: Tensor, kernel_b: Tensor) -> Tensor:
 class Bido(Defense):
     """L = CE + sum_j [ lambda_x d(Z_j, X) - lambda_y d(Z_j, Y) ] over the hidden layers Z_j."""
 
+    deviations = (
+        "The released script always takes HSIC and comes with weights of 0; measure and weights here are those of "
+        "the published checkpoints.",
+        "On IR networks the hidden layers are the four stages and the embedding; the published port takes the inputs "
+        "of three evenly spaced layers.",
+        "The published port to 224 pixels shuffles its batches; here they hold images of one identity there too.",
+        "An epoch has as many batches as a shuffled one; the released sampler's has fewer, by the images that fill "
+        "no group.",
+        "Where a batch has room for more identities than there are, it holds them all, with more images of each.",
+        "Which epoch's weights are kept is the track's; the released script keeps those that did best on the test "
+        "images.",
+    )
+
     class Params(DefenseParams):
         measure: Literal["hsic", "coco"] = "hsic"
         lambda_x: float = Field(0.05, ge=0, description="weight of d(Z, X), at least 0")
         lambda_y: float = Field(0.5, ge=0, description="weight of d(Z, Y), at least 0")
         sigma: float = Field(5.0, gt=0)
         label_kernel: Literal["linear", "gaussian"] = "linear"
-        per_identity: int = Field(4, ge=2, description="images of one identity per batch (K of P x K), at least 2")
+        per_identity: int | None = Field(
+            4, ge=2, description="images of one identity per batch (K of P x K), at least 2; None: any, shuffled"
+        )
+        data_space: Literal["pixel", "model_input"] = Field(
+            "pixel", description="where X lives: in [0, 1], or after the target's normalisation"
+        )
 
-    def sampler(self, labels: Tensor, batch: int, rng: Stream) -> Iterator[Tensor]:
-        return identity_balanced(labels, batch, self.params.per_identity, rng)
+    def sampler(self, labels: Tensor, batch: int, rng: Stream) -> Iterator[Tensor] | None:
+        return identity_balanced(labels, batch, self.params.per_identity, rng) if self.params.per_identity else None
 
     def loss(self, batch: Batch, output: Output, progress: Progress) -> Tensor:
         one_hot = functional.one_hot(batch.labels, output.logits.shape[1]).float()
-        loss = functional.cross_entropy(output.logits, batch.labels)
+        loss, x = functional.cross_entropy(output.logits, batch.labels), batch.images
+        if self.params.data_space == "model_input" and self.track.normalisation is not None:
+            mean, std = self.track.normalisation
+            x = (x - mean) / std
         for z in output.hidden.values():
-            to_data, to_label = self.dependence(z.flatten(1), batch.images.flatten(1), one_hot)
+            to_data, to_label = self.dependence(z.flatten(1), x.flatten(1), one_hot)
             loss = loss + self.params.lambda_x * to_data - self.params.lambda_y * to_label
         return loss
 

@@ -25,6 +25,8 @@ class DpSgd(Defense):
         "The noise comes from a seeded generator, so that a run can be repeated: epsilon holds against those who do "
         "not know the seed. It leaves out the choice of hyperparameters.",
         "With norm=batch or sampling=shuffled this is clipping and noise without a guarantee.",
+        "With norm=batch an image's gradient is what passes through its own activations, although the batch's "
+        "statistics join the images.",
     )
 
     class Params(DefenseParams):

@@ -41,8 +41,10 @@ class TrapMid(Defense):
     """L = (1 - beta) CE(T(aug x), y) + beta CE(T(aug B(x, t)), t), t a random class. Beside the target the
     triggers are trained to be found by it and, against a discriminator, not to be seen."""
 
+    version = 2
     deviations = (
-        "The target's recipe, for the discriminator too, is the track's.",
+        "The target's recipe, for the discriminator too, is the track's: so are the epoch whose weights are kept and "
+        "what becomes of an incomplete batch.",
         "On digits nothing is mirrored.",
         "A mirrored or turned image takes its trigger along, as published; the track's own augmentation comes before.",
     )
@@ -86,20 +88,21 @@ class TrapMid(Defense):
         return order[torch.arange(first, first + count, device=order.device) % images]
 
     def improve(self, net: Classifier, x: Tensor, t: Tensor, rng: Rng, flip: bool) -> None:
-        """One step of the discriminator, x against B(x, t); one of the triggers, against it and with the target."""
-        real = self.critic(x).logits[:, 0]
-        seen = self.critic(self.triggers(x, t).detach()).logits[:, 0]
-        loss = binary_cross_entropy_with_logits(real, torch.ones_like(real))
-        loss = loss + binary_cross_entropy_with_logits(seen, torch.zeros_like(seen))
-        descend(self.optimiser, loss)
+        """One step of the discriminator, x against B(x, t), both in one pass; one of the triggers, against it and with
+        the target, both in eval mode."""
+        told = self.critic(torch.cat([x, self.triggers(x, t).detach()])).logits[:, 0]
+        truth = (torch.arange(len(told), device=told.device) < len(x)).to(told.dtype)
+        descend(self.optimiser, binary_cross_entropy_with_logits(told, truth))
         self.schedule.step()
         net.eval()
+        self.critic.eval()
         trapped = self.triggers(x, t)
         unseen = self.critic(trapped).logits[:, 0]
         loss = binary_cross_entropy_with_logits(unseen, torch.ones_like(unseen))
         loss = loss + cross_entropy(net(varied(trapped, rng, flip), rng).logits, t)
         (gradient,) = torch.autograd.grad(loss, self.triggers.images)
         net.train()
+        self.critic.train()
         self.triggers.descend(gradient, self.params.trigger_step)
 
     @torch.no_grad()

@@ -71,9 +71,24 @@ def last_linear(network: nn.Module, classes: int) -> str:
     return matching[-1]
 
 
-def make_network(arch: str, factory: str, classes: int) -> nn.Module:
-    """A network of torchvision's or timm's called ``arch``, or what ``module:function`` returns. Raises UserError."""
-    return call_factory(factory) if factory else _named(arch, classes)
+def make_network(arch: str, factory: str, classes: int, transform_input: bool | None = None) -> nn.Module:
+    """A network of torchvision's or timm's called ``arch``, or what ``module:function`` returns. ``transform_input``:
+    for torchvision's networks that may begin with a step to ImageNet's normalisation, which no weights tell. Raises
+    UserError, also where that is not said and must be, or the other way round."""
+    if factory:
+        return call_factory(factory)
+    network: Any = _named(arch, classes)
+    if hasattr(network, "transform_input") != (transform_input is not None):
+        raise UserError(
+            f"{arch} does not transform its input: leave --transform-input out."
+            if transform_input is not None
+            else f"Was {arch} trained with its input transform (transform_input: from weights of torchvision's it is, "
+            f"without any it is not)? The weights do not tell: add --transform-input or --no-transform-input."
+        )
+    if transform_input is not None:
+        network.transform_input = transform_input
+    made: nn.Module = network
+    return made
 
 
 def call_factory(factory: str) -> nn.Module:

@@ -18,10 +18,11 @@ class OwnModel(Defense):
         mean: tuple[float, ...] = (0.0,)
         std: tuple[float, ...] = (1.0,)
         side: int = 0
+        transform_input: bool | None = None
 
     def build(self, net: Classifier) -> Classifier:
         p = self.params
-        network: nn.Module = make_network(p.arch, p.factory, self.track.num_classes)
+        network: nn.Module = make_network(p.arch, p.factory, self.track.num_classes, p.transform_input)
         return Foreign(network, self.track.num_classes, p.mean, p.std, p.side or None)
 
     def train(self, ctx: TrainContext) -> Classifier:

@@ -72,12 +72,14 @@ def _from_file(request: AuditRequest, home: Path) -> tuple[nn.Module, dict[str, 
         tensors = tensors_in(read_checkpoint(bytes_read))
     except UserError as error:
         raise type(error)(f"{path.name} cannot be read as a checkpoint. {error}") from None
-    network = make_network(arch, "", count)
+    network = make_network(arch, "", count, request.transform_input)
     load_into(network, tensors, arch)
     facts = {"kind": "own", "file": path.name, "bytes": len(bytes_read), "settings": {"arch": arch, "classes": count}}
     facts |= {"tensors": len(tensors), "numbers": sum(value.numel() for value in tensors.values()), "notes": []}
     stored = save_imported(weights_folder(home), hashlib.sha256(bytes_read).hexdigest(), tensors, facts)
-    return network, {"arch": arch, "weights": stored, "fingerprint": fingerprint(network)}
+    params = {"arch": arch, "weights": stored, "fingerprint": fingerprint(network)}
+    said = request.transform_input
+    return network, params if said is None else params | {"transform_input": said}
 
 
 def _try(network: nn.Module, request: AuditRequest) -> None:

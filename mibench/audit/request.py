@@ -35,6 +35,7 @@ class AuditRequest:
     channels: int
     network_resolution: int | None = None  # what they are resized to for the network
     normalise: str  # a key of NORMALISATIONS, or MEAN:STD
+    transform_input: bool | None = None  # of torchvision's Inception-v3 and GoogLeNet: whether they do
     epochs: int  # of what is trained for comparison
     identities: int | None = None  # only the first so many classes
     images: int  # reconstructions of each class
@@ -57,6 +58,8 @@ class AuditRequest:
         _ = self.normalisation
         if self.factory and self.arch is not None:
             raise UserError("A factory makes its own network: leave --arch out.")
+        if self.factory and self.transform_input is not None:
+            raise UserError("A factory makes its own network: leave --transform-input out.")
         if not self.factory and self.arch is None:
             raise UserError("Which network do the weights belong to? Add --arch, such as --arch resnet18.")
 

@@ -29,6 +29,9 @@ def model() -> None:
 @click.option("--channels", default=3, show_default=True, type=click.IntRange(1, 3), help="3, or 1 for grey.")
 @click.option("--network-resolution", type=click.IntRange(16, 1024), help="Images are resized to this side for it.")
 @click.option("--normalise", default="imagenet", show_default=True, help="imagenet, half, none, or MEAN:STD.")
+@click.option(
+    "--transform-input/--no-transform-input", default=None, help="Of inception_v3 and googlenet, which may or may not."
+)
 @click.option("--epochs", default=60, show_default=True, type=click.IntRange(1), help="Of what is trained here.")
 @click.option("--identities", type=click.IntRange(1), help="Attack only the first so many classes.")
 @click.option("--images", default=4, show_default=True, type=click.IntRange(1), help="Reconstructions of each class.")

@@ -100,7 +100,7 @@ def resized(images: Tensor, side: int, how: str) -> Tensor:
         return images
     if how != "pil":
         return functional.interpolate(images, (side, side), mode="bilinear", antialias=images.shape[-1] > side)
-    pictures = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pictures = (images.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()  # as ToPILImage: truncated
     if images.shape[1] == 1:
         pictures = pictures[..., 0]
     made = np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BILINEAR)) for p in pictures])
@@ -108,9 +108,11 @@ def resized(images: Tensor, side: int, how: str) -> Tensor:
     return floats[:, None] if images.shape[1] == 1 else floats.permute(0, 3, 1, 2)
 
 
-def write_png(image: Tensor, path: Path) -> None:
-    """(C, H, W) in [0, 1], one or three channels; values outside are clamped."""
-    pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+def write_png(image: Tensor, path: Path, stored: str = "rounded") -> None:
+    """(C, H, W) in [0, 1], one or three channels; values outside are clamped. Bytes are ``rounded`` or, as by
+    torchvision's ToPILImage, ``truncated``."""
+    scaled = image.detach().clamp(0, 1) * 255
+    pixels = (scaled if stored == "truncated" else scaled.round()).to(torch.uint8).cpu().numpy()
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path, compress_level=3)
 
 

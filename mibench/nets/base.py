@@ -56,14 +56,14 @@ class Classifier(nn.Module):
         if statistics:
             self._statistics_frozen = tuple(stages[:count])
 
-    def transfer_frozen(self) -> list[nn.Module]:
-        """The parts that TL-DMI freezes in this architecture (Ho et al., CVPR 2024). Raises NotImplementedError where
-        the paper has no rule for it."""
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
+        """The parts that TL-DMI freezes in this architecture (Ho et al., CVPR 2024). Without ``stem`` an IR network's
+        first layer is not among them. Raises NotImplementedError where the paper has no rule for it."""
         raise NotImplementedError(f"TL-DMI has no rule for {type(self).__name__}")
 
-    def freeze_for_transfer(self, statistics: bool = False) -> None:
-        """Stop training the parts that TL-DMI freezes; see ``freeze``."""
-        parts = self.transfer_frozen()
+    def freeze_for_transfer(self, statistics: bool = False, stem: bool = True) -> None:
+        """Stop training the parts that TL-DMI freezes; see ``freeze`` and ``transfer_frozen``."""
+        parts = self.transfer_frozen(stem)
         for part in parts:
             part.requires_grad_(False)
         if statistics:
@@ -76,6 +76,11 @@ class Classifier(nn.Module):
     def scale_shortcuts(self, factor: float) -> Classifier:
         """This network with the shortcuts of its last stage multiplied by ``factor``; 0 removes them."""
         raise NotImplementedError(f"{type(self).__name__} has no shortcuts")
+
+    def without_input_transform(self) -> Classifier:
+        """This network without the step from one normalisation to another that it was trained with. Raises
+        NotImplementedError where there is none."""
+        raise NotImplementedError(f"{type(self).__name__} does not transform its input")
 
     def train(self, mode: bool = True) -> Classifier:
         super().train(mode)

@@ -26,9 +26,10 @@ def _require_resolution(net: Classifier, expected: int, resolution: int) -> None
         )
 
 
-def _initialise(net: nn.Module) -> None:
-    """Xavier-uniform convolutions and linear layers with zero bias; BatchNorm starts at gain 1, bias 0."""
-    for module in net.modules():
+def _initialise(*backbone: nn.Module) -> None:
+    """Xavier-uniform convolutions and linear layers with zero bias; BatchNorm starts at gain 1, bias 0. What the
+    released code adds to a backbone (neck and head at 64 pixels, the head at 112) keeps PyTorch's initial weights."""
+    for module in nn.ModuleList(backbone).modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -55,7 +56,7 @@ class VGG16(Classifier):
         self.norm = nn.BatchNorm1d(self.feature_dim)
         self.norm.bias.requires_grad_(False)
         self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
-        _initialise(self)
+        _initialise(self.convs)
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         pools = [index for index, layer in enumerate(self.convs) if isinstance(layer, nn.MaxPool2d)]
@@ -69,7 +70,7 @@ class VGG16(Classifier):
         self.norm = nn.Identity()  # type: ignore[assignment]
         return self
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Through the eighth convolution, its batch norm and ReLU."""
         return list(self.convs[:27])
 
@@ -128,6 +129,7 @@ class IrNet(Classifier):
     depths: ClassVar[tuple[int, int, int, int]]
     transfer_units: ClassVar[int] = 0  # residual units that TL-DMI freezes, after the stem
     expected_resolution: ClassVar[int] = 64
+    own_neck: ClassVar[bool] = False  # whether the neck is the backbone's own
     published_names: ClassVar[dict[str, str]] = {
         "feature.input_layer": "stem",
         "feature.body": "units",
@@ -156,7 +158,7 @@ class IrNet(Classifier):
             nn.BatchNorm1d(self.feature_dim),
         )
         self.head: nn.Module = nn.Linear(self.feature_dim, num_classes)
-        _initialise(self)
+        _initialise(self.stem, self.units, *([self.neck] if self.own_neck else []))
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         yield "stem", self.stem
@@ -166,12 +168,12 @@ class IrNet(Classifier):
             start += depth
         yield "features", self.neck
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """The stem and the first units. The released code means to freeze the stem too and misses it by a typing
-        error; 1,920 parameters."""
+        error: 1,920 parameters that train."""
         if not self.transfer_units:
             return super().transfer_frozen()
-        return [self.stem, *self.units[: self.transfer_units]]
+        return [self.stem] * stem + list(self.units[: self.transfer_units])
 
     def scale_shortcuts(self, factor: float) -> Classifier:
         for unit in self.units[-self.depths[-1] :]:
@@ -198,6 +200,7 @@ class FaceNet112(IrNet):
 
     depths = (3, 4, 14, 3)
     expected_resolution = 112
+    own_neck = True
     published_names = {
         "feature.input_layer": "stem",
         "feature.body": "units",

@@ -200,7 +200,7 @@ class ResNet18(ImageNetClassifier):
             yield ours, features.get_submodule(name)
         yield "features", self.pool
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Everything before the last stage."""
         return list(self.backbone.features[:-1])
 
@@ -240,7 +240,7 @@ class ResNeSt101(ResNet18):
             raise MissingError("ResNeSt-101 is timm's. Type: pip install 'mibench[timm]'") from None
         return create_model("resnest101e", pretrained=False)
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Everything before the sixteenth block of the third stage."""
         *first, third, _ = self.backbone.features
         return [*first, *cast(nn.Sequential, third)[:15]]
@@ -280,10 +280,10 @@ class MaxViTT(ImageNetClassifier):
             yield f"stage{index}", block
         yield "features", last
 
-    def transfer_frozen(self) -> list[nn.Module]:
+    def transfer_frozen(self, stem: bool = True) -> list[nn.Module]:
         """Everything before the last stage."""
-        stem, blocks, _ = self.backbone.features
-        return [stem, *cast(nn.ModuleList, blocks)[:-1]]
+        first, blocks, _ = self.backbone.features
+        return [first, *cast(nn.ModuleList, blocks)[:-1]]
 
     def scale_shortcuts(self, factor: float) -> Classifier:
         scale(cast(nn.ModuleList, self.backbone.features[1])[-1], factor)
@@ -293,7 +293,8 @@ class MaxViTT(ImageNetClassifier):
 class InceptionV3(Classifier):
     """2048 features at 299 pixels, the evaluator of the 224-pixel protocols (Szegedy et al., CVPR 2016).
 
-    torchvision's network as it comes with ImageNet weights: the input is moved from mean 0.5, std 0.5 to ImageNet's.
+    torchvision's network as it comes with ImageNet weights: the input is moved from mean 0.5, std 0.5 to ImageNet's
+    (``transform_input``). No tensor of a checkpoint tells whether a network was trained or is used with that step.
     The auxiliary head keeps 1000 outputs; while training, its logits are in ``hidden`` as ``aux``."""
 
     def __init__(self, num_classes: int, channels: int = 3, resolution: int = 299) -> None:
@@ -311,6 +312,11 @@ class InceptionV3(Classifier):
     @property
     def published_names(self) -> dict[str, str]:
         return {name: f"net.{name}" for name, _ in self.net.named_children() if name != "fc"} | {"fc": "head"}
+
+    def without_input_transform(self) -> Classifier:
+        """As torchvision builds it where no weights are named: what PPA's attack code loads trained weights into."""
+        self.net.transform_input = False
+        return self
 
     def body(self, images: Tensor) -> dict[str, Tensor]:
         out = self.net(self.colour(images))

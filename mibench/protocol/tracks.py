@@ -137,6 +137,30 @@ class RecipeSection(_Section):
             raise UserError(f"recipe: {where}: {first['msg']} (found {first['input']!r}).") from None
 
 
+class EvaluatorSection(RecipeSection):
+    """How the judge of reconstructions is trained, and how it judges."""
+
+    photos: Literal["all", "train"] = Field(
+        default="all", description="of the private people: all, or, as published, those that train the target"
+    )
+    transform_input: Literal["kept", "dropped"] = Field(
+        default="kept",
+        description="Inception-v3's step from mean and std 0.5 to ImageNet's: kept when it judges, or dropped, as in "
+        "released attack code that builds the trained network again without it",
+    )
+    classes: int | None = Field(
+        default=None, ge=2, description="that it knows; more than the private ones are the public people's, after them"
+    )
+
+    ADDED = RecipeSection.ADDED | {"photos", "transform_input", "classes"}
+
+    @model_validator(mode="after")
+    def _has_a_transform(self) -> Self:
+        if self.transform_input != "kept" and self.arch != "inception_v3":
+            raise ValueError(f"transform_input is Inception-v3's; {self.arch} has none")
+        return self
+
+
 class PanelSection(_Section):
     """The judges beside the legacy evaluator (specification of evaluation, 7.2). ``cross``: the second one's recipe; it
     is trained on the sealed photos alone. ``open_set``: what the third one knows, which never saw a private label;
@@ -147,10 +171,14 @@ class PanelSection(_Section):
 
 
 class AttackSection(_Section):
-    """Which identities are attacked and how many reconstructions are asked for each."""
+    """Which identities are attacked and how many reconstructions are asked for each. ``stored``: how a reconstruction
+    becomes bytes; the released 64-pixel code cuts off what is behind the point."""
+
+    ADDED = frozenset({"stored"})
 
     identities: Literal["all"] | int = "all"
     images_per_identity: int = Field(ge=1)
+    stored: Literal["rounded", "truncated"] = "rounded"
 
 
 class Track(_Section):
@@ -181,7 +209,7 @@ class Track(_Section):
     private: PrivateSection
     public: PublicSection = PublicSection()
     target: RecipeSection
-    evaluator: RecipeSection
+    evaluator: EvaluatorSection
     panel: PanelSection | None = None
     attack: AttackSection
     metrics: tuple[str, ...]
@@ -191,6 +219,9 @@ class Track(_Section):
         asked = self.attack.identities
         if asked != "all" and not 1 <= asked <= self.private.identities:
             raise ValueError(f"attack.identities is {asked}; the target has {self.private.identities} classes")
+        known = self.evaluator.classes
+        if known is not None and known < self.private.identities:
+            raise ValueError(f"evaluator.classes is {known}; the target has {self.private.identities} classes")
         return self
 
     @property

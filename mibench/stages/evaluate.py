@@ -69,7 +69,7 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
     folder, _ = job.parent("evaluator")
     evaluator = job.evaluator()
     load_weights(evaluator, folder / "model.safetensors")
-    evaluator = evaluator.to(job.device).eval()
+    evaluator = job.judging(evaluator).to(job.device).eval()
     utility, _ = job.parent("utility")
     told = load_file(utility / "logits.safetensors")
     private, labels = job.data.private_train()

@@ -114,7 +114,7 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
         for index in range(len(item.images)):
             name = f"{item.label:06d}_{index:03d}.png"
             for folder, images in (("images", item.images), ("initial", item.initial)):
-                write_png(images[index], job.workdir / folder / name)
+                write_png(images[index], job.workdir / folder / name, job.track.attack.stored)
             entries.append(
                 {
                     "label": item.label,

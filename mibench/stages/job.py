@@ -177,10 +177,14 @@ class Job:
         return self.images(*self.data.private_train(view), self.track.private.identities)
 
     def evaluator(self) -> Classifier:
-        """A fresh network of the evaluator's architecture, for images of its own resolution."""
+        """A fresh network of the evaluator's architecture, for images of its own resolution, to be trained."""
         recipe, track = self.track.evaluator, self.track
-        side = recipe.resolution or track.resolution
-        return build_classifier(recipe.arch, track.private.identities, track.channels, side, track.normalisation)
+        side, known = recipe.resolution or track.resolution, recipe.classes or track.private.identities
+        return build_classifier(recipe.arch, known, track.channels, side, track.normalisation)
+
+    def judging(self, evaluator: Classifier) -> Classifier:
+        """The trained evaluator as the track lets it judge."""
+        return evaluator.without_input_transform() if self.track.evaluator.transform_input == "dropped" else evaluator
 
     def evaluator_inputs(self, images: Pixels) -> Pixels:
         """Images of any side as the evaluator takes them."""

@@ -40,7 +40,7 @@ def run(job: Job) -> dict[str, Any]:
     twin = job.evaluator()
     _train(job, twin, job.track.evaluator, "evaluator", "twin")
     shown = job.evaluator_inputs(_photos(job, job.data.private_train("evaluator")))
-    e1 = _known(twin, shown, labels, job.evaluator_inputs(strangers))
+    e1 = _known(job.judging(twin), shown, labels, job.evaluator_inputs(strangers))
     job.seed_weights("cross")
     cross = _cross(job)
     _train(job, cross, _section(job).cross, "target", "cross")

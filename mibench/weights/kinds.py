@@ -40,12 +40,14 @@ class Use:
 
 @dataclass(frozen=True)
 class Kind:
-    """``network`` is module:class, built with what ``settings`` finds in the shapes of the published tensors."""
+    """``network`` is module:class, built with what ``settings`` finds in the shapes of the published tensors. ``note``:
+    what no tensor tells."""
 
     title: str
     network: str
     settings: Callable[[Tensors], Settings]
     use: Use | None = None
+    note: str = ""
 
     def build(self, settings: Settings) -> nn.Module:
         """The network without numbers, on the meta device: nothing is allocated for a file that does not fit."""
@@ -92,10 +94,11 @@ def _fits(kind: str, content: Any) -> bool:
 
 
 def _fit(kind: Kind, content: Any) -> Fitted:
-    notes: list[str] = []
+    notes = [kind.note] if kind.note else []
     generator, known = None, Settings()
     if isinstance(content, Mapping) and kind.settings is stylegan2_file.settings_of:
-        tensors, generator, known, notes = _stylegan2(content)
+        tensors, generator, known, more = _stylegan2(content)
+        notes += more
     else:
         tensors = tensors_in(tensors_of(content))
     if not tensors:
@@ -208,8 +211,14 @@ _IR = ("feature.input_layer.0", "fc_layer")
 _SIZES = ("width", "latent_dim")
 
 
-def _imagenet(title: str, name: str, first: str, head: str, resolution: int = 64) -> Kind:
-    return Kind(title, f"mibench.nets.imagenet:{name}", _classifier(first, head, resolution))
+def _imagenet(title: str, name: str, first: str, head: str, resolution: int = 64, note: str = "") -> Kind:
+    return Kind(title, f"mibench.nets.imagenet:{name}", _classifier(first, head, resolution), note=note)
+
+
+_TRANSFORMS = (
+    "The tensors do not tell whether it was trained with its input transform, as torchvision's is that starts from "
+    "ImageNet weights; the network has it, and net.without_input_transform() takes it away."
+)
 
 
 def _residual(depth: int) -> Kind:
@@ -290,6 +299,8 @@ KINDS: dict[str, Kind] = {
     **{f"resnet{depth}": _residual(depth) for depth in (18, 34, 50, 101, 152)},
     "resnest101": _imagenet("ResNeSt-101 as published", "ResNeSt101", "conv1.0", "fc", 224),
     "maxvit_t": _imagenet("torchvision's MaxViT-T", "MaxViTT", "stem.0.0", "classifier.5", 224),
-    "inception_v3": _imagenet("torchvision's Inception-v3", "InceptionV3", "Conv2d_1a_3x3.conv", "fc", 299),
+    "inception_v3": _imagenet(
+        "torchvision's Inception-v3", "InceptionV3", "Conv2d_1a_3x3.conv", "fc", 299, _TRANSFORMS
+    ),
     "facenet_casia": Kind("facenet-pytorch's CASIA-WebFace", "mibench.nets.casia:CasiaFaceNet", lambda tensors: {}),
 }

@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 from tiny import Cli
 
-from mibench.audit.foreign import Foreign, fingerprint, last_linear
+from mibench.audit.foreign import Foreign, fingerprint, last_linear, make_network
 from mibench.audit.prepare import prepare
 from mibench.audit.report import exposed
 from mibench.audit.request import AuditRequest
@@ -130,6 +130,8 @@ def test_audit_of_a_weights_file_and_of_a_factory(owner: Path, tmp_path: Path, t
         ({"identities": 4}, "--identities 4"),
         ({"checkpoint": "mynets:nothing", "arch": None}, "mynets:nothing failed"),
         ({"checkpoint": "mynets:load"}, "leave --arch out"),
+        ({"checkpoint": "mynets:load", "arch": None, "transform_input": True}, "leave --transform-input out"),
+        ({"transform_input": True}, "does not transform"),
     ],
     ids=str,
 )
@@ -174,6 +176,23 @@ def test_a_foreign_network_is_a_classifier() -> None:
     assert last_linear(network, 4) == "classifier.3"
     with pytest.raises(UserError, match="no linear layer with 5 outputs"):
         Foreign(network, 5, (0.0,), (1.0,))
+
+
+@torch.no_grad()
+def test_whether_a_network_transforms_its_input_must_be_said() -> None:
+    """No tensor tells it; said, it is torchvision's network of that kind."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.googlenet(weights=None, num_classes=4, init_weights=False, transform_input=True).eval()
+    images = torch.rand(2, 3, 64, 64)
+    for said in (True, False):
+        network: Any = make_network("googlenet", "", 4, said).eval()
+        network.load_state_dict(theirs.state_dict())
+        theirs.transform_input = said
+        assert torch.equal(network(images), theirs(images))
+    with pytest.raises(UserError, match="Was googlenet trained with its input transform"):
+        make_network("googlenet", "", 4)
+    with pytest.raises(UserError, match="resnet18 does not transform its input"):
+        make_network("resnet18", "", 4, transform_input=False)
 
 
 def test_fingerprints_tell_weights_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections import Counter
@@ -166,6 +167,21 @@ def test_bido_loss_punishes_data_and_rewards_labels_in_every_layer(measure: str)
     assert loss(lambda_x=0.05, lambda_y=0.5) == pytest.approx(plain + 0.05 * to_data - 0.5 * to_label, rel=1e-4)
 
 
+def test_bido_takes_x_as_the_target_does_where_asked() -> None:
+    """Mean 0.5 and std 0.5 double every distance between pixels, so the kernel of X is its own fourth power."""
+    images, net, module = _images(), _network().eval(), _module("bido")
+    track = dataclasses.replace(TRACK, normalisation=(0.5, 0.5))
+    output, batch = net(images.images), Batch(images.images, images.labels)
+    pixel, asked = (_defense("bido", track, data_space=space, lambda_y=0.0) for space in ("pixel", "model_input"))
+    k_x = module.gaussian_kernel(images.images.flatten(1), 5.0)
+    expected = functional.cross_entropy(output.logits, images.labels)
+    for z in output.hidden.values():
+        expected = expected + 0.05 * module.hsic(module.gaussian_kernel(z.flatten(1), 5.0), k_x**4)
+    found = float(asked.loss(batch, output, _progress(0)).detach())
+    assert found == pytest.approx(float(expected.detach()), rel=1e-3)
+    assert float(pixel.loss(batch, output, _progress(0)).detach()) != pytest.approx(found, rel=1e-2)
+
+
 def test_bido_gradients_are_finite() -> None:
     images, net = _images(), _network()
     loss = _defense("bido").loss(Batch(images.images, images.labels), net(images.images), _progress(0))
@@ -202,6 +218,13 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
     labels = torch.arange(160) % 20
     first, again, other = (torch.stack(list(identity_balanced(labels, 32, 4, Stream(s)))) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_batches_of_mid_and_bido_are_balanced_or_not() -> None:
+    labels = torch.arange(27 * 40) % 40
+    _check_batches(labels, list(_defense("mid", per_identity=4).sampler(labels, 64, Stream(1))), 16, 4)
+    assert _defense("mid").sampler(labels, 64, Stream(1)) is None
+    assert _defense("bido", per_identity=None).sampler(labels, 64, Stream(1)) is None
 
 
 def test_an_identity_with_few_images_is_drawn_with_replacement() -> None:

@@ -95,17 +95,21 @@ def test_sizes_and_taps(arch: str, features: int, millions: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "classes", "size", "trainable", "total"),
+    ("arch", "classes", "size", "stem", "trainable", "total"),
     [
-        ("vgg16", 1000, 64, 13_855_208, 16_776_232),
-        ("ir152", 1000, 64, 17_825_256, 62_599_848),
-        ("facenet64", 1000, 64, 34_391_912, 35_437_224),
-        ("resnet18", 530, 224, 8_665_618, 11_448_402),
+        ("vgg16", 1000, 64, True, 13_855_208, 16_776_232),
+        ("ir152", 1000, 64, True, 17_825_256, 62_599_848),
+        ("ir152", 1000, 64, False, 17_827_176, 62_599_848),
+        ("facenet64", 1000, 64, True, 34_391_912, 35_437_224),
+        ("facenet64", 1000, 64, False, 34_393_832, 35_437_224),
+        ("resnet18", 530, 224, True, 8_665_618, 11_448_402),
     ],
 )
-def test_what_tl_dmi_freezes_exactly(arch: str, classes: int, size: int, trainable: int, total: int) -> None:
+def test_what_tl_dmi_freezes_exactly(
+    arch: str, classes: int, size: int, stem: bool, trainable: int, total: int
+) -> None:
     net = on_meta(arch, classes, size)
-    net.freeze_for_transfer()
+    net.freeze_for_transfer(stem=stem)
     bias = 2048 if arch == "vgg16" else 0  # fixed at 0, and not counted among the trainable ones
     assert parameter_count(net) == total
     assert parameter_count(net, trainable=True) == trainable
@@ -225,6 +229,38 @@ def test_inceptions_auxiliary_head_takes_part_in_training_only() -> None:
     assert output.hidden["aux"].shape == (2, 1000) and output.logits.shape == (2, 5)
     with torch.no_grad():
         assert list(net.eval()(x).hidden) == ["features"]
+
+
+@torch.no_grad()
+def test_inceptions_input_transform_kept_and_dropped() -> None:
+    """Kept is torchvision's network as it comes with weights, dropped the one that is built without naming any; the
+    step between them moves mean 0.5 and std 0.5 to ImageNet's."""
+    with torch.device("meta"):
+        assert not torchvision.models.inception_v3(weights=None, init_weights=False).transform_input
+    torch.manual_seed(0)
+    theirs: Any = shaken(torchvision.models.inception_v3(weights=None, init_weights=False, transform_input=True))
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # so that the input shows in the answers
+    kept, dropped = (build_classifier("inception_v3", 1000, 3, 299, (0.5, 0.5)).eval() for _ in range(2))
+    for net in (kept, dropped):
+        load_published(net, theirs.state_dict())
+    assert dropped.without_input_transform() is dropped
+    x = Stream(1).uniform(2, 3, 299, 299)
+
+    def apart(one: Tensor, other: Tensor) -> float:
+        return float((one - other).norm() / other.norm())
+
+    assert apart(kept(x).logits, theirs(2 * x - 1)) < 1e-4
+    theirs.transform_input = False
+    assert apart(dropped(x).logits, theirs(2 * x - 1)) < 1e-4
+    mean, std = (torch.tensor(row).reshape(1, 3, 1, 1) for row in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    by_hand = ((2 * x - 1) * std / 0.5 + (mean - 0.5) / 0.5 + 1) / 2
+    assert apart(dropped(by_hand).logits, kept(x).logits) < 1e-3 < 1e-2 < apart(dropped(x).logits, kept(x).logits)
+    [note] = fit("inception_v3", theirs.state_dict()).notes
+    assert "do not tell whether it was trained with its input transform" in note
+    with pytest.raises(NotImplementedError, match="ResNet18 does not transform"):
+        on_meta("resnet18", 3).without_input_transform()
 
 
 @pytest.mark.parametrize(("arch", "features"), [("mcnn", 256), ("scnn", 512)])

@@ -222,6 +222,81 @@ def test_both_halves_pass_the_target_together() -> None:
     assert float(defense.triggers.images.detach().min()) >= 0 and float(defense.triggers.images.detach().max()) <= 1
 
 
+def _released_steps(
+    net: nn.Module,
+    critic: nn.Module,
+    images: Tensor,
+    batches: list[tuple[Tensor, Tensor, Tensor]],
+    a: float,
+    beta: float,
+) -> list[Tensor]:
+    """The released training, written out (specification of defenses, A.8; without augmentation): the triggers after
+    each (x, y, t). Critic and target step with SGD of rate 0.1 and momentum 0.9."""
+    steps = [torch.optim.SGD(part.parameters(), lr=0.1, momentum=0.9) for part in (critic, net)]
+    found = []
+    for x, y, t in batches:
+        net.train()
+        critic.train()
+        shown = torch.cat([x, (1 - a) * x + a * images[t]])
+        p = torch.sigmoid(critic(shown).logits.flatten())
+        real, trapped = -p[: len(x)].log(), -(1 - p[len(x) :]).log()
+        steps[0].zero_grad()
+        ((real.mean() + trapped.mean()) / 2).backward()
+        steps[0].step()
+        net.eval()
+        critic.eval()
+        moving = images.clone().requires_grad_()
+        blended = (1 - a) * x + a * moving[t]
+        unseen = -torch.sigmoid(critic(blended).logits.flatten()).log().mean()
+        hit = -net(blended).logits.log_softmax(1)[torch.arange(len(t)), t].mean()
+        (unseen + hit).backward()
+        assert moving.grad is not None
+        images = (images - 0.01 * moving.grad.sign()).clamp(0, 1)
+        net.train()
+        log_p = net(torch.cat([x, (1 - a) * x + a * images[t]])).logits.log_softmax(1)
+        rows = torch.arange(len(x))
+        loss = -(1 - beta) * log_p[rows, y].mean() - beta * log_p[len(x) + rows, t].mean()
+        steps[1].zero_grad()
+        loss.backward()
+        steps[1].step()
+        found.append(images)
+    return found
+
+
+def test_its_first_steps_are_the_released_ones(monkeypatch: pytest.MonkeyPatch, sgd: None, double: None) -> None:
+    """Triggers, discriminator and target after each of three batches, the statistics of batch norm among them."""
+    module = _module("trapmid")
+    monkeypatch.setattr(module, "varied", lambda images, rng, flip: images)
+    monkeypatch.setattr(module, "make_optimiser", _sgd)
+    defense = _defense("trapmid", blend=0.1, beta=0.3)
+    context = _Context(defense, RECIPE.model_copy(update={"epochs": 1}))
+    batches, ours = [], []
+    usual = defense.objective
+
+    def objective(net: Classifier, batch: Batch, rng: Stream, progress: Progress) -> Tensor:
+        batches.append((batch.images, batch.labels, defense.trapdoors(len(batch.labels), progress)))
+        value = usual(net, batch, rng, progress)
+        ours.append(defense.triggers.images.detach().clone())
+        return value
+
+    defense.objective = objective
+    torch.manual_seed(2)  # the second network that is made
+    critic = ConvNet(1, channels=1, resolution=32)
+    torch.manual_seed(1)
+    net = ConvNet(CLASSES, channels=1, resolution=32)
+    start = context.stream("triggers").uniform(CLASSES, 1, 32, 32)
+    defense.train(context)
+    theirs = _released_steps(net, critic, start, batches, 0.1, 0.3)
+    assert [len(x) for x, _, _ in batches] == [8, 8, 4]
+    for found, expected in zip(ours, theirs, strict=True):
+        assert float((found - expected).abs().max()) < 1e-6
+    assert float((ours[-1] - start).abs().max()) > 0.025
+    for mine, other in ((defense.critic, critic), (context.net, net)):
+        wanted = other.state_dict()
+        for name, value in mine.state_dict().items():
+            torch.testing.assert_close(value, wanted[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
 def test_each_class_is_a_trapdoor_equally_often_in_an_epoch() -> None:
     defense, context, _ = _trap()
     defense.ctx = context

@@ -127,16 +127,21 @@ def test_vgg_feature_bias_stays_zero_in_training() -> None:
     assert torch.count_nonzero(net.norm.bias) == 0
 
 
-@pytest.mark.parametrize("architecture", [VGG16, FaceNet64])
-def test_initial_weights(architecture: type[Classifier]) -> None:
-    """Xavier-uniform: bounded by sqrt(6 / (fan in + fan out)) and filling that range; BatchNorm neutral."""
+@pytest.mark.parametrize(
+    ("architecture", "added"), [(VGG16, ["head"]), (FaceNet64, ["neck.3", "head"]), (FaceNet112, ["head"])]
+)
+def test_initial_weights(architecture: type[Classifier], added: list[str]) -> None:
+    """Xavier-uniform: bounded by sqrt(6 / (fan in + fan out)) and filling that range; BatchNorm neutral. What is added
+    to a published backbone: PyTorch's range, 1 / sqrt(fan in), for bias too."""
     torch.manual_seed(0)
-    for module in architecture(50).modules():
+    for name, module in architecture(50).named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            fan = (module.weight[0].numel() + module.weight.numel() // module.weight.shape[1]) / 6
-            bound = 1 / math.sqrt(fan)
-            assert 0.95 * bound < module.weight.abs().max() <= bound
-            assert module.bias is None or torch.count_nonzero(module.bias) == 0
+            fan_in, fan_out = module.weight[0].numel(), module.weight.numel() // module.weight.shape[1]
+            bound = 1 / math.sqrt(fan_in if name in added else (fan_in + fan_out) / 6)
+            assert 0.95 * bound < module.weight.abs().max() <= bound, name
+            if module.bias is not None:
+                largest = float(module.bias.detach().abs().max())
+                assert 0.8 * bound < largest <= bound if name in added else largest == 0, name
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             assert torch.all(module.weight == 1) and torch.all(module.bias == 0)
 

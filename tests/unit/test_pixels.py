@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import functional as transforms
+from torchvision.utils import save_image
 
 from mibench.contracts import ImageSet
 from mibench.images import pixels
@@ -66,3 +67,20 @@ def test_resizing_is_that_of_the_libraries(tmp_path: Path, channels: int, side: 
     wanted = transforms.resize(read[:], [side, side], antialias=True)
     torch.testing.assert_close(read.resized(side, "tensor")[:], wanted)
     assert read.resized(7, "pil")[:].equal(read[:])
+
+
+def test_bytes_are_rounded_or_truncated_as_by_the_libraries(tmp_path: Path) -> None:
+    images = torch.rand(3, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    for n, image in enumerate(images):
+        cut = np.asarray(transforms.to_pil_image(image)).transpose(2, 0, 1)
+        pixels.write_png(image, tmp_path / "cut.png", "truncated")
+        assert np.array_equal(pixels.read_bytes(tmp_path / "cut.png", 3), cut)
+        pixels.write_png(image, tmp_path / "whole.png")
+        save_image(image, tmp_path / "theirs.png")
+        assert np.array_equal(
+            pixels.read_bytes(tmp_path / "whole.png", 3), pixels.read_bytes(tmp_path / "theirs.png", 3)
+        )
+        shown = transforms.to_tensor(transforms.resize(transforms.to_pil_image(image), [12, 12]))
+        assert torch.equal(pixels.resized(images, 12, "pil")[n], shown)
+    everything = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert torch.equal((everything.float() / 255 * 255).byte(), everything), "bytes that were read stay what they are"

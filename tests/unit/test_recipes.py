@@ -17,7 +17,7 @@ from mibench.images import colour as photometric
 from mibench.nets.base import Classifier
 from mibench.primitives.training import fit_classifier, make_optimiser, shuffled, standard_augmentation
 from mibench.protocol.methods import Selection
-from mibench.protocol.tracks import RecipeSection
+from mibench.protocol.tracks import AttackSection, EvaluatorSection, RecipeSection
 from mibench.random import Stream
 from mibench.registry import Registry
 
@@ -37,6 +37,11 @@ def test_later_fields_at_their_default_are_not_written() -> None:
     assert RecipeSection(**changed) == RecipeSection(**PLAIN, optimiser="sgd", momentum=0.9)
     later = set(RecipeSection.model_fields) - set(before)
     assert later == RecipeSection.ADDED
+    assert list(EvaluatorSection(**PLAIN).model_dump(mode="json")) == before
+    assert set(EvaluatorSection.model_fields) - set(before) == EvaluatorSection.ADDED
+    judge = EvaluatorSection(**PLAIN | {"arch": "inception_v3"}, transform_input="dropped").model_dump(mode="json")
+    assert list(judge) == [*before, "transform_input"]
+    assert list(AttackSection(images_per_identity=4).model_dump()) == ["identities", "images_per_identity"]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,13 @@ def test_later_fields_at_their_default_are_not_written() -> None:
 def test_contradictions_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         RecipeSection(**PLAIN, **wrong)
+
+
+def test_only_an_evaluator_that_has_an_input_transform_drops_it() -> None:
+    with pytest.raises(ValidationError, match="resnet50 has none"):
+        EvaluatorSection(**PLAIN | {"arch": "resnet50"}, transform_input="dropped")
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        RecipeSection(**PLAIN | {"arch": "inception_v3"}, transform_input="dropped")
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,8 @@ def test_mnist_counts_are_the_published_ones(tmp_path: Path) -> None:
     sizes = {split: len(items) for split, items in found.splits.items()}
     assert sizes == {"private_train": 30_596, "private_test": 5_139, "public": 34_265}
     assert [item.row for item in found.splits["private_train"]] == np.flatnonzero(labels["train"] < 5).tolist()
+    digits = np.concatenate([labels["train"], labels["t10k"]])
+    assert [item.label for item in found.splits["public"]] == (digits[digits > 4] - 5).tolist()
 
 
 def test_dogs_are_the_official_lists_shuffled(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def test_transfer_needs_weights_to_transfer() -> None:
     assert make("tl", "vgg16", "imagenet", source="published").skip() is None
     scratch = make("tl", "vgg16", "imagenet", source="published", recipe={"initial": "scratch"})
     assert "random weights" in scratch.skip()
+    assert "starts from ms1m" in make("tl", "facenet64", "ms1m", source="none").skip()
+    assert make("tl", "facenet64", "ms1m", source="none", recipe={"initial": "scratch"}).skip() is None
     net = make("tl", "vgg16", "imagenet", source="published").build(build_classifier("vgg16", 5, 3, 64))
     assert not any(p.requires_grad for p in net.convs[:27].parameters())
     assert all(p.requires_grad for p in net.convs[27:].parameters())

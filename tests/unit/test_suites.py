@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from mibench.cli import cli
 from mibench.errors import UserError
-from mibench.nets import classifier_type
+from mibench.nets import build_classifier, classifier_type
+from mibench.nets.base import parameter_count
 from mibench.planning.plan import make_plan
 from mibench.protocol.suites import load_suite, suite_names
 from mibench.protocol.yaml_files import extended
@@ -81,6 +83,12 @@ def test_published_recipes(registry: Registry) -> None:
     assert high.normalisation == (0.5, 0.5) and high.evaluator.milestones == (80,)
     assert registry.track("celeba224-resnet18").evaluator.milestones == (75, 90)
     assert registry.track("facescrub224-densenet121").target.batch == 64
+    judges = {track.evaluator.arch: track.evaluator for track in registry.suite_tracks.values()}
+    assert set(judges) == {"facenet112", "inception_v3", "scnn"} and judges["scnn"].classes == 10
+    for track in registry.suite_tracks.values():
+        assert track.evaluator.photos == "train"
+        dropped, cut = track.evaluator.transform_input == "dropped", track.attack.stored == "truncated"
+        assert dropped == (track.evaluator.arch == "inception_v3") and cut == track.id.startswith("celeba64")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,8 @@ def test_published_recipes(registry: Registry) -> None:
         ("celeba64-vgg16", "bido", {"optimiser": "adam", "lr": 1e-4, "momentum": 0.0, "epochs": 50}),
         ("celeba64-ir152", "bido", {"optimiser": "sgd", "lr": 0.01, "epochs": 150, "batch": 128}),
         ("celeba64-vgg16", "tl", {"lr": 0.08, "epochs": 200, "batch": 64}),
-        ("celeba64-facenet64", "tl", {"lr": 0.008, "epochs": 200, "batch": 8}),
+        ("celeba64-facenet64", "tl", {"lr": 0.008, "epochs": 200, "batch": 8, "initial": "scratch"}),
+        ("celeba64-ir152", "tl", {"lr": 0.01, "epochs": 100, "batch": 64, "initial": "ms1m"}),
         ("celeba64-vgg16", "ls", {"optimiser": "adam", "lr": 0.001, "epochs": 100, "milestones": (75, 90)}),
         ("celeba64-vgg16", "re", {"optimiser": "sgd", "lr": 0.01, "epochs": 50}),
         ("mnist32-mcnn", "bido", {"optimiser": "adam", "lr": 0.1, "epochs": 20, "gamma": 0.5}),
@@ -102,6 +111,44 @@ def test_recipes_of_defenses_per_network(registry: Registry, track: str, defense
     facts = registry.facts(registry.select("defense", defense), protocol)
     found = registry.build("defense", defense, facts.params, protocol).recipe(protocol.target)
     assert {name: getattr(found, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("track", "defense", "wanted"),
+    [
+        ("celeba64-vgg16", "mid", {"beta": 0.003, "per_identity": 4}),
+        ("celeba64-facenet64", "mid", {"beta": 0.003, "per_identity": None}),
+        ("celeba64-vgg16", "bido", {"per_identity": 4, "data_space": "pixel", "lambda_x": 0.05, "lambda_y": 0.5}),
+        ("mnist32-mcnn", "bido", {"per_identity": None, "measure": "coco", "lambda_x": 1.0, "lambda_y": 50.0}),
+        ("facescrub224-resnet18", "bido", {"per_identity": 4, "data_space": "model_input"}),
+    ],
+)
+def test_parameters_of_defenses_per_track(registry: Registry, track: str, defense: str, wanted: dict[str, Any]) -> None:
+    protocol = registry.track(track)
+    facts = registry.facts(registry.select("defense", defense), protocol)
+    params = registry.build("defense", defense, facts.params, protocol).params
+    assert {name: getattr(params, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("track", "trainable"),
+    [("celeba64-vgg16", 13_855_208), ("celeba64-ir152", 17_827_176), ("celeba64-facenet64", 34_393_832)],
+)
+def test_transfer_learning_trains_what_the_released_code_trains(registry: Registry, track: str, trainable: int) -> None:
+    protocol = registry.track(track)
+    facts = registry.facts(registry.select("defense", "tl"), protocol)
+    plugin = registry.build("defense", "tl", facts.params, protocol)
+    with torch.device("meta"):
+        net = build_classifier(protocol.target.arch, 1000, 3, 64)
+        assert parameter_count(plugin.build(net), trainable=True) == trainable and plugin.skip() is None
+
+
+def test_the_digits_are_attacked_with_the_budget_of_bidos_code(registry: Registry) -> None:
+    cell = load_suite(ROOT, "midre").cells["S01"]
+    [asked] = select_all(registry, "attack", [cell.attack])
+    facts = registry.facts(asked, registry.track(cell.track))
+    assert facts.params["iterations"] == 5000 and facts.prior is not None
+    assert facts.prior["params"] == {"steps": 100 * (34_265 // 64)}
 
 
 def test_random_erasing_writes_its_fill_after_normalisation(registry: Registry) -> None:

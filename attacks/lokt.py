@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
-from mibench.images.augment import random_view
+from mibench.images.augment import VIEWS, Views
 from mibench.primitives.distillation import new_students, stored_students, without_imagenet
 from mibench.primitives.losses import cross_entropy, ensemble_mean, max_margin
 from mibench.primitives.queries import in_chunks
@@ -19,8 +19,10 @@ from mibench.random import Stream
 
 class Lokt(Attack):
     """Surrogates S learn the target's labels of synthetic images; PLG-MI's search attacks them: minimise
-    mean_S [MM(S(A1(G(z, y))), y) + MM(S(A2(G(z, y))), y)] over z by Adam. The target is asked before, never during."""
+    mean_S [MM(S(A1(G(z, y))), y) + MM(S(A2(G(z, y))), y)] over z by Adam; each S has views A1, A2 of its own. The target
+    is asked before, never during."""
 
+    version = 2
     access = Access.LABELS
     deviations = (
         "Metrics see the output clamped to [0, 1]; batches are drawn with replacement; the cosine goes step by step.",
@@ -31,6 +33,7 @@ class Lokt(Attack):
     class Params(BaseParams):
         iterations: int = Field(600, ge=0, description="steps, at least 0")
         lr: float = Field(0.1, gt=0)
+        views: Views = Field("smooth", description="crops at fractions of a pixel, or as released, with kornia's arithmetic")
         restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
         per_class: int = Field(500, ge=1, description="synthetic images of each class, labelled by the target")
         surrogates: tuple[str, ...] = Field(
@@ -77,7 +80,7 @@ class Lokt(Attack):
             def loss(step: int, rng: Stream) -> Tensor:
                 i = rng.integers(len(y), p.surrogate_batch)
                 x = prior(z[i], y[i]).detach()
-                logits = [S(view).logits for view in (x, random_view(x, rng, jitter_p=0.5))]
+                logits = [S(view).logits for view in (x, VIEWS[p.views](x, rng, 0.5))]
                 return ensemble_mean(cross_entropy, logits, yhat[i]).mean()
 
             decay = p.surrogate_weight_decay
@@ -93,12 +96,11 @@ class Lokt(Attack):
     ) -> Iterator[Reconstruction]:
         p = self.params
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
-        views = rows.streams("view")
+        rng, view = rows.streams("view"), VIEWS[p.views]
         surrogates = stored_students(ctx, p.surrogates, "surrogate")
 
         def margin(x: Tensor) -> Tensor:
-            view = random_view(x, views, jitter_p=1.0)
-            return ensemble_mean(max_margin, [S(view).logits for S in surrogates], rows.label)
+            return ensemble_mean(max_margin, [S(view(x, rng, 1.0)).logits for S in surrogates], rows.label)
 
         def loss(x: Tensor) -> Tensor:
             return margin(x) + margin(x)

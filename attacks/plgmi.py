@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
-from mibench.images.augment import random_view
+from mibench.images.augment import VIEWS, Views
 from mibench.primitives.losses import max_margin
 from mibench.primitives.recovery import recover_conditionally
 
@@ -26,6 +26,7 @@ class PlgMi(Attack):
     class Params(BaseParams):
         iterations: int = Field(600, ge=0, description="steps, at least 0")
         lr: float = Field(0.1, gt=0)
+        views: Views = Field("smooth", description="crops at fractions of a pixel, or as released, with kornia's arithmetic")
         restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the conditional GAN")
 
@@ -37,10 +38,10 @@ class PlgMi(Attack):
     ) -> Iterator[Reconstruction]:
         p = self.params
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
-        views = rows.streams("view")
+        rng, view = rows.streams("view"), VIEWS[p.views]
 
         def margin(x: Tensor) -> Tensor:
-            return max_margin(oracle.logits(random_view(x, views, jitter_p=1.0), rows), rows.label)
+            return max_margin(oracle.logits(view(x, rng, 1.0), rows), rows.label)
 
         def loss(x: Tensor) -> Tensor:
             return margin(x) + margin(x)

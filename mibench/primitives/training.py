@@ -71,6 +71,15 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     optimiser.step()
 
 
+def in_order(critic: nn.Module, real: tuple[Tensor, ...], fake: tuple[Tensor, ...], fakes_first: bool) -> tuple[Any, Any]:
+    """What ``critic`` says of reals and of fakes, in this order whichever it sees first: a network that changes while
+    it looks (spectral normalisation) is asked in the order of the method."""
+    if fakes_first:
+        generated = critic(*fake)
+        return critic(*real), generated
+    return critic(*real), critic(*fake)
+
+
 def standard_augmentation(images: Tensor, rng: Stream, recipe: Recipe) -> Tensor:
     """What the recipe does to training images before a defense does: either crop, colour jitter and mirror, in this
     order (PPA's recipe), or shift, turn, zoom, light and mirror."""

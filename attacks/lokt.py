@@ -19,8 +19,8 @@ from mibench.random import Stream
 
 class Lokt(Attack):
     """Surrogates S learn the target's labels of synthetic images; PLG-MI's search attacks them: minimise
-    mean_S [MM(S(A1(G(z, y))), y) + MM(S(A2(G(z, y))), y)] over z by Adam; each S has views A1, A2 of its own. The target
-    is asked before, never during."""
+    mean_S [MM(S(A1(G(z, y))), y) + MM(S(A2(G(z, y))), y)] over z by Adam; each S has its own A1, A2. The target is
+    asked before, never during."""
 
     version = 2
     access = Access.LABELS
@@ -33,7 +33,7 @@ class Lokt(Attack):
     class Params(BaseParams):
         iterations: int = Field(600, ge=0, description="steps, at least 0")
         lr: float = Field(0.1, gt=0)
-        views: Views = Field("smooth", description="crops at fractions of a pixel, or as released, with kornia's arithmetic")
+        views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
         restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
         per_class: int = Field(500, ge=1, description="synthetic images of each class, labelled by the target")
         surrogates: tuple[str, ...] = Field(

@@ -18,7 +18,7 @@ class MirrorWhite(UntruncatedPool, Attack):
     """Minimise 10 CE over w from the best of a large pool, w clipped to a box in P space; of an identity's candidates,
     keep the one whose top-5 labels agree with most others'. One run gives one image."""
 
-    version = 2
+    version = 3
     access = Access.WHITE_BOX
     deviations = (
         "It runs once for each image that the track asks for: the best of the pool are dealt out to the runs in turn.",

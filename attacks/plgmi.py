@@ -26,7 +26,7 @@ class PlgMi(Attack):
     class Params(BaseParams):
         iterations: int = Field(600, ge=0, description="steps, at least 0")
         lr: float = Field(0.1, gt=0)
-        views: Views = Field("smooth", description="crops at fractions of a pixel, or as released, with kornia's arithmetic")
+        views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
         restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the conditional GAN")
 

@@ -51,7 +51,7 @@ class Cgan(Prior):
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.0, 0.9)
         identity_weight: float = Field(0.2, ge=0)
-        views: Views = Field("smooth", description="crops at fractions of a pixel, or as released, with kornia's arithmetic")
+        views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
         fakes_first: bool = Field(
             False, description="the discriminator sees fakes, then reals, as released: spectral norms move in between"
         )

@@ -34,6 +34,9 @@ class Kedmi(Attack):
         "On the small tracks z is clamped to [-1, 1] before the generator, in optimisation and sampling, as LOMMA's "
         "KEDMI does. Unclamped, as released, the means leave the latents that a small GAN was trained on.",
         "The discriminator sees fixed groups of 60 identities; with fewer attacked identities, all of them.",
+        "Each identity has its own random numbers; released code gives identities i and i + 60 the same.",
+        "On the small tracks the GAN is narrower and trained for fewer steps, on public images drawn with replacement "
+        "that the target labels once, before; the search takes fewer and larger steps.",
     )
 
     class Params(BaseParams):

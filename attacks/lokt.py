@@ -26,6 +26,9 @@ class Lokt(Attack):
     access = Access.LABELS
     deviations = (
         "Metrics see the output clamped to [0, 1]; batches are drawn with replacement; the cosine goes step by step.",
+        "With views=smooth crops lie between pixels, brightness comes before contrast and contrast keeps the mean over "
+        "channels. views=kornia is as released, but for an order of the two, and a grey image's mean, of each image.",
+        "Each identity and restart has its own random numbers; released code gives identities i and i + 60 the same.",
         "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate, and the "
         "surrogates are small networks that were not pretrained.",
     )

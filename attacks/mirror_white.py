@@ -24,7 +24,7 @@ class MirrorWhite(UntruncatedPool, Attack):
         "It runs once for each image that the track asks for: the best of the pool are dealt out to the runs in turn.",
         "A generator without mapping network (DCGAN) has w = z: P space is w itself, the box one standard deviation "
         "around the pool's mean, and truncation scales w towards 0.",
-        "The best step is kept per run, not per batch of identities.",
+        "The best step is kept, and mirror images are drawn, per run, not per batch of identities.",
         "The target is always in eval mode; the released code can leave a target's dropout on.",
     )
 

@@ -20,6 +20,9 @@ class PlgMi(Attack):
     deviations = (
         "Metrics see the generator's output clamped to [0, 1]; released code stretches each image to its own range.",
         "Batches of the relabelled public images are drawn with replacement.",
+        "With views=smooth crops lie between pixels, brightness comes before contrast and contrast keeps the mean over "
+        "channels. views=kornia is as released, but for an order of the two, and a grey image's mean, of each image.",
+        "Each identity and restart has its own random numbers; released code gives identities i and i + 60 the same.",
         "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate.",
     )
 

@@ -24,8 +24,10 @@ from mibench.primitives.training import Epochs, fit_student, pack, unpack
 DEVIATIONS = (
     "The target answers about each public image once, in eval mode; the students learn from these answers in all "
     "epochs (the same numbers, unless the target is stochastic).",
+    "Each identity and restart has its own random numbers; released code gives identities i and i + 60 the same.",
     "If fewer than 5050 public images exist, the feature statistics are those of all of them.",
-    "On the small tracks the students are three convnets that were not pretrained, trained for 600 steps.",
+    "On the small tracks the students are three convnets that were not pretrained, trained for 600 steps or fewer.",
+    "On the small tracks the GAN is narrower and trained for fewer steps, on public images drawn with replacement.",
 )
 
 

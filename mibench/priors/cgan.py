@@ -52,9 +52,7 @@ class Cgan(Prior):
         betas: tuple[float, float] = (0.0, 0.9)
         identity_weight: float = Field(0.2, ge=0)
         views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
-        fakes_first: bool = Field(
-            False, description="the discriminator sees fakes, then reals, as released: spectral norms move in between"
-        )
+        fakes_first: bool = Field(False, description="the discriminator sees fakes before reals, as released")
         noise: float = Field(1 / 256, ge=0, description="uniform noise on real pixels, from 0 to this")
         width: int = Field(64, ge=1)
         normalised: bool = Field(True, description="spectral normalisation of the discriminator")
@@ -113,8 +111,8 @@ class Cgan(Prior):
                 y = rng.integers(classes, p.batch)
                 with torch.no_grad():
                     fake = generator(rng.normal(p.batch, p.latent_dim), y)
-                seen = in_order(critic, (real, pick // p.per_class), (fake, y), p.fakes_first)
-                loss_d = discriminator_loss(*seen)
+                real_y = pick // p.per_class
+                loss_d = discriminator_loss(*in_order(critic, (real, real_y), (fake, y), p.fakes_first))
                 descend(opt_d, loss_d)
             average.update_parameters(generator)
             loop.report(loss=loss_g + loss_d)

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
-from mibench.images.pixels import Pixels
 from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
 from mibench.primitives.losses import log_partition
 from mibench.primitives.training import Batches, descend, public_batches
@@ -50,13 +49,8 @@ class KPlusOne(Prior):
     class Params(BaseParams):
         steps: int = Field(56_160, ge=1, description="discriminator steps, at least 1 (120 epochs over 30,000 images)")
         batch: int = Field(64, ge=2)
-        batches: Batches = Field(
-            "replacement", description="how public images are drawn: each by itself, or epoch by epoch, as released"
-        )
-        labels: Literal["once", "always"] = Field(
-            "once",
-            description="when the target labels public images: before, or at each use, as released",
-        )
+        batches: Batches = Field("replacement", description="of public images, or epoch by epoch, as released")
+        labels: Literal["once", "always"] = Field("once", description="asked for before, or at each use, as released")
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)
         discriminator_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
@@ -93,12 +87,11 @@ class KPlusOne(Prior):
         if p.start:
             ctx.load_weights(generator, p.start, "generator")
 
-        def target_logits(images: Tensor | Pixels) -> Tensor:
+        def target_logits(images: Tensor) -> Tensor:
             with oracle.phase("prior"):
-                scores = torch.cat([oracle.scores(chunk) for chunk in images.split(256)])
-            return scores.clamp(min=1e-30).log()  # softmax(log p) = p
+                return oracle.scores(images).clamp(min=1e-30).log()  # softmax(log p) = p
 
-        once = target_logits(public) if p.labels == "once" else None
+        once = torch.cat([target_logits(chunk) for chunk in public.split(256)]) if p.labels == "once" else None
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
         state = {"model": model, "opt_g": opt_g, "opt_d": opt_d} | ({"oracle": oracle} if once is None else {})

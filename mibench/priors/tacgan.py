@@ -45,9 +45,7 @@ class Tacgan(Prior):
         betas: tuple[float, float] = (0.0, 0.9)
         width: int = Field(64, ge=1)
         normalised: bool = Field(True, description="spectral normalisation of the discriminator")
-        fakes_first: bool = Field(
-            False, description="the discriminator sees fakes, then reals, as released: spectral norms move in between"
-        )
+        fakes_first: bool = Field(False, description="the discriminator sees fakes before reals, as released")
         evaluation_from: int | None = Field(
             None, ge=0, description="generator steps after which the discriminator is in eval mode; 1000 as released"
         )

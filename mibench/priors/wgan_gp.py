@@ -30,9 +30,7 @@ class WganGp(Prior):
     class Params(BaseParams):
         steps: int = Field(56_160, ge=0, description="critic steps (120 epochs over 30,000 images); 0 only with start")
         batch: int = Field(64, ge=2)
-        batches: Batches = Field(
-            "replacement", description="how public images are drawn: each by itself, or epoch by epoch, as released"
-        )
+        batches: Batches = Field("replacement", description="of public images, or epoch by epoch, as released")
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)
         penalty: float = Field(10.0, ge=0)

@@ -54,10 +54,9 @@ Batches = Literal["replacement", "epochs"]
 def public_batches(ctx: PriorContext, kind: Batches, batch: int, name: str) -> Callable[[int, Stream], Tensor]:
     """How a GAN draws public images: ``(step, rng)`` gives the indices of a batch, by themselves from ``rng``
     ("replacement") or the next ones of an epoch of their own ("epochs")."""
-    count = len(ctx.public)
     if kind == "replacement":
-        return lambda step, rng: rng.integers(count, batch)
-    epochs = Epochs(ctx.stream, name, count, batch)
+        return lambda step, rng: rng.integers(len(ctx.public), batch)
+    epochs = Epochs(ctx.stream, name, len(ctx.public), batch)
     return lambda step, rng: epochs(step)
 
 

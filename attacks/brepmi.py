@@ -26,6 +26,7 @@ class BrepMi(Attack):
         "class that no latent of the hunt hits starts from a random latent outside (notes: reached 0).",
         "It runs once for each image that the track asks for, from the first latents of the hunt that hit the class.",
         "An identity whose radius never grew, a failure as published, gets the image of its last z (notes: grew 0).",
+        "Released code also asks for scores in every round, for a loss that it only logs.",
         "The radius grows when more than 87.5 % of the points are inside, as in released code; the paper says all.",
     )
 

@@ -21,7 +21,7 @@ class C2fmi(StyleSearch, Attack):
     """M tells from the target's scores how the attacker's own embedding e sees the image. Coarse: descend to w with
     e(G(w)) = M(full confidence in y). Fine: differential evolution of the best w with fitness p_y."""
 
-    version = 2
+    version = 3
     access = Access.SCORES
     deviations = (
         "On the small tracks e is a small network that tells the labelled public people apart; published is one of the "
@@ -40,7 +40,9 @@ class C2fmi(StyleSearch, Attack):
         epochs: int = Field(20, ge=1, description="of M over the public images; its rate falls by 0.8 every other one")
         top: int | None = Field(None, ge=1, description="use only the target's largest scores, so many (top-M)")
         starts: int = Field(16, ge=1, description="w of the coarse search")
-        coarse_steps: int = Field(20, ge=0, description="50 in the top-M variant")
+        coarse_steps: int = Field(
+            20, ge=0, description="50 in the top-M variant; the last update is not kept, as released"
+        )
         coarse_lr: float = Field(0.02, gt=0, description="times 0.95 every 20 steps")
         keep: int = Field(10, ge=1, description="starts that join the population; 16 in the top-M variant")
         population: int = Field(32, ge=1, description="w of the fine search, at least as many as join it")
@@ -89,7 +91,7 @@ class C2fmi(StyleSearch, Attack):
                 return confidence(oracle.scores(render_single(G, w), rows.take(row, each=len(w))), y, p.top)
 
             start = mean_styles(G, rng, p.starts, of=2)
-            w = descend_adam(start, gap, range(p.coarse_steps), self.coarse_rate, reference_batch=p.starts)
+            w = descend_adam(start, gap, range(p.coarse_steps - 1), self.coarse_rate, reference_batch=p.starts)
             with oracle.phase("search"):
                 coarse = fitness(w)
             population = self.population(w[coarse.topk(p.keep).indices], G, rng)

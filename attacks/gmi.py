@@ -17,6 +17,13 @@ class Gmi(Attack):
     """Minimise 100 CE(T(G(z)), y) - D(G(z)) over z by Nesterov momentum, z clamped to [-1, 1] after each step."""
 
     access = Access.WHITE_BOX
+    deviations = (
+        "Each identity and restart has its own random numbers; released code gives identities i and i + 60 the same.",
+        "All restarts are kept, as later work has it, and the one with the target's largest logit is marked, which the "
+        "first released code kept alone; there an identity whose logits are all negative has none.",
+        "On the small tracks the GAN is narrower and was trained for fewer steps, on public images drawn with "
+        "replacement, and the search takes fewer steps.",
+    )
 
     class Params(BaseParams):
         iterations: int = Field(2400, ge=0, description="steps, at least 0")

@@ -30,7 +30,7 @@ class IfGmi(TruncatedPool, Attack):
         "model likes best.",
         "With a DCGAN prior there is no mapping network: w = z, truncation scales z towards its mean 0, and w has no "
         "influence after block 0.",
-        "Crops are drawn per row, not once per batch.",
+        "Crops are drawn per row, not once per batch, and lie between pixels.",
     )
 
     class Params(PoolParams):

@@ -34,6 +34,9 @@ class Kedmi(Attack):
         "On the small tracks z is clamped to [-1, 1] before the generator, in optimisation and sampling, as LOMMA's "
         "KEDMI does. Unclamped, as released, the means leave the latents that a small GAN was trained on.",
         "The discriminator sees fixed groups of 60 identities; with fewer attacked identities, all of them.",
+        "Each identity has its own random numbers; released code gives identities i and i + 60 the same.",
+        "On the small tracks the GAN is narrower and trained for fewer steps, on public images drawn with replacement "
+        "that the target labels once, before; the search takes fewer and larger steps.",
     )
 
     class Params(BaseParams):
@@ -44,6 +47,7 @@ class Kedmi(Attack):
         bound: float | None = Field(
             None, gt=0, description="clamp z to [-bound, bound] before G; released code does not (its clamp is dead)"
         )
+        log_variance: float = Field(1.0, description="of each coordinate of z at the start")
         samples: int | None = Field(None, ge=1, description="draws per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the K+1 GAN")
 
@@ -66,7 +70,7 @@ class Kedmi(Attack):
                 return p.identity_weight * identity + k_plus_one_prior(critic(x).logits)
 
             steps, samples = ctx.steps("kedmi", p.iterations), p.samples or ctx.images_per_identity
-            fit = (steps, p.lr, p.reference_batch, samples)
+            fit = (steps, p.lr, p.reference_batch, samples, p.log_variance)
             return recover_gaussians(rows, generator, prior.latent_dim, objective, *fit)
 
         yield from in_groups(ctx, labels, self.group, recover)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
-from mibench.images.augment import random_view
+from mibench.images.augment import VIEWS, Views
 from mibench.primitives.distillation import new_students, stored_students, without_imagenet
 from mibench.primitives.losses import cross_entropy, ensemble_mean, max_margin
 from mibench.primitives.queries import in_chunks
@@ -19,12 +19,17 @@ from mibench.random import Stream
 
 class Lokt(Attack):
     """Surrogates S learn the target's labels of synthetic images; PLG-MI's search attacks them: minimise
-    mean_S [MM(S(A1(G(z, y))), y) + MM(S(A2(G(z, y))), y)] over z by Adam. The target is asked before, never during."""
+    mean_S [MM(S(A1(G(z, y))), y) + MM(S(A2(G(z, y))), y)] over z by Adam; each S has its own A1, A2. The target is
+    asked before, never during."""
 
+    version = 2
     access = Access.LABELS
     deviations = (
         "The evaluator sees what the track shows it of every attack, at 64 pixels 8-bit pictures; released code "
         "resizes floats. Batches are drawn with replacement; the cosine goes step by step.",
+        "With views=smooth crops lie between pixels, brightness comes before contrast and contrast keeps the mean over "
+        "channels. views=kornia is as released, but for an order of the two, and a grey image's mean, of each image.",
+        "Each identity and restart has its own random numbers; released code gives identities i and i + 60 the same.",
         "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate, and the "
         "surrogates are small networks that were not pretrained.",
     )
@@ -32,6 +37,7 @@ class Lokt(Attack):
     class Params(BaseParams):
         iterations: int = Field(600, ge=0, description="steps, at least 0")
         lr: float = Field(0.1, gt=0)
+        views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
         restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
         per_class: int = Field(500, ge=1, description="synthetic images of each class, labelled by the target")
         surrogates: tuple[str, ...] = Field(
@@ -78,7 +84,7 @@ class Lokt(Attack):
             def loss(step: int, rng: Stream) -> Tensor:
                 i = rng.integers(len(y), p.surrogate_batch)
                 x = prior(z[i], y[i]).detach()
-                logits = [S(view).logits for view in (x, random_view(x, rng, jitter_p=0.5))]
+                logits = [S(view).logits for view in (x, VIEWS[p.views](x, rng, 0.5))]
                 return ensemble_mean(cross_entropy, logits, yhat[i]).mean()
 
             decay = p.surrogate_weight_decay
@@ -94,12 +100,11 @@ class Lokt(Attack):
     ) -> Iterator[Reconstruction]:
         p = self.params
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
-        views = rows.streams("view")
+        rng, view = rows.streams("view"), VIEWS[p.views]
         surrogates = stored_students(ctx, p.surrogates, "surrogate")
 
         def margin(x: Tensor) -> Tensor:
-            view = random_view(x, views, jitter_p=1.0)
-            return ensemble_mean(max_margin, [S(view).logits for S in surrogates], rows.label)
+            return ensemble_mean(max_margin, [S(view(x, rng, 1.0)).logits for S in surrogates], rows.label)
 
         def loss(x: Tensor) -> Tensor:
             return margin(x) + margin(x)

@@ -18,13 +18,13 @@ class MirrorWhite(UntruncatedPool, Attack):
     """Minimise 10 CE over w from the best of a large pool, w clipped to a box in P space; of an identity's candidates,
     keep the one whose top-5 labels agree with most others'. One run gives one image."""
 
-    version = 2
+    version = 3
     access = Access.WHITE_BOX
     deviations = (
         "It runs once for each image that the track asks for: the best of the pool are dealt out to the runs in turn.",
         "A generator without mapping network (DCGAN) has w = z: P space is w itself, the box one standard deviation "
         "around the pool's mean, and truncation scales w towards 0.",
-        "The best step is kept per run, not per batch of identities.",
+        "The best step is kept, and mirror images are drawn, per run, not per batch of identities.",
         "The target is always in eval mode; the released code can leave a target's dropout on.",
     )
 

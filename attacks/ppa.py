@@ -25,7 +25,7 @@ class Ppa(TruncatedPool, Attack):
     access = Access.WHITE_BOX
     deviations = (
         "With a DCGAN prior there is no mapping network: w = z, and truncation scales z towards its mean 0.",
-        "Crops are drawn per row, not once per batch.",
+        "Crops are drawn per row, not once per batch, and lie between pixels.",
     )
 
     class Params(PoolParams):

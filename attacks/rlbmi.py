@@ -25,7 +25,7 @@ class RlbMi(Attack):
     further action), because z' = a for alpha = 0; 3 for other alpha.
     """
 
-    version = 2
+    version = 3
     access = Access.SCORES
     deviations = (
         "With alpha = 0 the two images of the reward coincide and are asked about once.",

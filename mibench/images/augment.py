@@ -4,12 +4,14 @@ serves training (one stream) and attacks (one stream per row)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mibench.images.colour import brightness, contrast
 from mibench.random import Rng
 
 Fill = Literal["mean", "zero", "image_mean", "patch", "noise"]
@@ -144,6 +146,26 @@ def _interpolation(size: int, length: Tensor, start: Tensor) -> Tensor:
     return (1 - (at[..., None] - pixel).abs()).clamp(min=0)
 
 
+def whole_pixel_crop(images: Tensor, rng: Rng, scale: tuple[float, float]) -> Tensor:
+    """``resized_crop`` to a square of whole pixels, corners aligned, as kornia's ``RandomResizedCrop`` does: side
+    round(sqrt(a H W)), up to ten tries until it is smaller than the image (else all of it), position uniform."""
+    n, _, height, width = images.shape
+    tries, place = rng.uniform(n, 10), rng.uniform(n, 2)
+    sides = torch.sqrt((scale[0] + (scale[1] - scale[0]) * tries) * height * width).round()
+    fits = sides < min(height, width)
+    side = sides.gather(1, fits.to(torch.uint8).argmax(1, keepdim=True))[:, 0]
+
+    def matrix(size: int, u: Tensor) -> Tensor:
+        length = torch.where(fits.any(1), side, size)
+        start, last = torch.floor(u * (size - length + 1))[:, None], length[:, None] - 1
+        pixel = torch.arange(size, device=images.device)
+        at = start + (pixel * last / (size - 1)).minimum(last)
+        return (1 - (at[..., None] - pixel).abs()).clamp(min=0)
+
+    rows, columns = matrix(height, place[:, 0]), matrix(width, place[:, 1])
+    return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
+
+
 def mirror(images: Tensor, rng: Rng, p: float = 0.5) -> Tensor:
     """Each image mirrored with probability ``p``."""
     flip = rng.uniform(len(images)) < p
@@ -154,10 +176,20 @@ def jitter(images: Tensor, rng: Rng, strength: float, p: float = 1.0) -> Tensor:
     """With probability ``p`` brightness, then contrast, each within 1 +- ``strength``, clamped to [0, 1] after each as
     torchvision does; contrast keeps the image's mean."""
     u = rng.uniform(len(images), 3)[..., None, None, None]
-    brightness, contrast = (1 + strength * (2 * u[:, :2] - 1)).unbind(1)
-    bright = (images * brightness).clamp(0, 1)
+    by, stretch = (1 + strength * (2 * u[:, :2] - 1)).unbind(1)
+    bright = (images * by).clamp(0, 1)
     mean = bright.mean((1, 2, 3), keepdim=True)
-    return torch.where(u[:, 2] < p, ((bright - mean) * contrast + mean).clamp(0, 1), images)
+    return torch.where(u[:, 2] < p, ((bright - mean) * stretch + mean).clamp(0, 1), images)
+
+
+def either_jitter(images: Tensor, rng: Rng, strength: float, p: float = 1.0) -> Tensor:
+    """``jitter`` in either order, half of the time each, that keeps the image's mean grey, as torchvision does."""
+    u = rng.uniform(len(images), 4)
+    factors = 1 + strength * (2 * u[:, :2] - 1)
+    one = contrast(brightness(images, factors[:, 0]), factors[:, 1])
+    other = brightness(contrast(images, factors[:, 1]), factors[:, 0])
+    apply, first = u[:, 2, None, None, None] < p, u[:, 3, None, None, None] < 0.5
+    return torch.where(apply, torch.where(first, one, other), images)
 
 
 def rotate(images: Tensor, rng: Rng, degrees: float, p: float = 1.0) -> Tensor:
@@ -194,6 +226,18 @@ def random_view(images: Tensor, rng: Rng, jitter_p: float) -> Tensor:
     and, half of the time, a turn by up to 5 degrees."""
     view = jitter(resized_crop(images, rng, (0.8, 1.0)), rng, 0.2, jitter_p)
     return rotate(mirror(view, rng), rng, 5.0, 0.5)
+
+
+def kornia_view(images: Tensor, rng: Rng, jitter_p: float) -> Tensor:
+    """``random_view`` with the crops and the jitter of kornia, which PLG-MI's and LOKT's released code uses. There one
+    order of brightness and contrast serves a batch, and grey images are stretched about the batch's mean; here each
+    image has its own."""
+    view = either_jitter(whole_pixel_crop(images, rng, (0.8, 1.0)), rng, 0.2, jitter_p)
+    return rotate(mirror(view, rng), rng, 5.0, 0.5)
+
+
+Views = Literal["smooth", "kornia"]
+VIEWS: dict[Views, Callable[[Tensor, Rng, float], Tensor]] = {"smooth": random_view, "kornia": kornia_view}
 
 
 # --- filters: nothing random ---------------------------------------------------------------------------------------

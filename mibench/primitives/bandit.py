@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from mibench.random import Rng
 
 LOG_SIGMA = (-20.0, 2.0)
+CRITIC_START = 3e-3  # bound of the last layer's initial weights
 
 
 class Perceptrons(nn.Module):
     """N multilayer perceptrons with ReLU, (N, B, in) -> (N, B, out). Weights (N, in, out) and biases (N, 1, out)
-    start uniform within 1 / sqrt(in), those of the last layer within ``last``."""
+    start uniform within 1 / sqrt(in), as nn.Linear does; with ``last``, those of the last layer within that."""
 
-    def __init__(self, rng: Rng, agents: int, sizes: Sequence[int], last: float = 3e-3) -> None:
+    def __init__(self, rng: Rng, agents: int, sizes: Sequence[int], last: float | None = None) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for index, (inputs, outputs) in enumerate(pairwise(sizes)):
-            bound = last if index + 2 == len(sizes) else 1 / math.sqrt(inputs)
+            bound = last if last is not None and index + 2 == len(sizes) else 1 / math.sqrt(inputs)
             start = bound * (2 * rng.uniform(agents, inputs + 1, outputs) - 1)
             self.weights.append(nn.Parameter(start[:, :-1].contiguous()))
             self.biases.append(nn.Parameter(start[:, -1:].contiguous()))
@@ -66,13 +67,13 @@ class Replay:
 
 class Agents(nn.Module):
     """N agents with states and actions in R^d: actor d-h-h-2d, critics Q1 and Q2 2d-h-h-1, temperature tau, 1 at the
-    start, each with its own Adam."""
+    start, each with its own Adam. Critics start near 0 (``CRITIC_START``), the actor like any network."""
 
     def __init__(self, rng: Rng, agents: int, dim: int, hidden: int, lr: float, target_entropy: float) -> None:
         super().__init__()
         self.actor = Perceptrons(rng, agents, [dim, hidden, hidden, 2 * dim])
-        self.q1 = Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1])
-        self.q2 = Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1])
+        self.q1 = Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1], CRITIC_START)
+        self.q2 = Perceptrons(rng, agents, [2 * dim, hidden, hidden, 1], CRITIC_START)
         self.log_tau = nn.Parameter(self.actor.biases[0].new_zeros(agents))
         self.target_entropy = target_entropy
         self._critics = torch.optim.Adam([*self.q1.parameters(), *self.q2.parameters()], lr=lr)
@@ -90,14 +91,14 @@ class Agents(nn.Module):
         return a, (log_gauss - torch.log(1 - a.square() + 1e-6)).mean(-1)
 
     def learn(self, s: Tensor, a: Tensor, r: Tensor, e: Tensor) -> None:
-        """One update on episodes s, a (N, B, d) and r (N, B): critics, then temperature, then actor, whose new actions
-        use the noise e. Means over an agent's batch, sums over agents."""
+        """One update on episodes s, a (N, B, d) and r (N, B): critics, temperature, actor, whose new actions use the
+        noise e and whose loss the temperature before its update. Means over an agent's batch, sums over agents."""
         sa = torch.cat([s, a], -1)
         errors = (self.q1(sa)[..., 0] - r).square() / 2 + (self.q2(sa)[..., 0] - r).square() / 2
         descend_alone(self._critics, errors)
         action, log_pi = self.act(s, e)
-        descend_alone(self._tau, -self.log_tau[:, None] * (log_pi.detach() + self.target_entropy))
         tau = self.log_tau.detach().exp()[:, None]
+        descend_alone(self._tau, -self.log_tau[:, None] * (log_pi.detach() + self.target_entropy))
         descend_alone(self._actor, tau * log_pi - self.q1(torch.cat([s, action], -1))[..., 0])
 
 

@@ -19,13 +19,15 @@ from mibench.nets.base import Classifier
 from mibench.nets.imagenet import ImageNetClassifier
 from mibench.primitives.losses import cross_entropy, ensemble_logit_loss, ensemble_mean
 from mibench.primitives.queries import CHUNK
-from mibench.primitives.training import fit_student, pack, unpack
+from mibench.primitives.training import Epochs, fit_student, pack, unpack
 
 DEVIATIONS = (
     "The target answers about each public image once, in eval mode; the students learn from these answers in all "
     "epochs (the same numbers, unless the target is stochastic).",
+    "Each identity and restart has its own random numbers; released code gives identities i and i + 60 the same.",
     "If fewer than 5050 public images exist, the feature statistics are those of all of them.",
-    "On the small tracks the students are three convnets that were not pretrained, trained for 600 steps.",
+    "On the small tracks the students are three convnets that were not pretrained, trained for 600 steps or fewer.",
+    "On the small tracks the GAN is narrower and trained for fewer steps, on public images drawn with replacement.",
 )
 
 
@@ -96,11 +98,10 @@ def distil(ctx: AttackContext, name: str, student: Classifier, teacher: Tensor, 
     """Train ``student`` on the public images, as they are, to answer like ``teacher`` (N, K), its logits on them: SGD
     with momentum over shuffled epochs, incomplete batches left out."""
     images = ctx.public.images
-    batch = min(p.student_batch, len(images))
+    batches = Epochs(ctx.stream, name, len(images), p.student_batch)
 
     def loss(step: int, rng: object) -> Tensor:
-        epoch, place = divmod(step, len(images) // batch)
-        index = ctx.stream(f"{name}.order.{epoch}").permutation(len(images))[place * batch : (place + 1) * batch]
+        index = batches(step)
         return soft_kl(teacher[index], student(images[index]).logits, p.temperature).mean()
 
     optimiser = torch.optim.SGD(

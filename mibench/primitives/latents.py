@@ -104,21 +104,22 @@ def fit_gaussians(
     lr: float,
     reference_batch: int,
     device: torch.device | str = "cpu",
+    log_variance: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """KEDMI's distributional recovery (Chen et al., ICCV 2021): fit a diagonal Gaussian per row, mu = 0 and
-    log-variance 1 at the start, one reparameterised draw z = mu + exp(s / 2) eps per row and step, Adam.
+    """KEDMI's distributional recovery (Chen et al., ICCV 2021): fit a diagonal Gaussian per row, mu = 0 and s =
+    ``log_variance`` at the start, one reparameterised draw z = mu + exp(s / 2) eps per row and step, Adam.
 
     ``noise()`` returns (rows, dim) standard normal numbers. Returns mu and log-variance, both (rows, dim).
     """
     mu = torch.zeros(rows, dim, device=device, requires_grad=True)
-    log_variance = torch.ones(rows, dim, device=device, requires_grad=True)
-    optimiser = torch.optim.Adam([mu, log_variance], lr=lr)
+    s = torch.full((rows, dim), log_variance, device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([mu, s], lr=lr)
     for step in steps:
-        z = mu + torch.exp(log_variance / 2) * noise()
+        z = mu + torch.exp(s / 2) * noise()
         loss = reduce_rows(checked(objective(z), step), reference_batch)
-        mu.grad, log_variance.grad = torch.autograd.grad(loss, (mu, log_variance))
+        mu.grad, s.grad = torch.autograd.grad(loss, (mu, s))
         optimiser.step()
-    return finite(mu), finite(log_variance)
+    return finite(mu), finite(s)
 
 
 # --- projections, schedules, best steps -----------------------------------------------------------------------------
@@ -168,11 +169,11 @@ class PBox:
 
 
 def ramps(lr: float, steps: int, up: float = 0.05, down: float = 0.25) -> Callable[[int], float]:
-    """StyleGAN2's projection schedule: linear from 0 over the first ``up`` of the run, a cosine to 0 over the last
-    ``down``. With t = step / steps: lr (1/2 - 1/2 cos(pi min(1, (1 - t) / down))) min(1, t / up)."""
+    """StyleGAN2's projection schedule: linear over the first ``up`` of the run, a cosine to 0 over the last ``down``.
+    With t from 1 / steps to 1, as MIRROR counts: lr (1/2 - 1/2 cos(pi min(1, (1 - t) / down))) min(1, t / up)."""
 
     def at(step: int) -> float:
-        t = step / steps
+        t = (step + 1) / steps
         return lr * (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / down))) * min(1.0, t / up)
 
     return at

@@ -34,14 +34,15 @@ def recover_gaussians(
     lr: float,
     reference_batch: int,
     samples: int,
+    log_variance: float = 1.0,
 ) -> Iterator[Reconstruction]:
     """Fit N(mu, sigma^2) to each row by ``fit_gaussians``, and render ``samples`` draws from it.
 
     ``objective`` maps latents (R, latent_dim) to losses (R,), ``generator`` latents (N, latent_dim) to images. The
-    initial images are the same draws from where the fit starts, N(0, e).
+    initial images are the same draws from where the fit starts, N(0, exp(``log_variance``)).
     """
     n, noise = len(rows), rows.streams("noise")
-    mu, log_variance = fit_gaussians(
+    mu, fitted = fit_gaussians(
         rows=n,
         dim=latent_dim,
         objective=objective,
@@ -50,15 +51,16 @@ def recover_gaussians(
         lr=lr,
         reference_batch=reference_batch,
         device=rows.device,
+        log_variance=log_variance,
     )
 
     @torch.no_grad()
     def render(z: Tensor) -> Tensor:
         return generator(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
-    sigma = torch.exp(log_variance / 2)
+    sigma = torch.exp(fitted / 2)
     eps = rows.streams("draws").normal(n, samples, latent_dim)
-    images, initial = render(mu[:, None] + sigma[:, None] * eps), render(math.exp(0.5) * eps)
+    images, initial = render(mu[:, None] + sigma[:, None] * eps), render(math.exp(log_variance / 2) * eps)
     for i, label in enumerate(rows.identities):
         yield Reconstruction(label, images[i], initial[i], notes={"mean_sigma": float(sigma[i].mean())})
 

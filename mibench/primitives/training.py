@@ -6,13 +6,13 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.contracts import Batch, Context, ImageSet, Loop, LoopHooks, Progress, Recipe
+from mibench.contracts import Batch, Context, ImageSet, Loop, LoopHooks, PriorContext, Progress, Recipe
 from mibench.contracts.loop import Sampler
 from mibench.errors import StageFailed
 from mibench.images.augment import mirror, resized_crop, shift_flip_warp
@@ -28,6 +28,36 @@ def shuffled(count: int, batch: int, rng: Stream, smallest: int = 2) -> Iterator
     for indices in rng.permutation(count).split(batch):
         if len(indices) >= smallest:
             yield indices
+
+
+class Epochs:
+    """The batches of a method that goes through ``count`` images epoch after epoch, each in an order of its own, and
+    leaves incomplete batches out. ``stream`` names its random numbers; nothing is remembered that a resumed run lacks.
+    """
+
+    def __init__(self, stream: Callable[[str], Stream], name: str, count: int, batch: int) -> None:
+        self._stream, self._name, self._count, self._batch = stream, name, count, min(batch, count)
+        self._epoch = -1
+
+    def __call__(self, step: int) -> Tensor:
+        """(B,) indices of the batch of ``step``, a number from 0."""
+        epoch, place = divmod(step, self._count // self._batch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = self._stream(f"{self._name}.order.{epoch}").permutation(self._count)
+        return self._order[place * self._batch : (place + 1) * self._batch]
+
+
+Batches = Literal["replacement", "epochs"]
+
+
+def public_batches(ctx: PriorContext, kind: Batches, batch: int, name: str) -> Callable[[int, Stream], Tensor]:
+    """How a GAN draws public images: ``(step, rng)`` gives the indices of a batch, by themselves from ``rng``
+    ("replacement") or the next ones of an epoch of their own ("epochs")."""
+    if kind == "replacement":
+        return lambda step, rng: rng.integers(len(ctx.public), batch)
+    epochs = Epochs(ctx.stream, name, len(ctx.public), batch)
+    return lambda step, rng: epochs(step)
 
 
 LossFunction = Callable[[Batch, Output, Progress], Tensor]
@@ -69,6 +99,17 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
+
+
+def in_order(
+    critic: nn.Module, real: tuple[Tensor, ...], fake: tuple[Tensor, ...], fakes_first: bool
+) -> tuple[Any, Any]:
+    """What ``critic`` says of reals and of fakes, in this order whichever it sees first: a network that changes while
+    it looks (spectral normalisation) is asked in the order of the method."""
+    if fakes_first:
+        generated = critic(*fake)
+        return critic(*real), generated
+    return critic(*real), critic(*fake)
 
 
 def standard_augmentation(images: Tensor, rng: Stream, recipe: Recipe) -> Tensor:

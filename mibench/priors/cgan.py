@@ -14,10 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.errors import StageFailed
-from mibench.images.augment import random_view
+from mibench.images.augment import VIEWS, Views
 from mibench.nets.conditional import ConditionalGenerator, ProjectionDiscriminator, for_every_class
 from mibench.primitives.losses import max_margin
-from mibench.primitives.training import descend
+from mibench.primitives.training import descend, in_order
 
 
 def top_images(scores: Tensor, count: int) -> Tensor:
@@ -51,6 +51,8 @@ class Cgan(Prior):
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.0, 0.9)
         identity_weight: float = Field(0.2, ge=0)
+        views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
+        fakes_first: bool = Field(False, description="the discriminator sees fakes before reals, as released")
         noise: float = Field(1 / 256, ge=0, description="uniform noise on real pixels, from 0 to this")
         width: int = Field(64, ge=1)
         normalised: bool = Field(True, description="spectral normalisation of the discriminator")
@@ -99,7 +101,7 @@ class Cgan(Prior):
                 y = rng.integers(classes, p.batch)
                 fake = generator(rng.normal(p.batch, p.latent_dim), y)
                 with oracle.phase("prior"):
-                    logits = oracle.logits(random_view(fake, rng, jitter_p=0.5))
+                    logits = oracle.logits(VIEWS[p.views](fake, rng, 0.5))
                 loss_g = generator_loss(critic(fake, y), logits, y, p.identity_weight)
                 descend(opt_g, loss_g)
             for _ in range(p.discriminator_steps):
@@ -109,7 +111,8 @@ class Cgan(Prior):
                 y = rng.integers(classes, p.batch)
                 with torch.no_grad():
                     fake = generator(rng.normal(p.batch, p.latent_dim), y)
-                loss_d = discriminator_loss(critic(real, pick // p.per_class), critic(fake, y))
+                real_y = pick // p.per_class
+                loss_d = discriminator_loss(*in_order(critic, (real, real_y), (fake, y), p.fakes_first))
                 descend(opt_d, loss_d)
             average.update_parameters(generator)
             loop.report(loss=loss_g + loss_d)

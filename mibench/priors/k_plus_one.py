@@ -5,7 +5,7 @@ Its labels on public images are the target's soft labels, so it is trained per t
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.gan import GmiGenerator, KedmiDiscriminator
 from mibench.primitives.losses import log_partition
-from mibench.primitives.training import descend
+from mibench.primitives.training import Batches, descend, public_batches
 
 
 def discriminator_loss(labelled: Tensor, target: Tensor, unlabelled: Tensor, fake: Tensor) -> Tensor:
@@ -49,6 +49,8 @@ class KPlusOne(Prior):
     class Params(BaseParams):
         steps: int = Field(56_160, ge=1, description="discriminator steps, at least 1 (120 epochs over 30,000 images)")
         batch: int = Field(64, ge=2)
+        batches: Batches = Field("replacement", description="of public images, or epoch by epoch, as released")
+        labels: Literal["once", "always"] = Field("once", description="asked for before, or at each use, as released")
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)
         discriminator_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
@@ -76,33 +78,40 @@ class KPlusOne(Prior):
     def train(self, ctx: PriorContext, model: PriorModel) -> None:
         p = self.params
         generator, critic = model.generator, model.critic
-        assert critic is not None and ctx.oracle is not None
+        oracle, public = ctx.oracle, ctx.public.images
+        assert critic is not None and oracle is not None
         if p.weights:
             ctx.load_weights(generator, p.weights)
             ctx.load_weights(critic, p.critic_weights)
             return
         if p.start:
             ctx.load_weights(generator, p.start, "generator")
-        with ctx.oracle.phase("prior"):
-            labels = torch.cat([ctx.oracle.scores(chunk) for chunk in ctx.public.images.split(256)])
-        target_logits = labels.clamp(min=1e-30).log()  # softmax(log p) = p
+
+        def target_logits(images: Tensor) -> Tensor:
+            with oracle.phase("prior"):
+                return oracle.scores(images).clamp(min=1e-30).log()  # softmax(log p) = p
+
+        once = torch.cat([target_logits(chunk) for chunk in public.split(256)]) if p.labels == "once" else None
         opt_g = torch.optim.Adam(generator.parameters(), lr=p.lr, betas=p.betas)
         opt_d = torch.optim.Adam(critic.parameters(), lr=p.lr, betas=p.betas)
-        loop = ctx.loop("k_plus_one", p.steps, {"model": model, "opt_g": opt_g, "opt_d": opt_d})
+        state = {"model": model, "opt_g": opt_g, "opt_d": opt_d} | ({"oracle": oracle} if once is None else {})
+        loop = ctx.loop("k_plus_one", p.steps, state)
+        batch_a, batch_b, batch_c = (public_batches(ctx, p.batches, p.batch, name) for name in "ABC")
         for step in loop:
             rng = ctx.stream(f"step.{step}")
-            a, b = rng.integers(len(ctx.public), p.batch), rng.integers(len(ctx.public), p.batch)
+            a, b = batch_a(step, rng), batch_b(step, rng)
             with torch.no_grad():
-                fake = generator(rng.normal(p.batch, p.latent_dim))
-            images = torch.cat([ctx.public.images[a], ctx.public.images[b], fake])
-            labelled, unlabelled, generated = critic(images, group=p.batch).logits.split(p.batch)
-            loss_d = discriminator_loss(labelled, target_logits[a], unlabelled, generated)
+                fake = generator(rng.normal(len(a), p.latent_dim))
+            images = torch.cat([public[a], public[b], fake])
+            labelled, unlabelled, generated = critic(images, group=len(a)).logits.split(len(a))
+            target = target_logits(public[a]) if once is None else once[a]
+            loss_d = discriminator_loss(labelled, target, unlabelled, generated)
             descend(opt_d, loss_d)
             if step >= p.warmup and (step + 1) % p.discriminator_steps == 0:
-                c = rng.integers(len(ctx.public), p.batch)
+                c = batch_c(step, rng)
                 fake = generator(rng.normal(p.batch, p.latent_dim))
                 with torch.no_grad():
-                    real_features = critic(ctx.public.images[c]).features
+                    real_features = critic(public[c]).features
                 out = critic(fake)
                 loss_g = generator_loss(out.features, real_features, out.logits, p.entropy_weight)
                 descend(opt_g, loss_g)

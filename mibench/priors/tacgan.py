@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import Access, BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.conditional import AuxiliaryDiscriminator, ConditionalGenerator, Judgement, for_every_class
-from mibench.primitives.training import descend
+from mibench.primitives.training import descend, in_order
 
 
 def discriminator_loss(real: Judgement, fake: Judgement, answers: Tensor | None, class_weight: float) -> Tensor:
@@ -30,7 +30,7 @@ def generator_loss(fake: Judgement, labels: Tensor, class_weight: float) -> Tens
 
 class Tacgan(Prior):
     """One generator step, then five discriminator steps; the target is asked from the end of the warm-up on. Fakes are
-    in [-1, 1] and reals in [0, 1], as published; the discriminator stays in training mode."""
+    in [-1, 1] and reals in [0, 1], as published."""
 
     scope = "target"
     access = Access.LABELS
@@ -45,6 +45,10 @@ class Tacgan(Prior):
         betas: tuple[float, float] = (0.0, 0.9)
         width: int = Field(64, ge=1)
         normalised: bool = Field(True, description="spectral normalisation of the discriminator")
+        fakes_first: bool = Field(False, description="the discriminator sees fakes before reals, as released")
+        evaluation_from: int | None = Field(
+            None, ge=0, description="generator steps after which the discriminator is in eval mode; 1000 as released"
+        )
         ema: float = Field(
             0.0, ge=0, lt=1, description="decay of the generator's average that is kept; 0: last weights"
         )
@@ -73,6 +77,7 @@ class Tacgan(Prior):
         for step in loop:
             rng = ctx.stream(f"step.{step}")
             a = p.class_weight if step >= p.warmup else 0.0
+            critic.train(p.evaluation_from is None or step < p.evaluation_from)
             y = rng.integers(classes, p.batch)
             loss_g = generator_loss(critic(generator(rng.normal(p.batch, p.latent_dim), y)), y, a)
             descend(opt_g, loss_g)
@@ -82,7 +87,7 @@ class Tacgan(Prior):
                 with torch.no_grad(), oracle.phase("prior"):
                     fake = generator(rng.normal(p.batch, p.latent_dim), y)
                     answers = oracle.labels(fake) if a else None
-                loss_d = discriminator_loss(critic(real), critic(fake), answers, a)
+                loss_d = discriminator_loss(*in_order(critic, (real,), (fake,), p.fakes_first), answers, a)
                 descend(opt_d, loss_d)
             average.update_parameters(generator)
             loop.report(loss=loss_g + loss_d)

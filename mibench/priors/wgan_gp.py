@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.gan import GmiCritic, GmiGenerator
-from mibench.primitives.training import descend
+from mibench.primitives.training import Batches, descend, public_batches
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
@@ -30,6 +30,7 @@ class WganGp(Prior):
     class Params(BaseParams):
         steps: int = Field(56_160, ge=0, description="critic steps (120 epochs over 30,000 images); 0 only with start")
         batch: int = Field(64, ge=2)
+        batches: Batches = Field("replacement", description="of public images, or epoch by epoch, as released")
         lr: float = Field(2e-4, gt=0)
         betas: tuple[float, float] = (0.5, 0.999)
         penalty: float = Field(10.0, ge=0)
@@ -71,13 +72,14 @@ class WganGp(Prior):
         average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(p.ema), use_buffers=True)
         state = {"model": model, "opt_g": opt_g, "opt_d": opt_d} | ({"average": average} if p.ema else {})
         loop = ctx.loop("wgan_gp", p.steps, state)
+        batch = public_batches(ctx, p.batches, p.batch, "wgan_gp")
         for step in loop:
             rng = ctx.stream(f"step.{step}")
-            real = ctx.public.images[rng.integers(len(ctx.public), p.batch)]
+            real = ctx.public.images[batch(step, rng)]
             with torch.no_grad():
-                fake = generator(rng.normal(p.batch, p.latent_dim))
+                fake = generator(rng.normal(len(real), p.latent_dim))
             gap = critic(fake).mean() - critic(real).mean()
-            loss_d = gap + p.penalty * gradient_penalty(critic, real, fake, rng.uniform(p.batch, 1, 1, 1))
+            loss_d = gap + p.penalty * gradient_penalty(critic, real, fake, rng.uniform(len(real), 1, 1, 1))
             descend(opt_d, loss_d)
             if (step + 1) % p.critic_steps == 0:
                 loss_g = -critic(generator(rng.normal(p.batch, p.latent_dim))).mean()

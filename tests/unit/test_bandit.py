@@ -30,9 +30,9 @@ def agents(*rows: int, lr: float = 0.01, dim: int = DIM) -> Agents:
 
 
 def enlarged(net: Agents) -> Agents:
-    """With last layers as large as the others, so that states matter."""
+    """With critics whose last layers are as large as the others, so that states matter."""
     with torch.no_grad():
-        for part in (net.actor, net.q1, net.q2):
+        for part in (net.q1, net.q2):
             part.weights[-1].mul_(100)
             part.biases[-1].mul_(100)
     return net
@@ -63,14 +63,28 @@ def test_networks_have_the_published_shape_and_start() -> None:
     net = Agents(streams(0, 1), 2, 100, 256, 5e-4, -100)
     assert [tuple(w.shape) for w in net.actor.weights] == [(2, 100, 256), (2, 256, 256), (2, 256, 200)]
     assert [tuple(w.shape) for w in net.q1.weights] == [(2, 200, 256), (2, 256, 256), (2, 256, 1)]
-    for part, sizes in ((net.actor, (100, 256)), (net.q1, (200, 256)), (net.q2, (200, 256))):
-        for index, bound in enumerate([1 / math.sqrt(sizes[0]), 1 / 16, 3e-3]):
+    for part, inputs, last in ((net.actor, 100, 1 / 16), (net.q1, 200, 3e-3), (net.q2, 200, 3e-3)):
+        for index, bound in enumerate([1 / math.sqrt(inputs), 1 / 16, last]):
             for values in (part.weights[index], part.biases[index]):
                 assert float(values.detach().abs().max()) <= bound
             assert float(part.weights[index].detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.1)
     assert torch.equal(net.log_tau, torch.zeros(2)), "temperature 1"
     assert not torch.equal(net.q1.weights[0], net.q2.weights[0])
     assert not torch.equal(net.q1.weights[0][0], net.q1.weights[0][1])
+
+
+def test_the_actor_starts_like_a_network_of_torch() -> None:
+    """At random states the means spread by 0.07, as those of untouched nn.Linear layers do; the critics' values stay
+    near 0."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(100, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 200)]
+    net, s = Agents(streams(0, 1, 2, 3), 4, 100, 256, 5e-4, -100), Stream(1).normal(4, 500, 100)
+    with torch.no_grad():
+        mu, theirs = net.actor(s)[..., :100], nn.Sequential(*layers)(s[0])[:, :100]
+        values = net.q1(torch.cat([s, s.tanh()], -1))
+    assert float(mu.std(1).mean()) == pytest.approx(float(theirs.std(0).mean()), rel=0.1)
+    assert float(mu.std(1).mean()) == pytest.approx(0.07, rel=0.05)
+    assert float(values.abs().max()) < 0.02
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["scalar", "vector"])
@@ -118,7 +132,8 @@ def episodes(rows: int, batch: int, seed: int = 0) -> tuple[Tensor, Tensor, Tens
 
 
 def test_updates_are_those_of_single_agents_of_nn_linear() -> None:
-    """Five updates; each agent again alone with nn.Linear, four Adams and backward()."""
+    """Five updates; each agent again alone with nn.Linear, four Adams and backward(). As released, the actor's loss
+    takes the temperature of before its update."""
     net, lr, target = enlarged(agents(0, 1, lr=0.01)), 0.01, -float(DIM)
     singles: list[dict[str, Any]] = []
     for index in range(2):
@@ -141,12 +156,13 @@ def test_updates_are_those_of_single_agents_of_nn_linear() -> None:
             action = u.tanh()
             log_pi = torch.distributions.Normal(mu, log_sigma.clamp(-20, 2).exp()).log_prob(u)
             log_pi = (log_pi - torch.log(1 - action**2 + 1e-6)).mean(1)
+            tau = one["log_tau"].detach().exp()
             opt_tau.zero_grad()
             (-(one["log_tau"] * (log_pi.detach() + target))).mean().backward()
             opt_tau.step()
             opt_actor.zero_grad()
             value = one["q1"](torch.cat([s[i], action], 1))[:, 0]
-            (one["log_tau"].detach().exp() * log_pi - value).mean().backward()
+            (tau * log_pi - value).mean().backward()
             opt_actor.step()
     for i, one in enumerate(singles):
         for name in ("actor", "q1", "q2"):
@@ -203,15 +219,15 @@ def bandit(rows: list[int], steps: int, vector: bool = True) -> Agents:
 
 @pytest.mark.parametrize("vector", [True, False], ids=["vector", "scalar"])
 def test_agents_learn_what_is_rewarded(vector: bool) -> None:
-    """Each its own bowl: near 0, from -7 and less; the other's best action would be worth -21."""
+    """Each its own bowl: near 0, from -4 and less; the other's best action would be worth -21."""
 
     def reward(net: Agents) -> Tensor:
         with torch.no_grad():
             a, _ = net.act(streams(0, 1, purpose="test").normal(2, 200, DIM), torch.zeros(1, 1, 1))
         return -10 * (a - BEST[:, None]).square().sum(2).mean(1)
 
-    assert float(reward(bandit([0, 1], 0)).max()) < -6
-    assert float(reward(bandit([0, 1], 1500, vector)).min()) > -3.5
+    assert float(reward(bandit([0, 1], 0)).max()) < -4
+    assert float(reward(bandit([0, 1], 1500, vector)).min()) > -2
 
 
 def test_stacked_agents_are_agents_one_by_one() -> None:

@@ -17,7 +17,7 @@ from torchvision.transforms import functional as tv
 
 from mibench.contracts import AttackContext, ImageSet, Loop, Oracle, PriorModel, TrackInfo
 from mibench.errors import StageFailed, UserError
-from mibench.images.augment import jitter, random_view, rotate
+from mibench.images.augment import VIEWS, Views, either_jitter, jitter, rotate, whole_pixel_crop
 from mibench.keys import stream_seed
 from mibench.nets import build_classifier, conditional
 from mibench.nets.base import Classifier, Output
@@ -286,8 +286,49 @@ def test_jitter_is_torchvisions_on_grey_images() -> None:
     assert torch.equal(ours[2], images[2])
 
 
-def test_views_differ_per_image_and_do_not_depend_on_the_others() -> None:
-    images = Stream(0).uniform(1, 1, 32, 32).expand(6, -1, -1, -1)
+@pytest.mark.parametrize("first", [True, False], ids=["brightness first", "contrast first"])
+def test_either_jitter_is_torchvisions_on_colour_images(first: bool) -> None:
+    images = Stream(0).uniform(2, 3, 8, 8)
+    order = 0.2 if first else 0.7
+    ours = either_jitter(images, Scripted(torch.tensor([[1.0, 0.0, 0.1, order], [1.0, 0.0, 0.9, order]])), 0.2, p=0.5)
+    steps = [lambda x: tv.adjust_brightness(x, 1.2), lambda x: tv.adjust_contrast(x, 0.8)]
+    expected = images[0]
+    for step in steps if first else reversed(steps):
+        expected = step(expected)
+    torch.testing.assert_close(ours[0], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours[1], images[1])
+
+
+def test_crops_of_whole_pixels_are_slices_resized_with_aligned_corners() -> None:
+    """Of 16 pixels, area 0.8 is 14.3 of them and 0.95 is 15.6, which is the image's 16 and drawn again."""
+    images = Stream(0).uniform(3, 2, 16, 16)
+    tries = torch.zeros(3, 10)
+    tries[1, :3], tries[2] = 0.75, 1.0
+    ours = whole_pixel_crop(images, Scripted(tries, torch.tensor([[0.0, 0.99], [0.5, 0.34], [0.5, 0.5]])), (0.8, 1.0))
+    for image, crop, (top, left) in zip(images, ours, [(0, 2), (1, 1)], strict=False):
+        cut = image[None, :, top : top + 14, left : left + 14]
+        expected = functional.interpolate(cut, (16, 16), mode="bilinear", align_corners=True)[0]
+        torch.testing.assert_close(crop, expected, rtol=0, atol=1e-5)
+    assert torch.equal(ours[2], images[2]), "ten tries as large as the image: all of it"
+
+
+def test_crops_of_whole_pixels_have_every_size_and_place() -> None:
+    """Sides 58 to 63 of 64, as often as area in (0.8, 1) rounds to them; places of a side alike."""
+    n, ramp = 6000, torch.arange(64.0).expand(1, 64, 64)
+    crops = whole_pixel_crop(ramp.expand(6000, 1, 64, 64), Stream(0), (0.8, 1.0))[:, 0, 0]
+    start, side = crops[:, 0].round(), (crops[:, -1] - crops[:, 0]).round() + 1
+    least = (63.5 / 64) ** 2  # where a side would be the image's
+    for pixels in range(57, 64):
+        area = [min(max(((pixels + d) / 64) ** 2, 0.8), least) for d in (-0.5, 0.5)]
+        expected = (area[1] - area[0]) / (least - 0.8)
+        assert float((side == pixels).float().mean()) == pytest.approx(expected, abs=4 * (0.25 / n) ** 0.5)
+    places = start[side == 60].long().bincount(minlength=5) / (side == 60).sum()
+    assert len(places) == 5 and float((places - 0.2).abs().max()) < 0.06
+
+
+@pytest.mark.parametrize("kind", ["smooth", "kornia"])
+def test_views_differ_per_image_and_do_not_depend_on_the_others(kind: Views) -> None:
+    images, random_view = Stream(0).uniform(1, 1, 32, 32).expand(6, -1, -1, -1), VIEWS[kind]
 
     def views(rows: list[int]) -> Tensor:
         streams = RowStreams([(0, row, 0) for row in rows], "view")
@@ -415,6 +456,49 @@ def test_tacgan_asks_for_labels_of_fakes_after_the_warmup() -> None:
     assert oracle.counts() == {"shared": {"prior": {"forward": 0, "gradient": 0, "label": 2 * 2 * 4}}}
 
 
+@pytest.mark.parametrize("fakes_first", [False, True])
+@pytest.mark.parametrize(("name", "access"), [("cgan", "white_box"), ("tacgan", "labels")])
+def test_critics_see_reals_and_fakes_in_the_order_asked_for(name: str, access: str, fakes_first: bool) -> None:
+    """Of the three looks of a step the first is the generator's, at fakes, the others are the discriminator's. The two
+    orders train the same losses; only spectral normalisation can tell them apart."""
+    public, seen = Context().public.images, list[bool]()
+    params: dict[str, Any] = {"discriminator_steps": 1, "fakes_first": fakes_first}
+    params |= {"per_class": 5, "noise": 0.0} if name == "cgan" else {}
+
+    def watch(_: str, given: tuple[Any, ...]) -> None:
+        distance = torch.cdist(given[0].detach().flatten(1), public.flatten(1)).amin(1)
+        seen.append(bool((distance < 1e-4).all()))
+
+    trained(name, access, watch, **params)
+    assert seen == [False, not fakes_first, fakes_first] * 3
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize(("name", "access"), [("cgan", "white_box"), ("tacgan", "labels")])
+def test_the_order_matters_to_normalised_critics_alone(name: str, access: str, normalised: bool) -> None:
+    more: dict[str, Any] = {"normalised": normalised} | ({"per_class": 5} if name == "cgan" else {})
+    one, other = (trained(name, access, fakes_first=first, **more)[0].state_dict() for first in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True)) is not normalised
+
+
+def test_tacgans_discriminator_stops_its_power_iteration() -> None:
+    """From the third generator step on it is in eval mode: its power vectors stay while its weights move."""
+
+    def tensors(model: PriorModel, *ends: str) -> list[Tensor]:
+        assert model.critic is not None
+        return [x for name, x in model.critic.state_dict().items() if name.endswith(ends)]
+
+    def same(one: PriorModel, other: PriorModel, *ends: str) -> list[bool]:
+        return [torch.equal(a, b) for a, b in zip(tensors(one, *ends), tensors(other, *ends), strict=True)]
+
+    two, frozen, moving = (
+        trained("tacgan", "labels", steps=steps, **more)[0]
+        for steps, more in [(2, {}), (4, {"evaluation_from": 2}), (4, {})]
+    )
+    assert tensors(two, "weight_u") and all(same(two, frozen, "weight_u", "weight_v"))
+    assert not all(same(two, moving, "weight_u", "weight_v")) and not any(same(two, frozen, "weight_orig"))
+
+
 @pytest.mark.parametrize(("name", "access"), [("cgan", "white_box"), ("tacgan", "labels")])
 def test_paper_budgets(name: str, access: str) -> None:
     """LOKT's published 12.16 M label queries are 19,000 x 5 x 128; PLG-MI's generator asks 30,000 x 64 times."""
@@ -474,6 +558,26 @@ def test_plgmi_raises_the_margin_of_its_class() -> None:
     ]
     before, after = torch.stack(margins).unflatten(0, (-1, 2)).unbind(1)
     assert bool((after < before).all())
+
+
+def test_lokt_shows_every_surrogate_views_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two surrogates and three steps: twelve pictures of the generated faces, no two alike; the loss is the mean over
+    surrogates of two margins each."""
+    prior, ctx, attack = prior_model(), Context(), plugin("attack", "lokt", **FAST)
+    ctx.artifact = attack.prepare(Oracle(classifier(), "labels", CLASSES), prior, ctx)
+    seen: dict[str, list[Tensor]] = {"one": [], "other": []}
+
+    def watched(name: str) -> nn.Module:
+        net = classifier(len(name)).requires_grad_(False)
+        net.register_forward_pre_hook(lambda _, given: seen[name].append(given[0].detach()))
+        return net
+
+    lokt = module("attack", "lokt")
+    monkeypatch.setattr(lokt, "stored_students", lambda *_: [watched("one"), watched("other")])
+    list(attack.invert(Oracle(Never(), "labels", CLASSES), prior, [0, 2], ctx))
+    assert len(seen["one"]) == len(seen["other"]) == 3 * 2
+    pictures = torch.stack([*seen["one"], *seen["other"]]).transpose(0, 1).flatten(2)  # (R, 12, P)
+    assert float((torch.cdist(pictures, pictures) + 9 * torch.eye(12)).min()) > 0.1
 
 
 def test_lokt_never_asks_the_target_during_inversion() -> None:

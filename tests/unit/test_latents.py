@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mibench.contracts import Rows
 from mibench.errors import StageFailed
 from mibench.primitives.latents import descend_adam, descend_nesterov, fit_gaussians
+from mibench.primitives.recovery import recover_gaussians
 from mibench.random import RowStreams, Stream
 
 DIM = 6
@@ -135,6 +139,22 @@ def test_adam_by_hand() -> None:
 def test_gaussians_start_at_zero_and_one() -> None:
     mu, log_variance = fit_gaussians(2, 3, lambda z: z.sum(1), lambda: torch.zeros(2, 3), [], 0.02, 1)
     assert torch.equal(mu, torch.zeros(2, 3)) and torch.equal(log_variance, torch.ones(2, 3))
+
+
+def test_gaussians_start_from_the_variance_asked_for() -> None:
+    """A whole recovery without a step, with the latents as images: its draws are N(0, 1) for a log-variance of 0 and
+    e^(1/2) times as far away for 1; initial images and images are the same draws."""
+
+    def draws(*log_variance: float) -> tuple[Tensor, Tensor]:
+        rows = Rows([0, 1], 1, 0, torch.device("cpu"))
+        fit: Any = (lambda z: z, 50, lambda z: z.sum(1), range(0), 0.02, 60, 40)
+        found = list(recover_gaussians(rows, *fit, *log_variance))
+        return torch.stack([item.images for item in found]), torch.stack([item.initial for item in found])
+
+    (narrow, narrow_start), (usual, usual_start) = draws(0.0), draws()
+    assert torch.equal(narrow, narrow_start) and torch.allclose(usual, usual_start)
+    assert float(narrow.std()) == pytest.approx(1, abs=0.05)
+    torch.testing.assert_close(usual, math.exp(0.5) * narrow)
 
 
 def test_gaussians_draw_z_with_the_standard_deviation() -> None:

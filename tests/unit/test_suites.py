@@ -15,6 +15,7 @@ from mibench.errors import UserError
 from mibench.nets import build_classifier, classifier_type
 from mibench.nets.base import parameter_count
 from mibench.planning.plan import make_plan
+from mibench.protocol.methods import Kind
 from mibench.protocol.suites import load_suite, suite_names
 from mibench.protocol.yaml_files import extended
 from mibench.publish.figures_file import load_reported
@@ -149,6 +150,70 @@ def test_the_digits_are_attacked_with_the_budget_of_bidos_code(registry: Registr
     facts = registry.facts(asked, registry.track(cell.track))
     assert facts.params["iterations"] == 5000 and facts.prior is not None
     assert facts.prior["params"] == {"steps": 100 * (34_265 // 64)}
+
+
+def values(registry: Registry, cell: str, kind: Kind = "attack", name: str | None = None) -> dict[str, Any]:
+    """The resolved parameters of a cell's attack, or of the prior ``name`` on its track."""
+    entry = load_suite(ROOT, "midre").cells[cell]
+    protocol = registry.track(entry.track)
+    chosen = registry.select(kind, name or entry.attack)
+    return dict(registry.facts(chosen, protocol).params)
+
+
+def test_a_schedule_of_50_steps_goes_with_50_steps(registry: Registry) -> None:
+    """Rates fall at 30 and 40 of 50 steps, in no cell that takes 70 or 100."""
+    for name, cell in load_suite(ROOT, "midre").cells.items():
+        if cell.attack.startswith("ppa"):
+            found = values(registry, name)
+            steps = 70 if "celeba224" in cell.track or "metfaces" in cell.track else 100 if name == "W15" else 50
+            assert found.get("iterations", 70) == steps, name
+            assert list(found.get("milestones") or ()) == ([30, 40] if steps == 50 else []), name
+            assert found.get("candidates") == (200 if name == "W15" else 16), name
+
+
+@pytest.mark.parametrize(
+    ("cell", "pool", "steps"),
+    [
+        ("W18", 2000, [50, *[10] * 7]),
+        ("W20", 2000, [50, *[10] * 7]),
+        ("W21", 5000, [70, *[25] * 4]),
+    ],
+)
+def test_steps_of_ifgmis_stages(registry: Registry, cell: str, pool: int, steps: list[int]) -> None:
+    found = values(registry, cell)
+    assert (found.get("pool", 5000), list(found["iterations"])) == (pool, steps)
+    assert values(registry, "W09").get("pool", 5000) == 5000, "PPA's pool on MetFaces is the larger one"
+
+
+@pytest.mark.parametrize(
+    ("cell", "images", "epochs"),
+    [("W33", 70_000, 120), ("W34", 70_000, 120), ("W22", 30_000, 120), ("S01", 34_265, 100)],
+)
+def test_gans_take_as_many_steps_as_their_epochs_have(registry: Registry, cell: str, images: int, epochs: int) -> None:
+    """Incomplete batches of 64 are left out: 131,160 of FFHQ's 70,000 images, 56,160 of CelebA's 30,000."""
+    names = ["k_plus_one"] if cell == "S01" else ["wgan_gp", "k_plus_one"]
+    for name in names:
+        found = values(registry, cell, "prior", name)
+        assert found.get("steps", 56_160) == epochs * (images // 64)
+        assert found["batches"] == "epochs" and found.get("labels") == ("always" if name == "k_plus_one" else None)
+
+
+def test_students_take_as_many_steps_as_their_epochs_have(registry: Registry) -> None:
+    assert values(registry, "W33")["student_steps"] == values(registry, "W34")["student_steps"] == 20 * 1094
+    assert values(registry, "W24").get("student_steps", 9380) == 20 * 469
+
+
+def test_kedmi_on_mnist_is_bidos(registry: Registry) -> None:
+    found = values(registry, "S01")
+    assert (found["iterations"], found["log_variance"]) == (5000, 0)
+    assert values(registry, "W23").get("log_variance", 1) == 1
+
+
+def test_views_and_order_of_conditional_gans_are_the_released_ones(registry: Registry) -> None:
+    assert values(registry, "W26")["views"] == "kornia"
+    cgan, tacgan = (values(registry, "W26", "prior", name) for name in ("cgan", "tacgan"))
+    assert cgan["views"] == "kornia" and cgan["fakes_first"] and tacgan["fakes_first"]
+    assert tacgan["evaluation_from"] == 1000
 
 
 def test_random_erasing_writes_its_fill_after_normalisation(registry: Registry) -> None:

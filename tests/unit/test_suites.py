@@ -144,14 +144,6 @@ def test_transfer_learning_trains_what_the_released_code_trains(registry: Regist
         assert parameter_count(plugin.build(net), trainable=True) == trainable and plugin.skip() is None
 
 
-def test_the_digits_are_attacked_with_the_budget_of_bidos_code(registry: Registry) -> None:
-    cell = load_suite(ROOT, "midre").cells["S01"]
-    [asked] = select_all(registry, "attack", [cell.attack])
-    facts = registry.facts(asked, registry.track(cell.track))
-    assert facts.params["iterations"] == 5000 and facts.prior is not None
-    assert facts.prior["params"] == {"steps": 100 * (34_265 // 64)}
-
-
 def values(registry: Registry, cell: str, kind: Kind = "attack", name: str | None = None) -> dict[str, Any]:
     """The resolved parameters of a cell's attack, or of the prior ``name`` on its track."""
     entry = load_suite(ROOT, "midre").cells[cell]

@@ -95,12 +95,17 @@ class Defense:
         has numbers that belong to an image or to the run as well, the same in every epoch."""
         return images
 
+    def mix(self, batch: Batch, rng: Stream) -> Batch:
+        """Change images and labels of a training batch together, after ``augment``: a batch whose images carry the
+        label ``labels`` with the weight ``share`` and ``others`` with the rest."""
+        return batch
+
     def sampler(self, labels: Tensor, batch: int, rng: Stream) -> Iterator[Tensor] | None:
         """One epoch of index batches, or None for a shuffled epoch."""
         return None
 
     def loss(self, batch: Batch, output: Output, progress: Progress) -> Tensor:
-        """The training loss, a scalar."""
+        """The training loss, a scalar. Of a mixed batch it is asked twice, about ``labels`` and about ``others``."""
         return functional.cross_entropy(output.logits, batch.labels)
 
     def train(self, ctx: TrainContext) -> Classifier:

@@ -13,8 +13,10 @@ from mibench.errors import UserError
 Kind = Literal["defense", "attack", "prior"]
 # What an attack may see of the target, from least to most.
 ACCESS_RANK = {"labels": 0, "scores": 1, "white_box": 2, "private": 3}
-ONE_OF = {"loss": "loss", "sampler": "sampler", "train": "training"}  # hooks that only one part may have of its own
-WHOLE = "training"  # the kind of a defense whose training asks no other part for loss or batches
+# Hooks that only one part may have of its own, and those of them that a part with a whole training does not ask for.
+ONE_OF = {"loss": "loss", "sampler": "sampler", "mix": "mixing", "train": "training"}
+UNASKED = {"loss", "sampler", "mix"}
+WHOLE = "training"  # the kind of a defense whose training asks no other part for loss, batches or mixing
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,14 @@ def _text(value: Any) -> str:
 
 def combined(parts: Sequence[Facts]) -> Facts:
     """The facts of several defenses in one target. One that edits the input composes with any other; two that each
-    have a loss, a sampler or a training of their own do not, because nobody has said what both would be (UserError).
-    Versions above 1 are among the parameters, so that a new version of a part is a new stage."""
+    have a loss, a sampler, a mixing or a training of their own do not, because nobody has said what both would be
+    (UserError). Versions above 1 are among the parameters, so that a new version of a part is a new stage."""
     for hook, what in ONE_OF.items():
         own = [part.id for part in parts if hook in part.brings]
         if len(own) > 1:
             raise UserError(f"{' and '.join(own)} each have a {what} of their own and cannot be combined.")
     for part in parts:
-        idle = [p.id for p in parts if p is not part and {"loss", "sampler"} & set(p.brings)]
+        idle = [p.id for p in parts if p is not part and UNASKED & set(p.brings)]
         if part.role == WHOLE and idle:
             raise UserError(f"{part.id} trains in its own way, in which {' and '.join(idle)} would have no effect.")
     versions = {part.id: part.version for part in parts if part.version > 1}

@@ -46,6 +46,7 @@ class _Context(TrainContext):
             augment=d.augment,
             sampler=d.sampler,
             inside=inside,
+            mix=d.mix,
         )
 
     def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:

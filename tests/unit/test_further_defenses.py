@@ -1,0 +1,212 @@
+"""Newer defenses (specification newer, B) and the hook for images that are mixed with their labels."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mibench.contracts import Batch, ImageSet, Loop, Output, Progress, TrackInfo
+from mibench.keys import stream_seed
+from mibench.nets.small import ConvNet
+from mibench.primitives.training import fit_classifier
+from mibench.protocol.params import resolve
+from mibench.protocol.tracks import RecipeSection
+from mibench.random import Stream
+from mibench.registry import Registry
+
+CLASSES = 5
+TRACK = TrackInfo("tiny", "faces", 32, 1, CLASSES, (0.449,))
+RECIPE = RecipeSection(arch="convnet", epochs=2, batch=8, lr=0.01, weight_decay=0.0)
+START = Progress(0, 1, 0, 1)
+REGISTRY = Registry()
+
+
+def _module(name: str) -> ModuleType:
+    return sys.modules[REGISTRY.plugin("defense", name).__module__]
+
+
+def _defense(name: str, track: TrackInfo = TRACK, **params: Any) -> Any:
+    cls = REGISTRY.plugin("defense", name)
+    return cls(resolve(cls.Params, params, name), track)
+
+
+def _images(n: int, side: int = 32) -> Tensor:
+    return Stream(0).uniform(n, 1, side, side)
+
+
+def _batch(n: int = 20) -> Batch:
+    return Batch(_images(n), torch.arange(n) % CLASSES)
+
+
+def _network(seed: int = 0) -> ConvNet:
+    torch.manual_seed(seed)
+    return ConvNet(CLASSES, 1, 32)
+
+
+def _fit(recipe: RecipeSection = RECIPE, **hooks: Any) -> dict[str, Tensor]:
+    net, batch = _network(), _batch()
+    data = ImageSet(batch.images, batch.labels, CLASSES)
+    streams, loop = (lambda name: Stream(stream_seed(name))), (lambda *given: Loop(*given, None, None))
+    fit_classifier(net, data, recipe, streams, loop, "train", **hooks)
+    return net.state_dict()
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- images mixed with their labels ----------------------------------------------------------------------------------
+
+
+def _relabelled(share: float, other: Callable[[Tensor], Tensor]) -> Callable[[Batch, Stream], Batch]:
+    return lambda batch, rng: replace(batch, others=other(batch.labels), share=share)
+
+
+def test_a_share_of_one_is_training_as_usual_and_a_share_of_none_is_training_on_the_others() -> None:
+    usual = _fit()
+    assert _same(usual, _fit(mix=_relabelled(1.0, lambda labels: (labels + 1) % CLASSES)))
+    others = _fit(mix=_relabelled(0.0, lambda labels: (labels + 1) % CLASSES))
+    assert not _same(usual, others)
+
+    def next_label(batch: Batch, output: Output, progress: Progress) -> Tensor:
+        return functional.cross_entropy(output.logits, (batch.labels + 1) % CLASSES)
+
+    assert _same(others, _fit(loss=next_label))
+
+
+def test_the_loss_of_another_defense_is_asked_about_both_labels() -> None:
+    asked = []
+
+    def loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
+        asked.append(batch.labels.tolist())
+        return functional.cross_entropy(output.logits, batch.labels)
+
+    _fit(RECIPE.model_copy(update={"epochs": 1}), loss=loss, mix=_relabelled(0.3, lambda labels: labels.flip(0)))
+    assert len(asked) == 6 and all(one == other[::-1] for one, other in zip(asked[::2], asked[1::2], strict=True))
+
+
+def test_what_mixing_draws_changes_no_other_draw() -> None:
+    """The order and the augmentation of a run do not depend on whether, and how much, a defense draws to mix."""
+
+    def drawing(batch: Batch, rng: Stream) -> Batch:
+        rng.uniform(7)
+        return batch
+
+    varied = RECIPE.model_copy(update={"shift": 0.1, "flip": True})
+    assert _same(_fit(varied), _fit(varied, mix=drawing))
+
+
+@pytest.mark.parametrize("a", [0.2, 1.0, 3.0])
+def test_shares_follow_the_beta_distribution(a: float) -> None:
+    drawn = Stream(3).beta(a, a, 4000)
+    assert drawn.shape == (4000,) and float(drawn.min()) >= 0 and float(drawn.max()) <= 1
+    assert scipy.stats.kstest(drawn.double().numpy(), scipy.stats.beta(a, a).cdf).pvalue > 0.01
+
+
+def test_mixup_mixes_every_image_with_another_of_the_batch() -> None:
+    batch = _batch()
+    out = _defense("mixup").mix(batch, Stream(1))
+    by_hand = torch.stack([out.share * batch.images + (1 - out.share) * other for other in batch.images])
+    for i, image in enumerate(out.images):
+        [j] = [j for j in range(20) if torch.allclose(by_hand[j, i], image, atol=1e-6)]
+        assert out.others[i] == batch.labels[j]
+    assert torch.equal(out.labels, batch.labels)
+    one = torch.arange(20)
+    assert torch.allclose(_module("mixup").mixture(batch.images, one, 0.3), batch.images, atol=1e-6)
+
+
+def test_cutmix_pastes_pixels_and_counts_them() -> None:
+    defense, batch = (
+        _defense("cutmix"),
+        Batch(torch.arange(20.0).reshape(20, 1, 1, 1).expand(20, 1, 32, 32) / 20, _batch().labels),
+    )
+    shares = []
+    for seed in range(300):
+        out = defense.mix(batch, Stream(seed))
+        changed = out.images != batch.images
+        for i in range(20):
+            values = out.images[i].unique().tolist()
+            partner = [v for v in values if v != float(batch.images[i, 0, 0, 0])]
+            assert len(partner) <= 1
+            if partner:
+                assert int(batch.labels[round(partner[0] * 20)]) == int(out.others[i])
+                assert float(changed[i].float().mean()) == pytest.approx(1 - out.share)
+        shares.append(out.share)
+    # E(1 - lam) = 1/2 before the border cuts; a square of side s keeps (s - s^2 / 4)^2, s^2 = 1 - lam uniform.
+    kept = sum(((u**0.5) - u / 4) ** 2 for u in torch.linspace(0, 1, 1001).tolist()) / 1001
+    assert sum(shares) / len(shares) == pytest.approx(1 - kept, abs=0.04)
+    lam = float(Stream(4).beta(1.0, 1.0, 1))
+    assert _defense("cutmix", literal=True).mix(batch, Stream(4)).share == lam
+
+
+def test_cutmix_leaves_the_other_batches_alone() -> None:
+    batch, mixed = _batch(), 0
+    for seed in range(400):
+        out = _defense("cutmix", p=0.25).mix(batch, Stream(seed))
+        mixed += out.others is not None
+        assert out.others is not None or out is batch
+    assert mixed == pytest.approx(100, abs=4 * math.sqrt(400 * 0.25 * 0.75))
+
+
+# --- cutout ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "share"), [(0.5, 0.19), (0.586, 0.25)])
+def test_cutout_hides_what_its_docstring_says(side: float, share: float) -> None:
+    images = 0.6 + 0.3 * _images(4000)
+    hidden = _defense("cutout", side=side).augment(images, Stream(1)) != images
+    assert float(hidden.float().mean()) == pytest.approx(share, abs=0.008)
+    rows, columns = hidden.any(3).sum(2), hidden.any(2).sum(2)
+    length = round(side * 32)
+    assert int(rows.max()) == int(columns.max()) == length and int(rows.min()) == length - length // 2
+    assert torch.equal(hidden.sum((1, 2, 3)), (rows * columns)[:, 0]), "a rectangle"
+
+
+def test_cutout_fills_with_the_tracks_constant_and_literally_twice_as_wide() -> None:
+    images = 0.6 + 0.3 * _images(200)
+    out = _defense("cutout", side=0.25, literal=True).augment(images, Stream(1))
+    hidden = out != images
+    assert int(hidden.any(3).sum(2).max()) == 16 and bool((out[hidden] == torch.tensor(0.449)).all())
+
+
+# --- LoFt ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_logits_of_loft_have_the_rank_of_its_head(rank: int) -> None:
+    net = _defense("loft", rank=rank).build(_network()).double().eval()
+    output = net(_images(40).double())
+    centred = output.logits - net.head[-1].bias
+    assert int(torch.linalg.matrix_rank(centred, atol=1e-10)) == rank
+    assert torch.equal(output.features, _network().double().eval()(_images(40).double()).features), "the head's input"
+
+
+def test_the_confidence_loss_draws_every_image_to_one_confidence() -> None:
+    """As a function of p_y: falls until exp(-1/8), rises after it, flat where the answer is wrong."""
+    p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64, requires_grad=True)
+    logits = torch.stack([p.log(), (1 - p).log()], 1)
+    label = torch.zeros(1, dtype=torch.long)
+    values = torch.stack([_module("loft").confidence_loss(row[None], label, 8.0, 0.25) for row in logits])
+    (slope,) = torch.autograd.grad(values.sum(), p)
+    least = math.exp(-1 / 8)
+    assert bool((slope[p < least] <= 0).all()) and bool((slope[p > least] > 0).all())
+    assert float(p[values.argmin()].detach()) == pytest.approx(least, abs=1e-3)
+    assert float(slope[:200].abs().max()) < 1e-4
+    assert float(values.detach().min()) == pytest.approx(-0.25 / (8 * math.e), rel=1e-4)
+
+
+def test_the_adaptation_has_a_recipe_of_its_own() -> None:
+    recipe = RecipeSection(arch="convnet", epochs=100, batch=96, lr=1e-3, weight_decay=0.1, crop=(0.9, 1.0), flip=True)
+    own = _defense("loft", confidence=True).adaptation(recipe)
+    assert (own.optimiser, own.lr, own.momentum, own.epochs, own.milestones) == ("sgd", 2e-5, 0.9, 5, (3, 4))
+    assert own.flip and own.crop is None and own.batch == 96 and own.gamma == 0.1

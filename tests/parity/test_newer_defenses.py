@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mibench.contracts import Batch, Defense, Output, Progress, TrackInfo
+from mibench.primitives.adversarial import pgd
 from mibench.primitives.training import mixed
 from mibench.registry import Registry
 
@@ -77,11 +79,33 @@ def _loft_confidence_loss(arrays: Arrays, case: Case) -> Arrays:
     return {"loss": loss, "gradient": torch.autograd.grad(loss, logits)[0]}
 
 
+def _atat_targets(arrays: Arrays, case: Case) -> Arrays:
+    return {"target": _module("atat").wrong_classes(arrays["label"], arrays["draw"], case["classes"])}
+
+
+def _atat_pgd(arrays: Arrays, case: Case) -> Arrays:
+    def loss(x: Tensor) -> Tensor:
+        logits = torch.tanh((2 * x - 1).flatten(1) @ arrays["t1"]) @ arrays["t2"]
+        return functional.cross_entropy(logits, arrays["target"])
+
+    images, settings = arrays["images"], (case["epsilon"], case["step"], case["iterations"])
+    return {"change": pgd(images, arrays["start"], loss, *settings) - images}
+
+
+def _atat_loss(arrays: Arrays, case: Case) -> Arrays:
+    assert case["clean_weight"] == 1
+    logits, labels = (arrays["clean_logits"], arrays["adversarial_logits"]), (arrays["label"], arrays["target"])
+    return {"loss": _module("atat").anti_adversarial_loss(*logits, *labels, case["adversarial_weight"])}
+
+
 ADAPTERS: dict[str, Callable[[Arrays, Case], Arrays]] = {
     "mixup": _mixup,
     "cutmix": _cutmix,
     "cutout": _cutout,
     "cutout_literal": partial(_cutout, literal=True),
+    "atat_targets": _atat_targets,
+    "atat_pgd": _atat_pgd,
+    "atat_loss": _atat_loss,
     "loft_head": _loft_head,
     "loft_confidence_loss": _loft_confidence_loss,
 }

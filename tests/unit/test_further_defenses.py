@@ -18,6 +18,7 @@ from torch.nn import functional
 from mibench.contracts import Batch, ImageSet, Loop, Output, Progress, TrackInfo
 from mibench.keys import stream_seed
 from mibench.nets.small import ConvNet
+from mibench.primitives.adversarial import pgd
 from mibench.primitives.training import fit_classifier
 from mibench.protocol.params import resolve
 from mibench.protocol.tracks import RecipeSection
@@ -210,3 +211,58 @@ def test_the_adaptation_has_a_recipe_of_its_own() -> None:
     own = _defense("loft", confidence=True).adaptation(recipe)
     assert (own.optimiser, own.lr, own.momentum, own.epochs, own.milestones) == ("sgd", 2e-5, 0.9, 5, (3, 4))
     assert own.flip and own.crop is None and own.batch == 96 and own.gamma == 0.1
+
+
+# --- adversarial training and its opposite ---------------------------------------------------------------------------
+
+
+def test_pgd_stays_in_its_box_and_in_the_range_and_reaches_a_corner() -> None:
+    """On a linear loss every step has the same sign: x' is the box's corner where the range allows it."""
+    images, direction = _images(6, 8), Stream(2).normal(6, 1, 8, 8)
+    start = 0.1 * (2 * Stream(3).uniform(6, 1, 8, 8) - 1)
+    found = pgd(images, start, lambda x: (direction * x).sum(), 0.1, 0.05, 5)
+    assert torch.allclose(found, (images - 0.1 * direction.sign()).clamp(0, 1), atol=1e-6)
+    one = pgd(images, torch.zeros_like(images), lambda x: (direction * x).sum(), 0.1, 0.03, 1)
+    assert torch.allclose(one, (images - 0.03 * direction.sign()).clamp(0, 1), atol=1e-6)
+
+
+def test_a_wrong_class_is_never_the_label_and_every_other_one_comes() -> None:
+    labels = torch.arange(1000) % CLASSES
+    wrong = _module("atat").wrong_classes(labels, Stream(1).integers(CLASSES, 1000), CLASSES)
+    pairs = set(zip(labels.tolist(), wrong.tolist(), strict=True))
+    assert pairs == {(i, j) for i in range(CLASSES) for j in range(CLASSES) if i != j}
+
+
+class _Counted(ConvNet):
+    """Counts the batches that it sees in training mode."""
+
+    seen = 0
+
+    def forward(self, images: Tensor, rng: Any = None) -> Output:
+        self.seen += self.training
+        return super().forward(images, rng)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("atat", 5 + 2), ("at", 10 + 1)])
+def test_every_pass_of_a_step_is_in_training_mode(name: str, passes: int) -> None:
+    net = _Counted(CLASSES, 1, 32).train()
+    loss = _defense(name).objective(net, _batch(), Stream(1), START)
+    assert net.seen == passes and all(p.grad is None for p in net.parameters())
+    loss.backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_adversarial_training_goes_away_from_the_label_and_its_opposite_towards_another() -> None:
+    """Seen in the loss of one step: the changed images are worse known, or the wrong class is better liked."""
+    net, batch = _network().eval(), _batch()
+    clean = functional.cross_entropy(net(batch.images).logits, batch.labels)
+    against = _defense("at", epsilon=0.1, alpha=0.02).objective(net, batch, Stream(1), START)
+    assert bool(against > clean)
+    atat = _defense("atat", epsilon=0.1, alpha=0.02)
+    wrong = (batch.labels + 1) % CLASSES
+    changed = atat.towards(net, batch.images, wrong, Stream(1))
+    assert float((changed - batch.images).abs().max()) <= 0.1 + 1e-6
+    before, after = (functional.cross_entropy(net(x).logits, wrong) for x in (batch.images, changed))
+    assert bool(after < before)
+    weightless = _defense("atat", weight=0).objective(net, batch, Stream(1), START)
+    assert torch.equal(weightless, clean)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mibench.contracts.context import Context
 from mibench.contracts.loop import LoopHooks
-from mibench.contracts.values import Batch, ImageSet, Progress, TrackInfo
+from mibench.contracts.values import Access, Batch, ImageSet, Progress, TrackInfo
 from mibench.nets.base import Classifier, Output
 from mibench.protocol.params import BaseParams
 from mibench.protocol.tracks import RecipeSection as Recipe
@@ -68,6 +68,8 @@ class Defense:
     version: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[dict[str, str]] = {}  # packages to import in a hook, and the extra of mibench that brings each
+    served: ClassVar[tuple[str, ...]] = ()  # parameters that ``deploy`` alone reads: other values train nothing anew
+    against: ClassVar[Access] = Access.WHITE_BOX  # the most that an attacker may see and still meet the defense
 
     class Params(DefenseParams):
         pass

@@ -65,11 +65,34 @@ class Facts:
     scope: str | None = None
     role: str = ""  # of a defense: its kind in the registry
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
+    served: tuple[tuple[str, ...], ...] = ()  # of a defense: paths in ``params`` to what only serving the target reads
+    against: str = "white_box"  # of a defense: the most that an attack may see and still meet it
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Facts:
         """From ``dataclasses.asdict`` by way of JSON."""
-        return cls(**data | {name: tuple(data[name]) for name in ("deviations", "brings")})
+        tuples = {name: tuple(data[name]) for name in ("deviations", "brings")}
+        return cls(**data | tuples | {"served": tuple(tuple(path) for path in data["served"])})
+
+    @property
+    def trained(self) -> Facts:
+        """These without what only serving the target reads: what its training depends on."""
+        if not self.served:
+            return self
+        return replace(
+            self, params=_without(self.params, self.served), non_default=_without(self.non_default, self.served)
+        )
+
+
+def _without(params: dict[str, Any], paths: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """``params`` without the values at ``paths``."""
+    left = {}
+    for name, value in params.items():
+        below = [path[1:] for path in paths if path[0] == name]
+        if [] in map(list, below):
+            continue
+        left[name] = _without(value, below) if below else value
+    return left
 
 
 def joined_by_plus(text: str) -> list[str]:
@@ -107,4 +130,6 @@ def combined(parts: Sequence[Facts]) -> Facts:
         source_sha256="+".join(part.source_sha256 for part in parts),
         skip=next((part.skip for part in parts if part.skip), None),
         deviations=tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
+        served=tuple((part.id, *path) for part in parts for path in part.served),
+        against=min((part.against for part in parts), key=lambda access: ACCESS_RANK[access]),
     )

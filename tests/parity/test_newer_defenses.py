@@ -59,6 +59,19 @@ def _cutout(arrays: Arrays, case: Case, literal: bool = False) -> Arrays:
     return {"images": torch.where(mask, case["fill"], images)}
 
 
+def _ssd_water_filling(arrays: Arrays, case: Case) -> Arrays:
+    return {"scores": _module("ssd").water_filling(arrays["scores"], arrays["reference"], arrays["budget"])}
+
+
+def _ssd_output(arrays: Arrays, case: Case) -> Arrays:
+    ssd, f = _module("ssd"), arrays["scores"]
+    return {
+        "probability": ssd.class_probability(f, case["temperature"]),
+        "entropy": ssd.entropy(f),
+        "scores": ssd.shielded(f, arrays["class_means"], arrays["drawn"], case["epsilon"]),
+    }
+
+
 def _loft_head(arrays: Arrays, case: Case) -> Arrays:
     features, classes = arrays["features"].shape[1], len(arrays["up_bias"])
     head: nn.Sequential = _module("loft").low_rank_head(features, case["rank"], classes, case["activation"])
@@ -106,6 +119,8 @@ ADAPTERS: dict[str, Callable[[Arrays, Case], Arrays]] = {
     "atat_targets": _atat_targets,
     "atat_pgd": _atat_pgd,
     "atat_loss": _atat_loss,
+    "ssd_water_filling": _ssd_water_filling,
+    "ssd_output": _ssd_output,
     "loft_head": _loft_head,
     "loft_confidence_loss": _loft_confidence_loss,
 }

@@ -9,16 +9,20 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mibench.contracts import Batch, ImageSet, Loop, Output, Progress, TrackInfo
+from mibench.errors import UserError
 from mibench.keys import stream_seed
 from mibench.nets.small import ConvNet
 from mibench.primitives.adversarial import pgd
+from mibench.primitives.samplers import held_out
 from mibench.primitives.training import fit_classifier
 from mibench.protocol.params import resolve
 from mibench.protocol.tracks import RecipeSection
@@ -266,3 +270,95 @@ def test_adversarial_training_goes_away_from_the_label_and_its_opposite_towards_
     assert bool(after < before)
     weightless = _defense("atat", weight=0).objective(net, batch, Stream(1), START)
     assert torch.equal(weightless, clean)
+
+
+# --- SSD -------------------------------------------------------------------------------------------------------------
+
+
+def _distributions(n: int, k: int, sharpness: float, seed: int) -> Tensor:
+    return (sharpness * Stream(seed).normal(n, k).double()).softmax(1)
+
+
+def test_water_filling_is_the_least_divergence_within_the_budget() -> None:
+    """Against a general solver, and by its constraints."""
+    f, q = _distributions(6, 5, 2.0, 1), _distributions(6, 5, 2.0, 2)
+    distance = (f - q).abs().sum(1)
+    budget = distance * torch.tensor([0.1, 0.3, 0.5, 0.9, 1.1, 0.0]).double()
+    p = _module("ssd").water_filling(f, q, budget)
+    assert torch.allclose(p.sum(1), torch.ones(6).double(), atol=1e-12) and bool((p > 0).all())
+    assert torch.allclose((p - f).abs().sum(1), torch.minimum(budget, distance), atol=1e-12)
+    assert torch.equal(p[4], q[4]) and torch.allclose(p[5], f[5], atol=1e-12)
+    for f_row, q_row, p_row, limit in zip(f.numpy(), q.numpy(), p.numpy(), budget.numpy(), strict=True):
+        # p = f + up - down, up and down >= 0, makes the constraint linear
+        def divergence(x: Any, f: Any = f_row, q: Any = q_row) -> float:
+            p = np.maximum(f + x[:5] - x[5:], 1e-15)
+            return float((p * np.log(p / q)).sum())
+
+        constraints = [
+            {"type": "eq", "fun": lambda x: x[:5].sum() - x[5:].sum()},
+            {"type": "ineq", "fun": lambda x, limit=limit: limit - x.sum()},
+            {"type": "ineq", "fun": lambda x, f=f_row: f + x[:5] - x[5:] - 1e-9},
+        ]
+        start = np.full(10, 1e-4 * float(f_row.min()))
+        found = scipy.optimize.minimize(divergence, start, bounds=[(0, 1)] * 10, constraints=constraints, tol=1e-12)
+        ours = float((p_row * np.log(p_row / q_row)).sum())
+        assert ours <= found.fun + 1e-6
+
+
+def _shielded(**params: Any) -> tuple[ConvNet, Any]:
+    defense = _defense("ssd", **params)
+    net = defense.build(_network())
+    net.head.means.copy_(_distributions(CLASSES, CLASSES, 2.0, 5))
+    return net.eval(), defense
+
+
+@torch.no_grad()
+def test_the_shield_is_up_only_where_it_is_served_and_keeps_its_budget() -> None:
+    plain, images = _network().eval()(_images(200)).logits, _images(200)
+    net, defense = _shielded(epsilon=0.2)
+    assert torch.equal(net(images, Stream(1)).logits, plain)
+    served = defense.deploy(net)(images, Stream(1)).logits
+    f, p = plain.double().softmax(1), served.double().softmax(1)
+    assert torch.allclose(served.exp().sum(1), torch.ones(200), atol=1e-5), "log scores"
+    assert bool(((p - f).abs().sum(1) <= 0.2 * _module("ssd").entropy(f) + 1e-6).all())
+    assert not torch.allclose(p, f, atol=1e-3)
+    assert torch.equal(served, net(images, Stream(1)).logits) and not torch.equal(served, net(images, Stream(2)).logits)
+
+
+@torch.no_grad()
+def test_without_a_budget_nothing_changes_and_with_any_the_drawn_class_is_served() -> None:
+    images = _images(2000)
+    plain = _network().eval()(images).logits.double().softmax(1)
+    net, defense = _shielded(epsilon=0, temperature=0.5)
+    assert torch.allclose(defense.deploy(net)(images, Stream(1)).logits.exp().double(), plain, atol=1e-6)
+    net, defense = _shielded(epsilon=1000, temperature=0.5)
+    served = defense.deploy(net)(images, Stream(1)).logits.exp().double()
+    drawn = (served[:, None] - net.head.means[None]).abs().sum(2).argmin(1)
+    assert torch.allclose(served, net.head.means[drawn], atol=1e-6)
+    counts = torch.bincount(drawn, minlength=CLASSES)
+    expected = (plain / 0.5).softmax(1).sum(0)
+    assert scipy.stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 0.01
+
+
+def test_held_out_images_are_a_share_of_each_person() -> None:
+    labels = torch.arange(35) % CLASSES
+    held = held_out(labels, 0.3, Stream(1))
+    assert [int(held[labels == label].sum()) for label in range(CLASSES)] == [3] * CLASSES  # ceil(2.1) of 7
+    assert not held_out(labels, 0.0, Stream(1)).any()
+    assert int(held_out(labels, 0.99, Stream(1)).sum()) == 6 * CLASSES
+    assert not torch.equal(held, held_out(labels, 0.3, Stream(2)))
+    with pytest.raises(UserError, match="single training image"):
+        held_out(torch.tensor([0, 0, 1]), 0.1, Stream(1))
+
+
+def test_the_shield_leaves_the_training_as_it_is() -> None:
+    """Its target has the weights of the undefended one, so that only its answers differ."""
+    undefended = _fit()
+    defense, batch = _defense("ssd"), _batch()
+    net = defense.build(_network())
+    data = ImageSet(batch.images, batch.labels, CLASSES)
+    streams, loop = (lambda name: Stream(stream_seed(name))), (lambda *given: Loop(*given, None, None))
+    fit_classifier(net, data, RECIPE, streams, loop, "train", defense.loss, defense.augment, defense.sampler)
+    named = {name.replace("head.inner.", "head."): value for name, value in net.state_dict().items()}
+    del named["head.means"]
+    assert _same(undefended, named) and undefended.keys() == named.keys()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -47,6 +47,10 @@ class TrainContext(Context):
 
     def new_network(self, num_classes: int) -> Classifier:
         """A fresh network of the track's target architecture."""
+        raise NotImplementedError
+
+    def protects(self, identities: Sequence[int]) -> None:
+        """Say that the defense protects these people alone: figures are then shown apart for them too."""
         raise NotImplementedError
 
     def note(self, **values: float | str) -> None:

@@ -60,6 +60,7 @@ def assemble(
         deviations=asked.deviations,
         features=manifests["features"].result if "features" in manifests else None,
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
+        protected=manifests["target"].result.get("protected"),
     )
 
 

@@ -72,6 +72,17 @@ def _ssd_output(arrays: Arrays, case: Case) -> Arrays:
     }
 
 
+def _dcd_noisy_copy(arrays: Arrays, case: Case) -> Arrays:
+    return {"images": _module("dcd").noisy_copy(arrays["images"], arrays["noise"], case["sigma"])}
+
+
+def _dcd_training_set(arrays: Arrays, case: Case) -> Arrays:
+    labels = (arrays["label"], arrays["surrogate_label"], case["protected"])
+    changes = (arrays["flipped"], arrays["flipped_to"], arrays["copies_to"])
+    source, label = _module("dcd").training_set(*labels, *changes)
+    return {"source": source, "label": label}
+
+
 def _loft_head(arrays: Arrays, case: Case) -> Arrays:
     features, classes = arrays["features"].shape[1], len(arrays["up_bias"])
     head: nn.Sequential = _module("loft").low_rank_head(features, case["rank"], classes, case["activation"])
@@ -121,6 +132,9 @@ ADAPTERS: dict[str, Callable[[Arrays, Case], Arrays]] = {
     "atat_loss": _atat_loss,
     "ssd_water_filling": _ssd_water_filling,
     "ssd_output": _ssd_output,
+    "dcd_noisy_copy_surrogate": _dcd_noisy_copy,
+    "dcd_noisy_copy_target": _dcd_noisy_copy,
+    "dcd_training_set": _dcd_training_set,
     "loft_head": _loft_head,
     "loft_confidence_loss": _loft_confidence_loss,
 }

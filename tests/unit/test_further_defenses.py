@@ -272,6 +272,38 @@ def test_adversarial_training_goes_away_from_the_label_and_its_opposite_towards_
     assert torch.equal(weightless, clean)
 
 
+# --- DCD -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "curvature", "flipped", "moved"), [(0.2, 1.0, 0, 4), (0.5, 0.5, 2, 2), (0.0, 0.0, 0, 0)]
+)
+def test_dcd_counts(loss: float, curvature: float, flipped: int, moved: int) -> None:
+    """Rows (n + s) + (s + own) and exactly floor(rho n) other labels in each protected class, none of them its own."""
+    data = ImageSet((255 * _images(20)).floor() / 255, torch.arange(20) % CLASSES, CLASSES)  # four images each
+    defense = _defense("dcd", loss_control=loss, curvature_control=curvature)
+    surrogates, classes = 0.5 * torch.ones(6, 1, 32, 32), torch.tensor([0, 0, 0, 2, 2, 2])
+    out = defense.poisoned(data, surrogates, classes, [0, 2], Stream(1))
+    images, labels = out.images[:], out.labels
+    assert len(out) == len(labels) == (20 + 6) + (6 + 8)
+    assert torch.allclose(images[:20], data.images) and torch.equal(labels[20:32], classes.repeat(2))
+    for c, rows in ((0, slice(32, 36)), (2, slice(36, 40))):
+        mine = data.labels == c
+        assert int((labels[:20][mine] != c).sum()) == flipped and int((labels[rows] != c).sum()) == moved
+        assert torch.allclose(images[rows], data.images[mine], atol=5 * 8 / 255) and not torch.equal(
+            images[rows], data.images[mine]
+        )
+    unprotected = (data.labels != 0) & (data.labels != 2)
+    assert torch.equal(labels[:20][unprotected], data.labels[unprotected])
+    deviation = 255 * (images[32:] - data.images[own_of(data.labels)])
+    assert float(deviation.mean()) == pytest.approx(-0.5, abs=0.3), "cut down to bytes, less what the range cuts off"
+    assert float(deviation.std()) == pytest.approx(8, rel=0.1)
+
+
+def own_of(labels: Tensor) -> Tensor:
+    return _module("dcd").own_images(labels, [0, 2])
+
+
 # --- SSD -------------------------------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,12 @@ def _dcd_training_set(arrays: Arrays, case: Case) -> Arrays:
     return {"source": source, "label": label}
 
 
+def _sca_code(arrays: Arrays, case: Case) -> Arrays:
+    assert case["stride"] == 1
+    settings = (case["threshold"], case["tau"], case["iterations"])
+    return {"code": _module("sca").sparse_code(arrays["images"], arrays["dictionary"], *settings)}
+
+
 def _loft_head(arrays: Arrays, case: Case) -> Arrays:
     features, classes = arrays["features"].shape[1], len(arrays["up_bias"])
     head: nn.Sequential = _module("loft").low_rank_head(features, case["rank"], classes, case["activation"])
@@ -135,6 +141,7 @@ ADAPTERS: dict[str, Callable[[Arrays, Case], Arrays]] = {
     "dcd_noisy_copy_surrogate": _dcd_noisy_copy,
     "dcd_noisy_copy_target": _dcd_noisy_copy,
     "dcd_training_set": _dcd_training_set,
+    "sca_code": _sca_code,
     "loft_head": _loft_head,
     "loft_confidence_loss": _loft_confidence_loss,
 }

@@ -394,3 +394,52 @@ def test_the_shield_leaves_the_training_as_it_is() -> None:
     named = {name.replace("head.inner.", "head."): value for name, value in net.state_dict().items()}
     del named["head.means"]
     assert _same(undefended, named) and undefended.keys() == named.keys()
+
+
+# --- SCA -------------------------------------------------------------------------------------------------------------
+
+
+def _layer(threshold: float, tau: float = 10.0, iterations: int = 60) -> Any:
+    torch.manual_seed(0)
+    return _module("sca").SparseCoding(1, 16, 5, threshold, tau, iterations)
+
+
+def _smooth(n: int = 4) -> Tensor:
+    return functional.avg_pool2d(_images(n, 36), 5, 1)
+
+
+def test_atoms_have_norm_one_and_the_code_is_sparser_for_a_larger_threshold() -> None:
+    assert torch.allclose(_layer(0.5).dictionary.flatten(1).norm(dim=1), torch.ones(16))
+    codes = [_layer(threshold)(_smooth()) for threshold in (0.1, 0.5, 1.5, 1e6)]
+    active = [float((code > 0).float().mean()) for code in codes]
+    assert all(float(code.min()) >= 0 for code in codes) and active == sorted(active, reverse=True)
+    assert active[-1] == 0 and 0.02 < active[1] < 0.3
+    assert codes[0].shape == (4, 16, 32, 32)
+
+
+def test_a_faster_code_is_the_slow_one() -> None:
+    slow, fast = _layer(0.5, 100.0, 500)(_smooth()), _layer(0.5, 10.0, 50)(_smooth())
+    assert float((fast - slow).norm() / slow.norm()) < 0.05
+
+
+def test_competition_explains_the_image_better_than_what_fits() -> None:
+    """Drawn from its code, an image is nearer than from the rectified drive; and light or contrast changes no code."""
+    x, layer = _smooth(), _layer(0.1, 30.0, 300)
+    normal = (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
+
+    def error(code: Tensor) -> float:
+        drawn = functional.conv_transpose2d(code, layer.dictionary, padding=2)
+        return float((drawn - normal).norm() / normal.norm())
+
+    drive = functional.relu(functional.conv2d(normal, layer.dictionary, padding=2) - 0.1)
+    assert error(layer(x)) < 0.6 < error(drive)
+    assert torch.allclose(layer(0.5 * x + 0.2), layer(x), atol=1e-3)
+
+
+def test_sca_replaces_two_convolutions_and_their_dictionaries_stay() -> None:
+    net = _defense("sca", iterations=5).build(_network())
+    kinds = [type(stage[0]).__name__ for stage in net.convs]
+    assert kinds == ["SparseCoding", "SparseCoding", "Conv2d", "Conv2d"]
+    assert not any("dictionary" in name for name, _ in net.named_parameters())
+    assert net(_images(3)).features.shape == (3, net.feature_dim)
+    assert "small network" in _defense("sca", replace(TRACK, arch="vgg16")).skip()

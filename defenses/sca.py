@@ -51,7 +51,7 @@ class SparseCodingArchitecture(Defense):
     deviations = (
         "The host is the track's small network: its batch norms and pooling stay, and there is no dropout.",
         "Computed in float32, where the released code computes in float16.",
-        "Small tracks iterate 30 times with tau 10, not 500 times with 100.",
+        "Small tracks iterate 30 times with tau 10, not 500 times with tau 100.",
     )
 
     class Params(DefenseParams):

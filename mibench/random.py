@@ -51,6 +51,13 @@ class Stream:
         """(n,) int64 in [0, high)."""
         return torch.randint(high, (n,), generator=self.generator).to(self.device)
 
+    def beta(self, a: float, b: float, n: int) -> Tensor:
+        """(n,) float32 of the Beta distribution, in [0, 1]; ``a``, ``b`` > 0: uniform numbers through its inverse."""
+        from scipy.special import betaincinv
+
+        drawn = betaincinv(a, b, torch.rand(n, generator=self.generator, dtype=torch.float64).numpy())
+        return torch.from_numpy(drawn).float().to(self.device)
+
     def permutation(self, n: int) -> Tensor:
         """(n,) int64, every number below ``n`` once."""
         return torch.randperm(n, generator=self.generator).to(self.device)

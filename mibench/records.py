@@ -5,6 +5,7 @@ itself is not looked at again."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -122,6 +123,7 @@ class RunRecord:
     origin: str = "measured"  # measured, submitted, reproduced, differs
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
+    protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property
@@ -160,6 +162,17 @@ class RunRecord:
         """The attacked identities."""
         judged = self.metrics.get("att1", MetricValue(None)).per_identity
         return sorted({int(image["label"]) for image in self.images} | {int(label) for label in judged})
+
+    def apart(self, metric: str) -> tuple[float, float] | None:
+        """The means of a metric over the people whom the defense protects and over the others, where it protects some
+        of them and the metric is known person by person."""
+        values = self.metrics.get(metric, MetricValue(None)).per_identity
+        protected = {str(label) for label in self.protected or ()} & values.keys()
+        groups = [[values[label] for label in labels] for labels in (protected, values.keys() - protected)]
+        if not all(groups):
+            return None
+        one, other = (math.fsum(group) / len(group) for group in groups)
+        return one, other
 
     def published(self) -> dict[str, Any]:
         """What ``export --format results`` writes: the public object, and all but the images under ``record``."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from mibench.checking.bench import Bench
 from mibench.checking.cost import cost_checks
 from mibench.checking.lines import Line
-from mibench.contracts import Batch, Classifier, Progress, RowStreams, Stream, Visit
+from mibench.contracts import Batch, Classifier, Defense, Progress, RowStreams, Stream, Visit
 from mibench.errors import StageFailed, UserError
 
 FINITE = "Return finite numbers."
@@ -32,6 +32,7 @@ def defense_checks(bench: Bench, name: str) -> Iterator[Line]:
     defense = bench.registry.build("defense", name, stage.params, track)
     for hook in ("augment", "adapt"):
         yield from _image_hook(defense, hook, track.channels, track.resolution)
+    yield _mix(defense, track)
     try:
         yield _loss(bench, defense, stage, track)
         yield _sampler(defense, track)
@@ -99,10 +100,38 @@ def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[L
             "batch invariance",
             gap <= 1e-6,
             f"{hook}: an image alone differs by {gap:.2g}",
-            "Treat every image by itself: no mean over the batch, one draw of `rng` for each image.",
+            "Treat every image by itself: no mean over the batch, one draw of `rng` for each image. What mixes images, "
+            "with their labels or without, overrides `mix`."
+            if hook == "augment"
+            else "Treat every image by itself: no mean over the batch, one draw of `rng` for each image.",
         )
     except Exception as error:
         yield Line(hook, False, f"{type(error).__name__}: {error}", f"Correct {hook}; it gets (N, C, H, W) in [0, 1].")
+
+
+def _mix(defense: Any, track: Any) -> Line:
+    """Images of the same shape in [0, 1], two classes for each, a share in [0, 1], the same for the same stream."""
+    if type(defense).mix is Defense.mix:
+        return Line("mix", None, "none: every image has one label")
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(6, track.channels, track.resolution, track.resolution, generator=generator)
+    batch, before = Batch(images, torch.tensor([0, 1, 2, 3, 4, 4]), images), images.clone()
+    try:
+        out, again = (defense.mix(batch, Stream(5)) for _ in range(2))
+        same = torch.equal(out.images, again.images) and out.share == again.share and torch.equal(images, before)
+        good = same and out.images.shape == images.shape and 0 <= out.share <= 1
+        good &= bool(torch.isfinite(out.images).all()) and float(out.images.min()) >= 0 and float(out.images.max()) <= 1
+        for labels in (out.labels, *([] if out.others is None else [out.others])):
+            good &= labels.dtype == torch.int64 and len(labels) == 6 and set(labels.tolist()) <= {0, 1, 2, 3, 4}
+    except Exception as error:
+        return Line("mix", False, f"{type(error).__name__}: {error}", "Correct mix; it gets a Batch and a Stream.")
+    return Line(
+        "mix",
+        bool(good),
+        f"share {out.share:.3g}, {'the same' if same else 'another'} batch from the same stream",
+        "Return a batch of as many images in [0, 1], labels of this batch and a share in [0, 1]; draw from `rng` only "
+        "and leave the batch that you were given alone.",
+    )
 
 
 def _loss(bench: Bench, defense: Any, stage: Any, track: Any) -> Line:

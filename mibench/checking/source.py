@@ -14,7 +14,7 @@ from mibench.publish.downloads import bibtex
 from mibench.registry import Registry
 
 LONGEST = 120  # lines of a method's file
-DEFENSE_KINDS = ("baseline", CONTROL, "data", "regulariser", "architecture", "training")
+DEFENSE_KINDS = ("baseline", CONTROL, "data", "regulariser", "architecture", "training", "output")
 # The parts of mibench that a method is made of; a prior also of "data". "audit" is for the file that an audit writes.
 _OPEN = {"contracts", "primitives", "images", "nets", "random", "errors", "audit"}
 _REFUSED = {"defenses", "attacks", "mibench_plugins", "os", "sys", "pathlib", "random", "subprocess", "io", "pickle"}

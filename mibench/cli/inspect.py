@@ -190,6 +190,12 @@ def show(ws: Workspace, run: str, as_json: bool) -> None:
     out.print(f"defense {record.defense_label}: {json.dumps(record.defense_params)}", markup=False)
     out.print(f"attack  {record.attack_label}: {json.dumps(record.attack_params)}", markup=False)
     out.print(tables.metrics(record))
+    if record.protected is not None:
+        for name in record.metrics:
+            if means := record.apart(name):
+                out.print(
+                    f"{name}: {means[0]:.3f} of the {len(record.protected)} protected, {means[1]:.3f} of the others"
+                )
     for entry in load_studies(ws.home).get(record.run, ()):
         out.print(f"study {entry['study']}:")
         out.print(tables.study(entry))

@@ -4,7 +4,7 @@ Images are (N, C, H, W) float32 in [0, 1] everywhere. A plugin imports ``mibench
 it never reads a global seed, the environment, the working directory or a file: what it needs arrives in a context.
 
 Order of calls for one run, each stage in a process of its own:
-  target    Defense.build -> Defense.train (default: the track's loop, which calls sampler, augment and loss)
+  target    Defense.build -> Defense.train (default: the track's loop, which calls sampler, augment, mix and loss)
   prior     Prior.build -> Prior.train
   prepare   Attack.prepare, if the attack has one
   invert    Attack.invert, with the oracle its ``access`` allows, in blocks of identities

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mibench.contracts.context import Context
 from mibench.contracts.loop import LoopHooks
-from mibench.contracts.values import Batch, ImageSet, Progress, TrackInfo
+from mibench.contracts.values import Access, Batch, ImageSet, Progress, TrackInfo
 from mibench.nets.base import Classifier, Output
 from mibench.protocol.params import BaseParams
 from mibench.protocol.tracks import RecipeSection as Recipe
@@ -49,6 +49,10 @@ class TrainContext(Context):
         """A fresh network of the track's target architecture."""
         raise NotImplementedError
 
+    def protects(self, identities: Sequence[int]) -> None:
+        """Say that the defense protects these people alone: figures are then shown apart for them too."""
+        raise NotImplementedError
+
     def note(self, **values: float | str) -> None:
         """Store numbers or words with the target's result: a privacy budget, a trapdoor's accuracy."""
         raise NotImplementedError
@@ -68,6 +72,8 @@ class Defense:
     version: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[dict[str, str]] = {}  # packages to import in a hook, and the extra of mibench that brings each
+    served: ClassVar[tuple[str, ...]] = ()  # parameters that ``deploy`` alone reads: other values train nothing anew
+    against: ClassVar[Access] = Access.WHITE_BOX  # the most that an attacker may see and still meet the defense
 
     class Params(DefenseParams):
         pass
@@ -95,12 +101,17 @@ class Defense:
         has numbers that belong to an image or to the run as well, the same in every epoch."""
         return images
 
+    def mix(self, batch: Batch, rng: Stream) -> Batch:
+        """Change images and labels of a training batch together, after ``augment``: a batch whose images carry the
+        label ``labels`` with the weight ``share`` and ``others`` with the rest."""
+        return batch
+
     def sampler(self, labels: Tensor, batch: int, rng: Stream) -> Iterator[Tensor] | None:
         """One epoch of index batches, or None for a shuffled epoch."""
         return None
 
     def loss(self, batch: Batch, output: Output, progress: Progress) -> Tensor:
-        """The training loss, a scalar."""
+        """The training loss, a scalar. Of a mixed batch it is asked twice, about ``labels`` and about ``others``."""
         return functional.cross_entropy(output.logits, batch.labels)
 
     def train(self, ctx: TrainContext) -> Classifier:

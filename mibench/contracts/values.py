@@ -51,11 +51,17 @@ class ImageSet:
 @dataclass(frozen=True)
 class Batch:
     """One training batch as the network sees it, after all augmentation, with its labels. ``standard`` holds the same
-    images after the standard augmentation only, without the defense's."""
+    images after the standard augmentation only, without the defense's.
+
+    Where images were mixed (``Defense.mix``), a share of each, in [0, 1], carries its label in ``labels`` and the rest
+    the one in ``others`` (N,); ``standard`` is not mixed.
+    """
 
     images: Tensor
     labels: Tensor
     standard: Tensor | None = None
+    others: Tensor | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,13 @@ def erase_rectangles(
     inside_y = (y >= top) & (y < top + h) & apply
     inside_x = (x >= left) & (x < left + w)
     mask = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
+    return cover(images, mask, rng, fill, mean)
+
+
+def cover(
+    images: Tensor, mask: Tensor, rng: Rng, fill: Fill | tuple[float, ...] = "mean", mean: tuple[float, ...] = (0.0,)
+) -> Tensor:
+    """``fill`` where ``mask``, (N, 1, H, W), is true; see ``erase_rectangles``."""
     return torch.where(mask, _fill(images, rng, fill, mean), images)
 
 

@@ -1,6 +1,6 @@
 """Cells to a graph of stages. Pure: no files, no torch.
 
-evaluator   target -----> utility ----------.
+evaluator   target -----> utility ----------.      (through serve, where only serving has parameters)
     |         |  \\                           |
     |         |   prior (scope "target")     |
     |         |   /      \\                   |
@@ -123,7 +123,7 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
             if name not in plan.priors:
                 plan.priors[name] = prior_facts(ref["id"], ref["params"], cell.track)
             prior = plan.priors[name]
-        reason = cell.defense.skip or cell.attack.skip or (prior.skip if prior else None)
+        reason = cell.defense.skip or cell.attack.skip or (prior.skip if prior else None) or _past(cell)
         if reason:
             plan.skipped.append((cell, reason))
             continue
@@ -135,6 +135,17 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
             known.add(run)
             plan.runs.append(PlannedRun(run, cell, stages))
     return plan
+
+
+def _past(cell: Cell) -> str | None:
+    """Why the attack does not meet the defense at all: it sees more than what the defense changes."""
+    against, access = cell.defense.against, str(cell.attack.access)
+    if not ACCESS_RANK[against] < ACCESS_RANK[access] <= ACCESS_RANK["white_box"]:
+        return None
+    return (
+        f"{cell.defense.id} protects against access {against!r}; an attack with access {access!r} goes past it and "
+        "meets the target as it is without"
+    )
 
 
 class _Builder:
@@ -153,12 +164,14 @@ class _Builder:
             facts = {"defense": cell.defense, "attack": cell.attack, "prior": prior, None: None}[kind.method]
             if (kind.method and facts is None) or (kind.name == "prepare" and not cell.attack.prepares):
                 continue
+            if kind.name == "serve" and not cell.defense.served:
+                continue
             if kind.where and getattr(cell.track, kind.where) is None:
                 continue
             roles = [role for role in kind.reads if role in made]
             title = kind.title
             if facts is not None and facts is prior:
-                roles = self._asked_by(prior, cell.attack)
+                roles = roles if self._asks(prior, cell.attack) else []
                 title += " for {defense} seed {seed}" if roles else ""
             parents = [made[role] for role in roles]
             seed = cell.seed if kind.method and not is_shared(kind.name, roles) else 0
@@ -175,16 +188,17 @@ class _Builder:
         return made
 
     @staticmethod
-    def _asked_by(prior: Facts, attack: Facts) -> list[str]:
-        """Whose answers the prior is trained on. Raises UserError where it asks for more than its attack may."""
+    def _asks(prior: Facts, attack: Facts) -> bool:
+        """Whether the prior is trained on the target's answers. Raises UserError where it asks for more than its attack
+        may."""
         if prior.scope != "target":
-            return []
+            return False
         if ACCESS_RANK[str(prior.access)] > ACCESS_RANK[str(attack.access)]:
             raise UserError(
                 f"Attack {attack.id!r} declares access {attack.access!r}, but its prior {prior.id!r} asks the "
                 f"target for {prior.access!r}. Declare what both need."
             )
-        return ["target"]
+        return True
 
     def _stage(
         self,
@@ -199,6 +213,8 @@ class _Builder:
         inputs = {parent.kind: (parent.kind, parent.key) for parent in parents}
         version = joint_version(kind.version, facts.version if facts else 0)
         plugin = facts.id if facts else "engine"
+        if facts and kind.name == "target":
+            facts = facts.trained
         params, non_default = (facts.params, facts.non_default) if facts else (own, own)
         part = (id(track), kind.name, is_shared(kind.name, inputs))
         if part not in self._parts:

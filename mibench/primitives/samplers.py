@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from mibench.errors import UserError
 from mibench.random import Stream
 
 
@@ -31,6 +33,19 @@ def identity_balanced(labels: Tensor, batch: int, per_identity: int, rng: Stream
     while len(ready := [label for label, left in groups.items() if left]) >= identities:
         chosen = [ready[i] for i in rng.permutation(len(ready))[:identities].tolist()]
         yield torch.cat([groups[label].pop() for label in chosen])
+
+
+def held_out(labels: Tensor, share: float, rng: Stream) -> Tensor:
+    """(N,) bool: ``share``, below 1, of each class's images, rounded up, at random, but never all of them; none if it
+    is 0. Raises UserError for a class with a single image."""
+    held = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero().flatten()
+        if share and len(own) < 2:
+            raise UserError(f"Nothing can be held out of class {label}: it has a single training image.")
+        count = min(len(own) - 1, math.ceil(share * len(own)))
+        held[own[rng.permutation(len(own))[:count]]] = True
+    return held
 
 
 def thinned(batches: Iterator[Tensor], share: float, rng: Stream) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -62,6 +63,15 @@ def public_batches(ctx: PriorContext, kind: Batches, batch: int, name: str) -> C
 
 LossFunction = Callable[[Batch, Output, Progress], Tensor]
 Optimisation = tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+
+
+def mixed(loss: LossFunction, batch: Batch, output: Output, progress: Progress) -> Tensor:
+    """share L(labels) + (1 - share) L(others): the loss of a batch that ``Defense.mix`` mixed; of any other, L(labels).
+    Scalars."""
+    value = loss(batch, output, progress)
+    if batch.others is None:
+        return value
+    return batch.share * value + (1 - batch.share) * loss(replace(batch, labels=batch.others), output, progress)
 
 
 def plain_loss(batch: Batch, output: Output, progress: Progress) -> Tensor:
@@ -135,8 +145,10 @@ def fit_classifier(
     augment: Callable[[Tensor, Visit], Tensor] | None = None,
     sampler: Sampler | None = None,
     inside: LoopHooks | None = None,
+    mix: Callable[[Batch, Stream], Batch] | None = None,
 ) -> Classifier:
-    """Train ``net`` in place with the recipe's optimiser and schedule, standard augmentation, then ``augment``.
+    """Train ``net`` in place with the recipe's optimiser and schedule, standard augmentation, then ``augment``, then
+    ``mix``.
 
     The last weights are kept. With ``recipe.select == "best"``, ``validation_per_identity`` training images of each
     identity are held out and the weights of the best epoch on them are kept; the test split plays no part.
@@ -163,11 +175,13 @@ def fit_classifier(
         if augment:
             images = augment(images, Visit(rng, images_seed, indices))
         batch = Batch(images, train.labels[indices], standard)
+        if mix and len(indices):
+            batch = mix(batch, stream(f"{name}.mix.{step}"))
         progress = Progress(step * recipe.epochs // steps, recipe.epochs, step, steps)
         if inside.objective:
             value = inside.objective(net, batch, rng, progress)
         else:
-            value = loss(batch, net(batch.images, rng), progress)
+            value = mixed(loss, batch, net(batch.images, rng), progress)
         descend(optimiser, value)
         schedule.step()
         running.report(loss=value)

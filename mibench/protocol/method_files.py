@@ -48,7 +48,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
-    kind: str = ""  # of a defense: baseline, control, data, regulariser, architecture, training
+    kind: str = ""  # of a defense: baseline, control, data, regulariser, architecture, training, output
     family: str | None = None  # of an attack: control, or what it searches, and how
     adaptive: bool = False  # an attack made to get around one defense
     paper: Paper | None = None

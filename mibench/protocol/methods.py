@@ -13,8 +13,10 @@ from mibench.errors import UserError
 Kind = Literal["defense", "attack", "prior"]
 # What an attack may see of the target, from least to most.
 ACCESS_RANK = {"labels": 0, "scores": 1, "white_box": 2, "private": 3}
-ONE_OF = {"loss": "loss", "sampler": "sampler", "train": "training"}  # hooks that only one part may have of its own
-WHOLE = "training"  # the kind of a defense whose training asks no other part for loss or batches
+# Hooks that only one part may have of its own, and those of them that a part with a whole training does not ask for.
+ONE_OF = {"loss": "loss", "sampler": "sampler", "mix": "mixing", "train": "training"}
+UNASKED = {"loss", "sampler", "mix"}
+WHOLE = "training"  # the kind of a defense whose training asks no other part for loss, batches or mixing
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,34 @@ class Facts:
     scope: str | None = None
     role: str = ""  # of a defense: its kind in the registry
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
+    served: tuple[tuple[str, ...], ...] = ()  # of a defense: paths in ``params`` to what only serving the target reads
+    against: str = "white_box"  # of a defense: the most that an attack may see and still meet it
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Facts:
         """From ``dataclasses.asdict`` by way of JSON."""
-        return cls(**data | {name: tuple(data[name]) for name in ("deviations", "brings")})
+        tuples = {name: tuple(data[name]) for name in ("deviations", "brings")}
+        return cls(**data | tuples | {"served": tuple(tuple(path) for path in data["served"])})
+
+    @property
+    def trained(self) -> Facts:
+        """These without what only serving the target reads: what its training depends on."""
+        if not self.served:
+            return self
+        return replace(
+            self, params=_without(self.params, self.served), non_default=_without(self.non_default, self.served)
+        )
+
+
+def _without(params: dict[str, Any], paths: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """``params`` without the values at ``paths``."""
+    left = {}
+    for name, value in params.items():
+        below = [path[1:] for path in paths if path[0] == name]
+        if [] in map(list, below):
+            continue
+        left[name] = _without(value, below) if below else value
+    return left
 
 
 def joined_by_plus(text: str) -> list[str]:
@@ -83,14 +108,14 @@ def _text(value: Any) -> str:
 
 def combined(parts: Sequence[Facts]) -> Facts:
     """The facts of several defenses in one target. One that edits the input composes with any other; two that each
-    have a loss, a sampler or a training of their own do not, because nobody has said what both would be (UserError).
-    Versions above 1 are among the parameters, so that a new version of a part is a new stage."""
+    have a loss, a sampler, a mixing or a training of their own do not, because nobody has said what both would be
+    (UserError). Versions above 1 are among the parameters, so that a new version of a part is a new stage."""
     for hook, what in ONE_OF.items():
         own = [part.id for part in parts if hook in part.brings]
         if len(own) > 1:
             raise UserError(f"{' and '.join(own)} each have a {what} of their own and cannot be combined.")
     for part in parts:
-        idle = [p.id for p in parts if p is not part and {"loss", "sampler"} & set(p.brings)]
+        idle = [p.id for p in parts if p is not part and UNASKED & set(p.brings)]
         if part.role == WHOLE and idle:
             raise UserError(f"{part.id} trains in its own way, in which {' and '.join(idle)} would have no effect.")
     versions = {part.id: part.version for part in parts if part.version > 1}
@@ -105,4 +130,6 @@ def combined(parts: Sequence[Facts]) -> Facts:
         source_sha256="+".join(part.source_sha256 for part in parts),
         skip=next((part.skip for part in parts if part.skip), None),
         deviations=tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
+        served=tuple((part.id, *path) for part in parts for path in part.served),
+        against=min((part.against for part in parts), key=lambda access: ACCESS_RANK[access]),
     )

@@ -43,6 +43,7 @@ def run_view(
         "siblings": [{"seed": r.seed, "href": run_page(r), "here": r.run == run.run} for r in siblings],
         "sensitive": catalogue.sensitive(run.track),
         "metrics": [_metric(run, name, catalogue, panel) for name in names],
+        "apart": _apart(run, names, catalogue, panel),
         "flags": [Badge(word, f"{FLAGS[word]}: {figures}.", "bad") for word, figures in flags([run]).items()],
         "judges": knowledge_view(run.judges),
         "reproduced": _reproduced(run, catalogue),
@@ -85,6 +86,17 @@ def _metric(run: RunRecord, name: str, catalogue: Catalogue, panel: bool) -> dic
         "n": metric.n,
         "reason": metric.reason if metric.value is None else None,
     }
+
+
+def _apart(run: RunRecord, names: Sequence[str], catalogue: Catalogue, panel: bool) -> list[dict[str, Any]]:
+    """The metrics of the protected people and of the others, where a defense protects some."""
+    lines = []
+    for name in names:
+        if means := run.apart(name):
+            facts = metric_facts(catalogue, name, panel=panel)
+            one, other = (text.number(mean, facts["raw_unit"]) for mean in means)
+            lines.append({"title": facts["title"], "unit": facts["unit"], "protected": one, "others": other})
+    return lines
 
 
 def _reproduced(run: RunRecord, catalogue: Catalogue) -> dict[str, Any] | None:

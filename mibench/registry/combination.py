@@ -14,9 +14,9 @@ from mibench.protocol.tracks import RecipeSection as Recipe
 
 
 class Combined(Defense):
-    """Networks are built, images augmented and targets served by one part after the other; the loss, the sampler and
-    the training are those of the part that has its own. Where a part trains networks of its own (a pretraining), the
-    others take no part in it."""
+    """Networks are built, images augmented and targets served by one part after the other; the loss, the sampler, the
+    mixing and the training are those of the part that has its own. Where a part trains networks of its own (a
+    pretraining), the others take no part in it."""
 
     def __init__(self, parts: Sequence[Defense]) -> None:
         super().__init__(None, parts[0].track)
@@ -42,6 +42,9 @@ class Combined(Defense):
         for part in self.parts:
             images = part.augment(images, rng)
         return images
+
+    def mix(self, batch: Batch, rng: Stream) -> Batch:
+        return self._first("mix").mix(batch, rng)
 
     def sampler(self, labels: Tensor, batch: int, rng: Stream) -> Iterator[Tensor] | None:
         return self._first("sampler").sampler(labels, batch, rng)

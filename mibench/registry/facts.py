@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mibench
+from mibench.errors import UserError
 from mibench.keys import digest
 from mibench.protocol.method_files import MethodFile, module_file
 from mibench.protocol.methods import Facts, Selection
@@ -71,7 +72,16 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
     cls = type(plugin)
     if isinstance(plugin, Defense):
         plugin.recipe(track.target)
-        return {"deviations": tuple(cls.deviations), "brings": brings(cls), "role": role}
+        for name in cls.served:
+            if name not in cls.Params.model_fields:
+                raise UserError(f"{cls.__name__}.served names {name!r}, which is none of its parameters.")
+        return {
+            "deviations": tuple(cls.deviations),
+            "brings": brings(cls),
+            "role": role,
+            "served": tuple((name,) for name in cls.served),
+            "against": str(cls.against),
+        }
     if isinstance(plugin, Attack):
         reference = plugin.prior()
         return {

@@ -36,7 +36,7 @@ def assemble(
     asked: Question, manifests: Mapping[str, Manifest], images: list[dict[str, Any]], created: str
 ) -> RunRecord:
     """``manifests`` by role, in the order in which the record names its stages; ``images`` is the judged table."""
-    evaluate = manifests["evaluate"]
+    evaluate, served = manifests["evaluate"], manifests.get("serve", manifests["target"])
     return RunRecord(
         run=asked.run,
         track=asked.track.id,
@@ -46,7 +46,7 @@ def assemble(
         seed=asked.seed,
         defense_label=asked.defense,
         attack_label=asked.attack,
-        defense_params=manifests["target"].params,
+        defense_params=served.params,
         attack_params=manifests["invert"].params,
         status="done",
         created=created,
@@ -60,6 +60,7 @@ def assemble(
         deviations=asked.deviations,
         features=manifests["features"].result if "features" in manifests else None,
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
+        protected=manifests["target"].result.get("protected"),
     )
 
 

@@ -140,7 +140,8 @@ class Job:
     def target(self) -> Classifier:
         """The trained target, as it is served."""
         folder, manifest = self.parent("target")
-        defense = self.registry.build("defense", manifest.plugin, manifest.params, self.track)
+        params = self._served() or manifest.params
+        defense = self.registry.build("defense", manifest.plugin, params, self.track)
         tensors = load_file(folder / "model.safetensors")
         with undisturbed() as changed, self.closed():  # what comes next in this process is another method
             net = defense.build(self.network(self.track.target.arch))
@@ -150,6 +151,12 @@ class Job:
             note = f"{manifest.plugin} replaced {', '.join(sorted(changed))}; this was undone."
             self.emit(Note(message=note))
         return served
+
+    def _served(self) -> dict[str, Any] | None:
+        """The defense's parameters where some of them are no part of the target: those of the stage that serves it."""
+        if self.stage.kind == "serve":
+            return self.stage.params
+        return self.parent("serve")[1].params if "serve" in self.stage.inputs else None
 
     def network(self, arch: str, num_classes: int | None = None) -> Classifier:
         """A fresh network for the track's images."""

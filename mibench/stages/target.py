@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mibench.contracts import ImageSet, Loop, LoopHooks, Recipe, TrainContext
@@ -25,6 +26,7 @@ class _Context(TrainContext):
         self._labelled = job.images(*labelled) if labelled else None
         self._public = job.data.public() if job.data.has_public else None
         self.notes: dict[str, float | str] = {}
+        self.protected: list[int] | None = None
         job.seed_weights()  # last: what came before may have used torch's global generator
         self.net = defense.build(self.new_network(job.info.num_classes)).to(job.device)
 
@@ -46,6 +48,7 @@ class _Context(TrainContext):
             augment=d.augment,
             sampler=d.sampler,
             inside=inside,
+            mix=d.mix,
         )
 
     def fit(self, net: Classifier, data: ImageSet, name: str) -> Classifier:
@@ -65,13 +68,16 @@ class _Context(TrainContext):
             self.note(initial_weights=sha256)
         return net.to(self.device)
 
+    def protects(self, identities: Sequence[int]) -> None:
+        self.protected = sorted(set(identities))
+
     def note(self, **values: float | str) -> None:
         self.notes |= values
 
 
 def run(job: Job) -> dict[str, Any]:
     """Writes ``model.safetensors``; the result holds the training accuracy (for the memorisation gap) and, where the
-    defense noted something, ``notes``."""
+    defense noted something, ``notes``, or said whom it protects, ``protected``."""
     defense = job.registry.build("defense", job.stage.plugin, job.stage.params, job.track)
     ctx = _Context(job, defense)
     with job.closed():
@@ -79,10 +85,15 @@ def run(job: Job) -> dict[str, Any]:
     save_weights(net, job.workdir / "model.safetensors")
     logits, _ = predict(net, ctx.data.images, job.stream("train accuracy"))
     notes = {"notes": ctx.notes} if ctx.notes else {}
-    return notes | {
-        "train_accuracy": float((logits.argmax(1) == ctx.data.labels).float().mean()),
-        "parameters": parameter_count(net),
-        "trainable": parameter_count(net, trainable=True),
-        "select": ctx.recipe.select,
-        "largest_logit": float(logits.abs().max()),
-    }
+    protected = {} if ctx.protected is None else {"protected": ctx.protected}
+    return (
+        notes
+        | protected
+        | {
+            "train_accuracy": float((logits.argmax(1) == ctx.data.labels).float().mean()),
+            "parameters": parameter_count(net),
+            "trainable": parameter_count(net, trainable=True),
+            "select": ctx.recipe.select,
+            "largest_logit": float(logits.abs().max()),
+        }
+    )

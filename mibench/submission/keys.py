@@ -89,6 +89,8 @@ def check_runs(sent: Submission, known: dict[str, Track], registry: Registry) ->
             own = STAGE_KINDS[kind].method and not is_shared(kind, stage.inputs)
             if stage.seed != (record.seed if own else 0) or stage.track != record.track:
                 raise Refused(f"Run {record.run}: its {kind} is of another seed or track.")
+        if "serve" in roles and not _trained_as_served(roles["target"], roles["serve"]):
+            raise Refused(f"Run {record.run}: its target is not of the defense that serves it.")
         run = digest({"evaluate": roles["evaluate"].key, "target": roles["target"].key})[:12]
         if run != record.run:
             raise Refused(f"Run {record.run} should be called {run} after its stages.")
@@ -96,6 +98,12 @@ def check_runs(sent: Submission, known: dict[str, Track], registry: Registry) ->
     if extra := sent.stages.keys() - used:
         raise Refused(f"The stage {min(extra)[:12]} belongs to no run. Remove it, or pack again.")
     return f"{len(sent.records)} runs are whole and have the ids that follow from their stages"
+
+
+def _trained_as_served(target: Manifest, serve: Manifest) -> bool:
+    """Whether both are of one method and the served parameters are those of the training, and more."""
+    same = (target.plugin, split_version(target.version)[1]) == (serve.plugin, split_version(serve.version)[1])
+    return same and _holds(serve.params, target.params)
 
 
 def _roles(sent: Submission, record: RunRecord, track: Track) -> dict[str, Manifest]:

@@ -78,6 +78,7 @@ OWN = {name for name, entry in LISTED.entries("attack").items() if entry.access 
 DEFENSES, ATTACKS, PRIORS = (sorted(LISTED.entries(kind).keys() - OWN) for kind in KINDS)
 PLUGINS = [(kind, name) for kind in KINDS for name in LISTED.entries(kind) if name not in OWN]
 PROBE = next(a for a in ATTACKS if (e := LISTED.entry("attack", a)).access == "white_box" and e.prior and not e.control)
+OTHER_PROBES = {LISTED.entry("attack", a).access: a for a in ATTACKS if not LISTED.entry("attack", a).control}
 ENGINE = Path(mibench.__file__).parent
 CPU = torch.device("cpu")
 RESIDUAL = "tiny_residual"
@@ -124,8 +125,11 @@ class Bench:
         self.registry, self.store = Registry(self.root), Store(self.home)
         self.track = self.registry.track("tiny")
 
-    def plan(self, defense: str = BASELINE, attack: str = PROBE, seed: int = 0, prior_id: str = "") -> Plan:
-        """The stages of one run; ``prior_id`` puts another prior in the place of the attack's."""
+    def plan(self, defense: str = BASELINE, attack: str = "", seed: int = 0, prior_id: str = "") -> Plan:
+        """The stages of one run, of an attack that meets the defense if none is named; ``prior_id`` puts another prior
+        in the place of the attack's."""
+        against = self.registry.facts(Selection("defense", defense), self.track).against
+        attack = attack or (PROBE if against == "white_box" else OTHER_PROBES[against])
         facts = self.registry.facts(Selection("attack", attack), self.track)
         if prior_id:
             facts = replace(facts, prior={"id": prior_id, "params": {}})

@@ -18,6 +18,7 @@ paper: {title: T, venue: unpublished, year: 2026, url: "https://example.org", au
 licence: MIT
 """
 DEFENSE = '''"""Mine: a defense for the tests (A. Author, 2026)."""
+from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -86,6 +87,15 @@ AUGMENT = "def augment(self, images, rng):\n        return "
         (AUGMENT + "images.mul_(0.5)", {"argument": "writes"}),
         (AUGMENT + "(images + torch.rand(images.shape)).clamp(0, 1)", {"determinism": "other", "batch invariance": ""}),
         (AUGMENT + "images / images.amax()", {"batch invariance": "alone"}),
+        (
+            "def mix(self, batch, rng):\n        return replace(batch, images=batch.images.flip(0) * torch.rand(()), "
+            "others=batch.labels.flip(0), share=0.5)",
+            {"mix": "another batch"},
+        ),
+        (
+            "def mix(self, batch, rng):\n        return replace(batch, others=batch.labels.flip(0), share=1.5)",
+            {"mix": "share 1.5"},
+        ),
         (
             "def loss(self, batch, output, progress):\n        return output.logits.logsumexp(1)",
             {"loss": "tensor", "runs": "scalar"},

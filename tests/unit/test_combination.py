@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,8 @@ def test_the_order_of_the_parts_does_not_matter(registry: Registry) -> None:
     ("text", "sentence"),
     [
         ("bido+ls", "loss of their own"),
+        ("mixup+cutmix", "mixing of their own"),
+        ("trapmid+mixup", "would have no effect"),
         ("tl+distill", "training of their own"),
         ("re+re", "each defense once"),
         ("none+re", "only defenses"),
@@ -107,6 +110,9 @@ class Doubles(Adds):
     def sampler(self, labels: Tensor, batch: int, rng: Any) -> Iterator[Tensor]:
         return iter([labels])
 
+    def mix(self, batch: Batch, rng: Any) -> Batch:
+        return replace(batch, share=0.5)
+
     def train(self, ctx: Any) -> Any:
         return "trained"
 
@@ -123,5 +129,6 @@ def test_hooks_are_chained_or_taken_from_the_part_that_has_them() -> None:
     assert float(both.loss(None, None, None)) == 7  # type: ignore[arg-type]
     assert [list(found) for found in [both.sampler(one, 1, rng)]] == [[one]]  # type: ignore[arg-type]
     assert both.train(None) == "trained"  # type: ignore[arg-type, comparison-overlap]
-    assert brings(Adds) == () and brings(Doubles) == ("loss", "sampler", "train")
+    assert brings(Adds) == () and brings(Doubles) == ("loss", "sampler", "mix", "train")
+    assert both.mix(Batch(one, one), rng).share == 0.5  # type: ignore[arg-type]
     assert Combined([first, first]).sampler(one, 1, rng) is None  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 from mibench.errors import UserError
 from mibench.planning.plan import Cell, Plan, Stage, make_plan
-from mibench.protocol.methods import Facts
+from mibench.protocol.methods import Facts, combined
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.protocol.tracks import Track
 
@@ -177,6 +177,61 @@ def test_skipped_cells_say_why() -> None:
     plan = _plan((replace(_defense("tl"), skip="no labels"), GMI, 0), (_defense(), GMI, 0))
     assert [(cell.defense.id, reason) for cell, reason in plan.skipped] == [("tl", "no labels")]
     assert len(plan.runs) == 1 and all(stage.plugin != "tl" for stage in plan.stages.values())
+
+
+def _output(**params: Any) -> Facts:
+    """A defense of which ``epsilon`` matters only when the target is served."""
+    return replace(_defense("shield", **params), served=(("epsilon",),), against="scores")
+
+
+SCORES = _facts("attack", "search", access="scores", prior={"id": "target_gan", "params": {}}, prepares=True)
+
+
+def test_what_only_serving_reads_trains_no_target_anew() -> None:
+    one, other = (_stages(_output(weight=3, epsilon=e), SCORES) for e in (1, 2))
+    below = {"serve", "prior", "prepare", "invert", "utility", "evaluate", "features"}
+    assert _changed(one, other) == below
+    assert one["target"].params == one["target"].non_default | {"default": 1} == {"default": 1, "weight": 3}
+    assert one["serve"].params == {"default": 1, "weight": 3, "epsilon": 1} and set(one["serve"].inputs) == {"target"}
+    asking = ("prior", "prepare", "invert", "utility", "features")
+    assert all(one[kind].inputs["serve"] == ("serve", one["serve"].key) for kind in asking)
+    assert "serve" not in one["evaluate"].inputs and "serve" not in _stages(_defense(), GMI)
+    assert _changed(one, _stages(_output(weight=4, epsilon=1), SCORES)) == below | {"target"}
+    plan = _plan(*((_output(epsilon=e), SCORES, 0) for e in (1, 2)))
+    assert _count(plan, "target") == 1 and _count(plan, "serve") == len(plan.runs) == 2
+
+
+def test_of_a_combination_each_part_has_its_own() -> None:
+    parts = [_defense("re", epsilon=5), _output(epsilon=1, weight=2)]
+    both = combined(parts)
+    assert both.trained.params == {"re": {"default": 1, "epsilon": 5}, "shield": {"default": 1, "weight": 2}}
+    assert both.trained.non_default == {"re": {"epsilon": 5}, "shield": {"weight": 2}}
+    assert both.against == "scores" and combined(parts[:1] * 2).against == "white_box"
+
+
+@pytest.mark.parametrize(
+    ("against", "access", "skipped"),
+    [
+        ("scores", "white_box", True),
+        ("scores", "scores", False),
+        ("scores", "labels", False),
+        ("scores", "private", False),  # a control of the engine's own, which asks the target nothing
+        ("labels", "scores", True),
+        ("white_box", "white_box", False),
+    ],
+)
+def test_an_attack_that_sees_past_a_defense_is_skipped_with_a_sentence(
+    against: str, access: str, skipped: bool
+) -> None:
+    plan = _plan((replace(_output(), against=against), replace(BARE, access=access), 0))
+    assert [reason for _, reason in plan.skipped] == (
+        [
+            f"shield protects against access '{against}'; an attack with access '{access}' goes past it and meets the "
+            "target as it is without"
+        ]
+        if skipped
+        else []
+    )
 
 
 # --- what a change recomputes ------------------------------------------------------------------------------

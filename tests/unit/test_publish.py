@@ -36,6 +36,7 @@ from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, text
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.rows import Board
+from mibench.publish.runs import run_view
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.stats.intervals import seed_interval
 from mibench.stats.tradeoff import pareto_front
@@ -624,3 +625,32 @@ def test_a_changed_or_extra_vendored_file_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "c.js").write_text("c")
     wrong = vendor.mismatches(tmp_path)
     assert ["c.js is not" in wrong[0], "b.js is missing" in wrong[1], "a.js differs" in wrong[2]] == [True] * 3
+
+
+# --- a defense that protects some people --------------------------------------------------------------------------
+
+
+def _half_protected(**fields: Any) -> RunRecord:
+    persons = {"0": 0.25, "1": 0.75, "2": 1.0, "3": 0.5}
+    metrics = {"att1": MetricValue(0.625, 4, per_identity=persons), "nat1": MetricValue(0.9, 4)}
+    return replace(make_run(defense="re"), metrics=metrics, **fields)
+
+
+def test_the_protected_and_the_others_are_meaned_apart() -> None:
+    run = _half_protected(protected=[0, 1, 7])
+    assert run.apart("att1") == (0.5, 0.75)
+    assert run.apart("nat1") is None and run.apart("lpips") is None, "not known person by person"
+    assert _half_protected().apart("att1") is None and _half_protected(protected=[0, 1, 2, 3]).apart("att1") is None
+    assert RunRecord.from_json(run.to_json()) == run
+    old = run.to_json()
+    del old["protected"]
+    assert RunRecord.from_json(old).protected is None
+
+
+def test_the_page_of_a_run_shows_the_protected_apart() -> None:
+    def shown(run: RunRecord) -> list[tuple[str, str]]:
+        return [
+            (line["protected"], line["others"]) for line in run_view(run, make_catalogue(), lambda image: None)["apart"]
+        ]
+
+    assert shown(_half_protected(protected=[0, 1])) == [("50.0", "75.0")] and shown(_half_protected()) == []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mibench.contracts import Oracle, Rows
+from mibench.contracts import BudgetSpent, Oracle, Rows
 from mibench.primitives.queries import in_chunks
 from mibench.random import Rng
 
@@ -66,7 +66,11 @@ def evolve(
         if fitness[best] >= enough:
             return population[best], fitness[best], generation
         children = breed(population, fitness)
-        fitness = torch.cat([fitness[best, None], judge(children)])
+        try:
+            judged = judge(children)
+        except BudgetSpent:
+            return population[best], fitness[best], generation
+        fitness = torch.cat([fitness[best, None], judged])
         population = torch.cat([population[best, None], children])
     best = fitness.argmax()
     return population[best], fitness[best], generations
@@ -106,7 +110,7 @@ def differential_evolution(
     is fitter. (P, d) -> the last population and its fitness (P,).
 
     ``judge`` gives the fitness (P,) of P individuals, higher is better, and is asked 1 + ``generations`` times: parents
-    keep theirs. ``watch`` sees the fitness after each generation.
+    keep theirs. A spent query budget ends it, as it ends ``evolve``. ``watch`` sees the fitness after each generation.
     """
     x, fitness = population, judge(population)
     n, d = x.shape
@@ -115,7 +119,10 @@ def differential_evolution(
         difference = (x[a] - x[b]).sum(0)
         v = x + attraction * (x[fitness.argmax()] - x) + settling(generation, generations) * difference
         trial = torch.where(rng.uniform(1, n, d)[0] < crossover, v, x)
-        trial_fitness = judge(trial)
+        try:
+            trial_fitness = judge(trial)
+        except BudgetSpent:
+            break
         better = trial_fitness > fitness
         x, fitness = torch.where(better[:, None], trial, x), torch.where(better, trial_fitness, fitness)
         if watch is not None:

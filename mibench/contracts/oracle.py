@@ -38,8 +38,8 @@ class Oracle:
     One call asks about each row once; a method that looks at several views of a row calls once per view.
 
     With a ``budget`` no identity costs more images than that: those asked about for itself, of all kinds and phases,
-    and all shared ones, with the ``spent`` of stages before. What shared ones leave is dealt out evenly to an identity's
-    rows, so that a search that runs once per image has as much for each. A call that would exceed it raises
+    and all shared ones, with the ``spent`` of stages before. What shared ones leave is dealt out evenly to the rows of
+    an identity, so that a search that runs once per image has as much for each. A call that would exceed it raises
     BudgetSpent.
     """
 

@@ -128,3 +128,40 @@ def differential_evolution(
         if watch is not None:
             watch(fitness)
     return x, fitness
+
+
+# --- (1+1) evolution strategy ---------------------------------------------------------------------------------------
+
+
+def one_plus_one(
+    start: Tensor,
+    judge: Callable[[Tensor], Tensor],
+    noise: Callable[[], Tensor],
+    clip: Callable[[Tensor], Tensor],
+    budget: int,
+    step: float = 1.0,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What nevergrad's NGOpt comes to for one worker and a small budget (SMILE; Li et al., CVPR 2025), for rows (R, d)
+    beside each other: ask clip(best + s N(0, I)); s doubles where that is better and shrinks by 0.84 where it is worse.
+    -> the best points (R, d) and their fitness (R,).
+
+    ``judge`` gives the fitness (R,), higher is better, and is asked ``budget`` times, first about the clipped start,
+    which counts as better; a spent query budget ends it. ``noise`` draws (R, d). ``watch`` sees each answer and s (R,).
+    """
+    best = clip(start)
+    f_best, s = judge(best), torch.full_like(best[:, 0], 2 * step)
+    if watch is not None:
+        watch(f_best, s)
+    for _ in range(budget - 1):
+        x = clip(best + s[:, None] * noise())
+        try:
+            f = judge(x)
+        except BudgetSpent:
+            break
+        better = f > f_best
+        s = torch.where(better, 2 * s, torch.where(f < f_best, 0.84 * s, s))
+        best, f_best = torch.where(better[:, None], x, best), torch.where(better, f, f_best)
+        if watch is not None:
+            watch(f, s)
+    return best, f_best

@@ -10,25 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapters import _module
 from torch import Tensor
 
 from mibench.primitives.evolution import one_plus_one
+from mibench.primitives.experts import class_weights, surrogate_loss
 
 DATA = Path(__file__).parent / "data"
 CASES = json.loads((DATA / "newer.json").read_text())
-SMILE = _module("attack", "smile")
 
 Arrays = dict[str, Tensor]
 
 
 def _class_weights(x: Arrays, case: dict[str, Any]) -> Arrays:
-    return {"weight": SMILE.class_weights(x["log_scores"], case["beta"], case["top"])}
+    return {"weight": class_weights(x["log_scores"], case["beta"], case["top"])}
 
 
 def _surrogate_loss(x: Arrays, case: dict[str, Any]) -> Arrays:
     experts = x["experts"].requires_grad_()
-    outputs: Arrays = SMILE.surrogate_loss(
+    outputs: Arrays = surrogate_loss(
         experts,
         x["target_log_scores"],
         x["weight"],

@@ -2,6 +2,7 @@
 Repulsion", CVPR 2022)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -9,7 +10,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import (
+    Access,
+    Attack,
+    AttackContext,
+    BaseParams,
+    BudgetSpent,
+    Oracle,
+    PriorModel,
+    PriorRef,
+    Reconstruction,
+)
 from mibench.primitives.queries import label_hunt, one_by_one
 from mibench.random import Rng
 
@@ -20,6 +31,7 @@ class BrepMi(Attack):
 
     version = 2
     access = Access.LABELS
+    stops_early = True
     deviations = (
         "The label hunt, consecutive rejections, growths and rounds are capped; released code can run for ever.",
         "The track's identities are attacked; released code attacks the first 300 classes that random latents hit. A "
@@ -86,29 +98,30 @@ class BrepMi(Attack):
         p, N, d = self.params, self.params.sphere_points, z.shape[1]
         R, best = p.radius, z
         steps = last = rejected = growths = grew = rounds = 0
-        while (
-            steps - last < p.patience
-            and rejected < p.max_rejections
-            and growths < p.max_growths
-            and rounds < p.max_rounds
-        ):
-            rounds += 1
-            alpha = min(R / 3, p.largest_step)
-            u = R * normalize(sphere.normal(1, N, d)[0])
-            q = phi(z + u)
-            grow = float(q.sum()) > p.inside * N
-            if grow:
-                R, last, growths = p.growth * R, steps, growths + 1
-            c = (q - 1) / 2  # points outside repel, those inside do not attract
-            M = (c[:, None] * u).mean(0, keepdim=True) / R  # u is on the old radius, R the new one, as released
-            proposal = (z + alpha * M).clamp(-p.bound, p.bound)
-            if float(phi(proposal)) < 0:
-                rejected += 1
-                continue
-            z, rejected = proposal, 0
-            if grow:
-                best, grew = z, grew + 1
-            else:
-                steps += 1
+        with suppress(BudgetSpent):
+            while (
+                steps - last < p.patience
+                and rejected < p.max_rejections
+                and growths < p.max_growths
+                and rounds < p.max_rounds
+            ):
+                rounds += 1
+                alpha = min(R / 3, p.largest_step)
+                u = R * normalize(sphere.normal(1, N, d)[0])
+                q = phi(z + u)
+                grow = float(q.sum()) > p.inside * N
+                if grow:
+                    R, last, growths = p.growth * R, steps, growths + 1
+                c = (q - 1) / 2  # points outside repel, those inside do not attract
+                M = (c[:, None] * u).mean(0, keepdim=True) / R  # u is on the old radius, R the new one, as released
+                proposal = (z + alpha * M).clamp(-p.bound, p.bound)
+                if float(phi(proposal)) < 0:
+                    rejected += 1
+                    continue
+                z, rejected = proposal, 0
+                if grow:
+                    best, grew = z, grew + 1
+                else:
+                    steps += 1
         facts = {"grew": grew, "radius": R, "rounds": rounds, "finished": steps - last >= p.patience}
         return best if grew else z, {name: float(value) for name, value in facts.items()}

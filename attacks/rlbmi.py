@@ -7,7 +7,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import (
+    Access,
+    Attack,
+    AttackContext,
+    BaseParams,
+    BudgetSpent,
+    Oracle,
+    PriorModel,
+    PriorRef,
+    Reconstruction,
+)
 from mibench.primitives.bandit import Agents, Replay
 from mibench.primitives.latents import checked
 from mibench.primitives.selection import best_restart
@@ -27,6 +37,7 @@ class RlbMi(Attack):
 
     version = 3
     access = Access.SCORES
+    stops_early = True
     deviations = (
         "With alpha = 0 the two images of the reward coincide and are asked about once.",
         "log p is kept above -50; released code lets it become minus infinity.",
@@ -95,18 +106,23 @@ class RlbMi(Attack):
             return x, oracle.scores(x, rows)
 
         best = torch.full((n,), -1.0, device=ctx.device)
-        for episode in ctx.steps("rlbmi", p.episodes):
-            z, a, moved = act()
-            scores = render(moved)[1]
-            r = self.reward(scores, render(a)[1] if p.alpha else scores, rows.label)
-            memory.add(z, a, checked(r, episode))
-            if len(memory) > p.batch:
-                agents.learn(*memory.draw(replay.uniform(n, p.batch)), e(p.batch))
-            x, scores = render(act()[2])
-            p_y = scores.gather(1, rows.label[:, None])[:, 0]
-            if episode == 0:
-                images = initial = x
-            better = p_y >= best
-            images = torch.where(better[:, None, None, None], x, images)
-            best = torch.where(better, p_y, best)
+        images = initial = torch.empty(0)
+        try:
+            for episode in ctx.steps("rlbmi", p.episodes):
+                z, a, moved = act()
+                scores = render(moved)[1]
+                r = self.reward(scores, render(a)[1] if p.alpha else scores, rows.label)
+                memory.add(z, a, checked(r, episode))
+                if len(memory) > p.batch:
+                    agents.learn(*memory.draw(replay.uniform(n, p.batch)), e(p.batch))
+                x, scores = render(act()[2])
+                p_y = scores.gather(1, rows.label[:, None])[:, 0]
+                if not len(initial):
+                    images = initial = x
+                better = p_y >= best
+                images = torch.where(better[:, None, None, None], x, images)
+                best = torch.where(better, p_y, best)
+        except BudgetSpent:
+            if not len(initial):
+                raise
         yield from best_restart(rows, images, initial, best)

@@ -183,6 +183,13 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="KEY=VALUE",
             help="A parameter, such as defense.area=0.1,0.8 or attack.iterations=100. Repeatable.",
         ),
+        click.option(
+            "--budget",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Cap of queries per identity: images that the target is asked about, with or without gradient, for it "
+            "alone and, in full, for all (prior, pool, surrogates).",
+        ),
         click.option("--grid", metavar="FILE", help="What a grid file asks for, instead."),
         click.option("--suite", help="The setups of a suite, such as midre, instead."),
         click.option("--cell", "cells", multiple=True, metavar="ID", help="Only this setup of the suite. Repeatable."),
@@ -218,9 +225,13 @@ def read_asked(options: dict[str, Any]) -> Asked:
 
     asked = Asked(**options)
     if asked.suite is not None and (asked.names or asked.grid is not None):
-        raise click.UsageError("--suite says what runs: leave --defense, --attack, --track, --set and --grid out.")
+        raise click.UsageError(
+            "--suite says what runs: leave --defense, --attack, --track, --set, --budget and --grid out."
+        )
     if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
     if asked.grid is not None and (asked.names or asked.seeds != 1 or asked.first_seed):
-        raise click.UsageError("--grid says what runs: leave --defense, --attack, --track, --seeds and --set out.")
+        raise click.UsageError(
+            "--grid says what runs: leave --defense, --attack, --track, --seeds, --set and --budget out."
+        )
     return asked

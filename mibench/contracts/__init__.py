@@ -21,7 +21,7 @@ from mibench.contracts.context import Context
 from mibench.contracts.defense import Defense, DefenseParams, TrainContext
 from mibench.contracts.loop import Loop, LoopHooks
 from mibench.contracts.metric import Metric
-from mibench.contracts.oracle import AccessDenied, Oracle
+from mibench.contracts.oracle import AccessDenied, BudgetSpent, Oracle
 from mibench.contracts.prior import Prior, PriorContext, PriorModel
 from mibench.contracts.rows import Rows, RowView
 from mibench.contracts.values import Access, Batch, ImageSet, PriorRef, Progress, Reconstruction, TrackInfo
@@ -39,6 +39,7 @@ __all__ = [
     "AttackContext",
     "BaseParams",
     "Batch",
+    "BudgetSpent",
     "Classifier",
     "Context",
     "ControlContext",

@@ -90,6 +90,7 @@ class Attack:
     access: ClassVar[Access] = Access.WHITE_BOX
     group: ClassVar[int] = 1  # identities that must be computed together (see AttackContext.groups)
     deviations: ClassVar[tuple[str, ...]] = ()
+    stops_early: ClassVar[bool] = False  # whether it returns what it has when the query budget is spent
 
     class Params(BaseParams):
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,15 +26,32 @@ class AccessDenied(StageFailed):
     """An attack asked the target for more than its declared access allows."""
 
 
+class BudgetSpent(StageFailed):
+    """The next question would exceed the query budget of an identity; it was neither asked nor counted."""
+
+
 class Oracle:
     """Answers about a frozen target in eval mode, as much as ``access`` allows, and counts every question.
 
     Counts are images, per identity where ``rows`` is given and under "shared" where it is not, per phase, in three
     kinds: ``forward`` (scores or logits), ``gradient`` (images whose input gradient can be taken) and ``label``.
     One call asks about each row once; a method that looks at several views of a row calls once per view.
+
+    With a ``budget`` no identity costs more images than that: those asked about for itself, of all kinds and phases,
+    and all shared ones, with the ``spent`` of stages before. What shared ones leave is dealt out evenly to the rows of
+    an identity, so that a search that runs once per image has as much for each. A call that would exceed it raises
+    BudgetSpent.
     """
 
-    def __init__(self, net: Classifier, access: Access | str, num_classes: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        net: Classifier,
+        access: Access | str,
+        num_classes: int,
+        seed: int = 0,
+        budget: int | None = None,
+        spent: int = 0,
+    ) -> None:
         self._net = net.eval().requires_grad_(False)
         self._rank = ACCESS_RANK[str(access)]
         self.access = str(access)
@@ -42,6 +59,8 @@ class Oracle:
         self._seed = seed
         self._shared: Stream | None = None
         self._phase = "optimisation"
+        self._budget, self._spent = budget, spent
+        self._asked: Counter[tuple[int, int]] = Counter()  # images by row, where there is a budget
         self._counts: dict[str, dict[str, dict[str, int]]] = defaultdict(
             lambda: defaultdict(lambda: {"forward": 0, "gradient": 0, "label": 0})
         )
@@ -86,13 +105,15 @@ class Oracle:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts and where a stochastic target's noise stands: state of a loop that asks the target."""
-        return {"counts": self.counts(), "shared": self._shared and self._shared.state_dict()}
+        shared = self._shared and self._shared.state_dict()
+        return {"counts": self.counts(), "shared": shared, "asked": [[*row, n] for row, n in self._asked.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._counts.clear()
         for who, phases in state["counts"].items():
             for phase, kinds in phases.items():
                 self._counts[who][phase] = dict(kinds)
+        self._asked = Counter({(label, restart): n for label, restart, n in state.get("asked", ())})
         if state["shared"] is not None:
             self._shared = Stream(0, next((t.device for t in self._net.parameters()), "cpu"))
             self._shared.load_state_dict(state["shared"])
@@ -119,12 +140,38 @@ class Oracle:
 
     def _count(self, images: Tensor, rows: Rows | RowView | None, kind: str) -> None:
         if rows is None:
+            if self._budget is not None:
+                most = max((self._total(who) for who in self._counts if who != "shared"), default=0)
+                self._afford(self._total("shared") + len(images) + most, self._budget)
             self._counts["shared"][self._phase][kind] += len(images)
             return
         if len(images) != len(rows):
             raise ValueError(f"{len(images)} images were asked about for {len(rows)} rows")
+        if self._budget is not None:
+            self._book(rows, self._budget - self._total("shared"))
         for label, count in rows.counts.items():
             self._counts[str(label)][self._phase][kind] += count
+
+    def _total(self, who: str) -> int:
+        """Images asked about for an identity alone, or shared ones with those of the stages before."""
+        phases = self._counts.get(who, {}).values()
+        return sum(sum(kinds.values()) for kinds in phases) + (self._spent if who == "shared" else 0)
+
+    def _book(self, rows: Rows | RowView, left: int) -> None:
+        """Raises BudgetSpent if an identity, or one of its rows, would have more than its part of ``left``."""
+        asked = rows.asked
+        for label, count in rows.counts.items():
+            self._afford(self._total(str(label)) + count, left)
+        for row, count in asked.items():
+            self._afford(self._asked[row] + count, left // rows.restarts)
+        self._asked.update(asked)
+
+    def _afford(self, asked: int, allowed: int) -> None:
+        if asked > allowed:
+            raise BudgetSpent(
+                f"The budget of {self._budget} queries per identity does not allow what the attack asks for next, and "
+                "it cannot stop here: set its parameters so that they need fewer, or give a larger --budget."
+            )
 
     def _require(self, access: str) -> None:
         if self._rank < ACCESS_RANK[access]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,20 +42,30 @@ class Rows:
         """What to ask the oracle with when only the rows ``index`` (int64, each at most once; None: all) are asked
         about, or each of them ``each`` times in one call: a population, a sphere of points. Images are row-major."""
         label = self.label if index is None else self.label[index]
-        return RowView(label.repeat_interleave(each), self.noise.take(index, each))
+        row = torch.arange(len(self)) if index is None else index.cpu()
+        restart = (row % self.restarts).repeat_interleave(each)
+        return RowView(label.repeat_interleave(each), self.noise.take(index, each), restart, self.restarts)
 
     @property
     def counts(self) -> dict[int, int]:
         """How many rows each identity has."""
         return dict.fromkeys(self.identities, self.restarts)
 
+    @property
+    def asked(self) -> dict[tuple[int, int], int]:
+        """How many images of each (identity, restart) are asked about."""
+        return {(label, restart): 1 for label in self.identities for restart in range(self.restarts)}
+
 
 @dataclass(frozen=True)
 class RowView:
-    """Some rows of a batch, see ``Rows.take``: the label (n,) of each image asked about and its target noise."""
+    """Some rows of a batch, see ``Rows.take``: the label (n,) of each image asked about, its target noise and its
+    restart (n,), of how many."""
 
     label: Tensor
     noise: RowStreams
+    restart: Tensor
+    restarts: int
 
     def __len__(self) -> int:
         return len(self.label)
@@ -64,3 +75,8 @@ class RowView:
         """How many images of each identity are asked about."""
         labels, counts = self.label.unique(return_counts=True)
         return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+
+    @property
+    def asked(self) -> dict[tuple[int, int], int]:
+        """How many images of each (identity, restart) are asked about."""
+        return dict(Counter(zip(self.label.tolist(), self.restart.tolist(), strict=True)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mibench.contracts import Oracle, Rows
+from mibench.contracts import BudgetSpent, Oracle, Rows
 from mibench.primitives.queries import in_chunks
 from mibench.random import Rng
 
@@ -66,7 +66,11 @@ def evolve(
         if fitness[best] >= enough:
             return population[best], fitness[best], generation
         children = breed(population, fitness)
-        fitness = torch.cat([fitness[best, None], judge(children)])
+        try:
+            judged = judge(children)
+        except BudgetSpent:
+            return population[best], fitness[best], generation
+        fitness = torch.cat([fitness[best, None], judged])
         population = torch.cat([population[best, None], children])
     best = fitness.argmax()
     return population[best], fitness[best], generations
@@ -106,7 +110,7 @@ def differential_evolution(
     is fitter. (P, d) -> the last population and its fitness (P,).
 
     ``judge`` gives the fitness (P,) of P individuals, higher is better, and is asked 1 + ``generations`` times: parents
-    keep theirs. ``watch`` sees the fitness after each generation.
+    keep theirs. A spent query budget ends it, as it ends ``evolve``. ``watch`` sees the fitness after each generation.
     """
     x, fitness = population, judge(population)
     n, d = x.shape
@@ -115,9 +119,49 @@ def differential_evolution(
         difference = (x[a] - x[b]).sum(0)
         v = x + attraction * (x[fitness.argmax()] - x) + settling(generation, generations) * difference
         trial = torch.where(rng.uniform(1, n, d)[0] < crossover, v, x)
-        trial_fitness = judge(trial)
+        try:
+            trial_fitness = judge(trial)
+        except BudgetSpent:
+            break
         better = trial_fitness > fitness
         x, fitness = torch.where(better[:, None], trial, x), torch.where(better, trial_fitness, fitness)
         if watch is not None:
             watch(fitness)
     return x, fitness
+
+
+# --- (1+1) evolution strategy ---------------------------------------------------------------------------------------
+
+
+def one_plus_one(
+    start: Tensor,
+    judge: Callable[[Tensor], Tensor],
+    noise: Callable[[], Tensor],
+    clip: Callable[[Tensor], Tensor],
+    budget: int,
+    step: float = 1.0,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What nevergrad's NGOpt comes to for one worker and a small budget (SMILE; Li et al., CVPR 2025), for rows (R, d)
+    beside each other: ask clip(best + s N(0, I)); s doubles where that is better and shrinks by 0.84 where it is worse.
+    -> the best points (R, d) and their fitness (R,).
+
+    ``judge`` gives the fitness (R,), higher is better, and is asked ``budget`` times, first about the clipped start,
+    which counts as better; a spent query budget ends it. ``noise`` draws (R, d). ``watch`` sees each answer and s (R,).
+    """
+    best = clip(start)
+    f_best, s = judge(best), torch.full_like(best[:, 0], 2 * step)
+    if watch is not None:
+        watch(f_best, s)
+    for _ in range(budget - 1):
+        x = clip(best + s[:, None] * noise())
+        try:
+            f = judge(x)
+        except BudgetSpent:
+            break
+        better = f > f_best
+        s = torch.where(better, 2 * s, torch.where(f < f_best, 0.84 * s, s))
+        best, f_best = torch.where(better[:, None], x, best), torch.where(better, f, f_best)
+        if watch is not None:
+            watch(f, s)
+    return best, f_best

@@ -152,11 +152,12 @@ class PBox:
     slope: float
 
     @classmethod
-    def of(cls, pool: Tensor, slope: float) -> PBox:
-        """Around the pool's (S, d) latents."""
+    def of(cls, pool: Tensor, slope: float, width: float = 1.0) -> PBox:
+        """Around the pool's (S, d) latents; ``width``: standard deviations to each side."""
         p = leaky_relu(pool, 1 / slope)
         mean, spread = p.mean(0), p.std(0, correction=0)
-        return cls(leaky_relu(mean - spread, slope), leaky_relu(mean + spread, slope), spread, slope)
+        low, high = (leaky_relu(mean + side * width * spread, slope) for side in (-1, 1))
+        return cls(low, high, spread, slope)
 
     def clip(self, w: Tensor) -> Tensor:
         return w.clamp(self.low, self.high)

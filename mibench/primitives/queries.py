@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from mibench.contracts import AttackContext, Oracle, PriorModel, Reconstruction, Rows
+from mibench.contracts import AttackContext, BudgetSpent, Oracle, PriorModel, Reconstruction, Rows
 from mibench.images.pixels import Pixels
 from mibench.primitives.selection import joined
 
@@ -40,14 +40,17 @@ def label_hunt(
     oracle: Oracle, prior: PriorModel, batches: Iterable[Tensor], ctx: AttackContext, each: int = 1
 ) -> dict[str, Tensor]:
     """BREP-MI's start (Kahla et al., CVPR 2022): go through ``batches`` of latents (B, d), asking under "search", until
-    every attacked identity was seen ``each`` times. ``start`` (K, each, d), the first latents of each class, over again
-    where there are fewer, and ``reached`` (K,) int64, how many there are."""
+    every attacked identity was seen ``each`` times or the query budget is spent. ``start`` (K, each, d), the first
+    latents of each class, over again where there are fewer, and ``reached`` (K,) int64, how many there are."""
     classes, device = ctx.track.num_classes, ctx.device
     start = torch.zeros(classes, each, prior.latent_dim, device=device)
     reached = torch.zeros(classes, dtype=torch.long, device=device)
     for z in batches:
-        with oracle.phase("search"):
-            answers = oracle.labels(prior.generator(z)).tolist()
+        try:
+            with oracle.phase("search"):
+                answers = oracle.labels(prior.generator(z)).tolist()
+        except BudgetSpent:
+            break
         for i, label in enumerate(answers):
             if (seen := int(reached[label])) < each:
                 start[label, seen :: max(seen, 1)] = z[i]

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
 from mibench.keys import canonical
@@ -18,6 +18,15 @@ class BaseParams(BaseModel):
     """Base of every ``Params``: immutable, unknown fields refused, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BudgetParams(BaseParams):
+    """What every attack takes beside its own parameters: the cap of the oracle."""
+
+    query_budget: int = Field(ge=1, description="images asked about per identity, shared ones included, at least 1")
+
+
+BUDGET = next(iter(BudgetParams.model_fields))
 
 
 def parse_value(text: str) -> Any:

@@ -16,6 +16,8 @@ from mibench.contracts import Access, AttackContext, ControlContext, ImageSet, L
 from mibench.errors import StageFailed
 from mibench.images.pixels import resized, write_png
 from mibench.keys import digest
+from mibench.nets.base import Classifier
+from mibench.protocol.params import BUDGET
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
 from mibench.store.atomic import write_json
@@ -50,7 +52,7 @@ class _Context(AttackContext):
 def prepare(job: Job) -> dict[str, Any]:
     """Writes ``artifact.safetensors``: what the attack computes once per target."""
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
-    oracle, prior, ctx = _oracle(job), load_prior(job), _Context(job, {})
+    oracle, prior, ctx = _oracle(job, job.target()), load_prior(job), _Context(job, {})
     job.seed_weights()
     with job.closed():
         tensors = attack.prepare(oracle, prior, ctx)
@@ -76,9 +78,9 @@ def run(job: Job) -> dict[str, Any]:
     left = [label for label in ctx.identities if label not in done]
     while left:
         stopping.check()
-        labels = left[: memory.size]
+        labels = left[: memory.size if BUDGET not in job.stage.params else attack.group]  # one may run out, not others
         ctx.where = f" {len(done) + 1}-{len(done) + len(labels)} of {len(ctx.identities)}"
-        oracle = Oracle(target, job.stage.access or "labels", job.track.private.identities, job.stage.seed)
+        oracle = _oracle(job, target)
         try:
             with job.closed():
                 entries = _block(job, attack.invert(oracle, prior, labels, ctx), labels)
@@ -94,8 +96,16 @@ def run(job: Job) -> dict[str, Any]:
     return _collect(job)
 
 
-def _oracle(job: Job) -> Oracle:
-    return Oracle(job.target(), job.stage.access or "labels", job.track.private.identities, job.stage.seed)
+def _oracle(job: Job, target: Classifier) -> Oracle:
+    stage, budget = job.stage, job.stage.params.get(BUDGET)
+    spent = 0 if budget is None else sum(_shared(job, role) for role in ("prior", "prepare") if role in stage.inputs)
+    return Oracle(target, stage.access or "labels", job.track.private.identities, stage.seed, budget, spent)
+
+
+def _shared(job: Job, role: str) -> int:
+    """The questions of a stage before this one, which count for every identity."""
+    phases = job.parent(role)[1].result.get("queries", {}).values()
+    return sum(count for kinds in phases for phase in kinds.values() for count in phase.values())
 
 
 def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -125,12 +126,12 @@ class Bench:
         self.registry, self.store = Registry(self.root), Store(self.home)
         self.track = self.registry.track("tiny")
 
-    def plan(self, defense: str = BASELINE, attack: str = "", seed: int = 0, prior_id: str = "") -> Plan:
+    def plan(self, defense: str = BASELINE, attack: str = "", seed: int = 0, prior_id: str = "", **params: Any) -> Plan:
         """The stages of one run, of an attack that meets the defense if none is named; ``prior_id`` puts another prior
         in the place of the attack's."""
         against = self.registry.facts(Selection("defense", defense), self.track).against
         attack = attack or (PROBE if against == "white_box" else OTHER_PROBES[against])
-        facts = self.registry.facts(Selection("attack", attack), self.track)
+        facts = self.registry.facts(Selection("attack", attack, (), params), self.track)
         if prior_id:
             facts = replace(facts, prior={"id": prior_id, "params": {}})
         chosen, track = Selection("defense", defense), self.track
@@ -783,6 +784,34 @@ def test_attack_stage_stores_images(bench: Bench, name: str) -> None:
         for file in (entry["file"], entry["file"].replace("images/", "initial/")):
             assert read_png(folder / file, track.channels).shape[1:] == (track.resolution, track.resolution)
     assert queries_of(bench, stage) > 0
+
+
+def dearest(bench: Bench, stage: Stage) -> int:
+    """What the identity that was asked about most cost, with everything that was asked for all."""
+    stages = [(stage.kind, stage.key), *(pair for role, pair in stage.inputs.items() if role in ("prior", "prepare"))]
+    total: Counter[str] = Counter()
+    for kind, key in stages:
+        for who, phases in bench.store.manifest(kind, key).result["queries"].items():
+            total[who] += sum(n for kinds in phases.values() for n in kinds.values())
+    return total["shared"] + max(n for who, n in {"": 0, **total}.items() if who != "shared")
+
+
+@pytest.mark.parametrize("name", [a for a in ATTACKS if LISTED.entry("attack", a).access in ("scores", "labels")])
+def test_attack_keeps_to_its_budget(bench: Bench, name: str) -> None:
+    """One query less than it needs: those that can stop return all images all the same, the others say so."""
+    free = bench.plan(attack=name)
+    needs = dearest(bench, bench.compute(free, "invert")["invert"])
+    capped = bench.plan(attack=name, query_budget=needs - 1)
+    keys = [{stage.kind: stage.key for stage in plan.stages.values()} for plan in (free, capped)]
+    assert keys[0]["invert"] != keys[1]["invert"] and keys[0]["target"] == keys[1]["target"]
+    if not bench.registry.plugin("attack", name).stops_early:
+        with pytest.raises(StageFailed, match=f"budget of {needs - 1} queries"):
+            bench.compute(capped, "invert")
+        return
+    stage = bench.compute(capped, "invert")["invert"]
+    assert 0 < dearest(bench, stage) < needs
+    entries = json.loads((bench.result(stage)[0] / "images.json").read_text())
+    assert len(entries) == len(bench.track.identities) * bench.track.attack.images_per_identity
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from mibench.contracts import Access, Attack, AttackContext, ImageSet, Oracle, PriorModel, Reconstruction, Rows
-from mibench.contracts.oracle import AccessDenied
+from mibench.contracts.oracle import AccessDenied, BudgetSpent
 from mibench.errors import StageFailed
 from mibench.nets.base import Output
 from mibench.nets.small import ConvNet
@@ -300,3 +300,34 @@ def test_ppa_pool_and_selection() -> None:
         "optimisation": {"forward": 0, "gradient": 5 * 4, "label": 0},
         "selection": {"forward": 3 * 4, "gradient": 0, "label": 0},
     }
+
+
+def test_a_budget_counts_shared_questions_in_full_and_is_dealt_out_to_rows(images: Tensor) -> None:
+    rows = _rows()  # 2 identities of 3 rows
+    oracle = Oracle(_target(), Access.SCORES, CLASSES, budget=15, spent=2)
+    oracle.scores(images[:4])  # 15 - 2 - 4 = 9 for an identity, 3 for a row
+    for _ in range(3):
+        oracle.scores(images, rows)
+    before = oracle.counts()
+    for ask in (
+        lambda: oracle.scores(images, rows),
+        lambda: oracle.scores(images[:1], rows.take(torch.tensor([4]))),
+        lambda: oracle.scores(images[:1]),
+    ):
+        with pytest.raises(BudgetSpent, match="budget of 15"):
+            ask()
+    assert oracle.counts() == before  # what was refused was not asked
+    again = Oracle(_target(), Access.SCORES, CLASSES, budget=15, spent=2)
+    again.load_state_dict(oracle.state_dict())
+    with pytest.raises(BudgetSpent):
+        again.labels(images[:1], rows.take(torch.tensor([0])))
+
+
+def test_a_row_of_a_budget_cannot_use_what_is_another_rows(images: Tensor) -> None:
+    rows = _rows()
+    oracle = Oracle(_target(), Access.WHITE_BOX, CLASSES, budget=7)  # 2 for each row
+    oracle.logits(images[:2].requires_grad_(), rows.take(torch.tensor([1]), each=2))
+    with pytest.raises(BudgetSpent):
+        oracle.logits(images[:1], rows.take(torch.tensor([1])))
+    oracle.logits(images[:1], rows.take(torch.tensor([2])))
+    assert sum(sum(kinds.values()) for kinds in oracle.counts()["2"].values()) == 3

@@ -10,6 +10,7 @@ from torch import Tensor
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction, Rows
 from mibench.errors import StageFailed
 from mibench.images.augment import mirror, resized_crop
+from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import descend_adam
 from mibench.primitives.losses import poincare
 from mibench.primitives.pool import PoolParams, TruncatedPool
@@ -27,7 +28,7 @@ class Ppa(TruncatedPool, Attack):
         "Crops are drawn per row, not once per batch.",
     )
 
-    class Params(PoolParams):
+    class Params(AlignParams, PoolParams):
         prior: str = Field("dcgan", description="the generator: id of a prior with scope public, dcgan or digiface")
         candidates: int | None = Field(None, ge=1, description="pool members optimised per identity; default: 4 keep")
         keep: int | None = Field(None, ge=1, description="results kept per identity; default: the track's images")
@@ -61,8 +62,10 @@ class Ppa(TruncatedPool, Attack):
         def render(w: Tensor) -> Tensor:
             return generator.synthesis(w[:, None].expand(-1, generator.num_ws, -1))
 
+        loss = aligned(lambda x: poincare(oracle.logits(x, rows), rows.label), rows.streams("align"), ctx, p)
+
         def objective(w: Tensor) -> Tensor:
-            return poincare(oracle.logits(resized_crop(render(w), crops, p.crop), rows), rows.label)
+            return loss(resized_crop(render(w), crops, p.crop))
 
         def rate(step: int) -> float:
             return float(p.lr * 0.1 ** sum(step >= milestone for milestone in p.milestones or ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,19 +14,22 @@ from mibench.contracts.rows import Rows
 from mibench.contracts.values import Access, ImageSet, PriorRef, Reconstruction, TrackInfo
 from mibench.errors import StageFailed
 from mibench.protocol.params import BaseParams
+from mibench.random import Rng
 
 
 class AttackContext(Context):
     """What ``Attack.prepare`` and ``Attack.invert`` receive. It holds no private image and no evaluator.
 
     public: the track's public images. images_per_identity: how many reconstructions the track asks for.
-    artifact: what ``prepare`` returned, by name.
+    artifact: what ``prepare`` returned, by name. adapt: the ``adapt`` of the defense under attack, or None if it has
+    none: what an attacker who knows the defense averages over (``mibench.primitives.alignment``).
     """
 
     public: ImageSet
     images_per_identity: int
     identities: Sequence[int]
     artifact: dict[str, Tensor]
+    adapt: Callable[[Tensor, Rng], Tensor | None] | None = None
     seed: int
 
     def rows(self, labels: Sequence[int], restarts: int) -> Rows:
@@ -89,6 +92,11 @@ class Attack:
     def skip(self) -> str | None:
         """A reason why this attack makes no sense on the track, or None."""
         return None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it needs ``ctx.adapt``; then it is skipped on a defense that declares none."""
+        return getattr(self.params, "align", None) == "defense"
 
     def prior(self) -> PriorRef | None:
         """The generative model this attack searches."""

@@ -62,6 +62,7 @@ class Facts:
     prepares: bool = False
     scope: str | None = None
     role: str = ""  # of a defense: its kind in the registry
+    adapts: bool = False  # of a defense: declares ``adapt``; of an attack: needs that
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
 
     @classmethod
@@ -104,5 +105,6 @@ def combined(parts: Sequence[Facts]) -> Facts:
         non_default={part.id: part.non_default for part in parts} | extra,
         source_sha256="+".join(part.source_sha256 for part in parts),
         skip=next((part.skip for part in parts if part.skip), None),
+        adapts=any(part.adapts for part in parts),
         deviations=tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
     )

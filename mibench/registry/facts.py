@@ -66,12 +66,12 @@ def remembered(home: Path | None, question: dict[str, Any], ask: Callable[[], Fa
 def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
     """The fields of ``Facts`` that only some kinds of methods have. Raises UserError for a recipe that cannot be."""
     from mibench.contracts import Attack, Defense
-    from mibench.registry.combination import brings
+    from mibench.registry.combination import adapts, brings
 
     cls = type(plugin)
     if isinstance(plugin, Defense):
         plugin.recipe(track.target)
-        return {"deviations": tuple(cls.deviations), "brings": brings(cls), "role": role}
+        return {"deviations": tuple(cls.deviations), "brings": brings(cls), "role": role, "adapts": adapts(plugin)}
     if isinstance(plugin, Attack):
         reference = plugin.prior()
         return {
@@ -79,5 +79,6 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
             "prior": {"id": reference.id, "params": reference.params} if reference else None,
             "access": str(cls.access),
             "prepares": cls.prepare is not Attack.prepare,
+            "adapts": plugin.adapts,
         }
     return {"scope": cls.scope, "access": str(cls.access)}

@@ -16,6 +16,7 @@ from mibench.contracts import Access, AttackContext, ControlContext, ImageSet, L
 from mibench.errors import StageFailed
 from mibench.images.pixels import write_png
 from mibench.keys import digest
+from mibench.registry.combination import adapts
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
 from mibench.store.atomic import write_json
@@ -32,6 +33,8 @@ class _Context(AttackContext):
         self.images_per_identity = job.track.attack.images_per_identity
         self.identities = job.track.identities
         self.artifact = artifact
+        defense = job.defense()
+        self.adapt = defense.adapt if adapts(defense) else None
         self.seed = job.stage.seed
         self.where = ""
 

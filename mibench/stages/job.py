@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mibench.contracts import ImageSet, Loop, Recipe, Rng, TrackInfo
+from mibench.contracts import Defense, ImageSet, Loop, Recipe, Rng, TrackInfo
 from mibench.data import TrackData, View, load, no_public_images, private_places
 from mibench.errors import MissingError, StageFailed, UserError
 from mibench.images.pixels import Pixels
@@ -140,7 +140,7 @@ class Job:
     def target(self) -> Classifier:
         """The trained target, as it is served."""
         folder, manifest = self.parent("target")
-        defense = self.registry.build("defense", manifest.plugin, manifest.params, self.track)
+        defense = self.defense()
         tensors = load_file(folder / "model.safetensors")
         with undisturbed() as changed, self.closed():  # what comes next in this process is another method
             net = defense.build(self.network(self.track.target.arch))
@@ -150,6 +150,12 @@ class Job:
             note = f"{manifest.plugin} replaced {', '.join(sorted(changed))}; this was undone."
             self.emit(Note(message=note))
         return served
+
+    def defense(self) -> Defense:
+        """The defense that trained the target."""
+        _, manifest = self.parent("target")
+        defense: Defense = self.registry.build("defense", manifest.plugin, manifest.params, self.track)
+        return defense
 
     def network(self, arch: str, num_classes: int | None = None) -> Classifier:
         """A fresh network for the track's images."""

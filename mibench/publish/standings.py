@@ -98,8 +98,8 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
             Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(rows[0].missing)}.")
         )
     competes = not is_baseline(catalogue, rows[0].defense) and rows[0].defense not in catalogue.controls
-    if competes and not any(catalogue.attacks.get(row.attack, {}).get("adaptive") for row in rows):
-        meaning = "No attack here was made to get around this defense in particular."
+    if competes and not any(_adaptive(row, catalogue) for row in rows):
+        meaning = "No attack here was made to get around this defense, and none averaged its gradients over views (align)."
         badges.append(Badge("not adaptive", meaning, "bad"))
     found = {row.attack_label: flags([run for run in row.runs if run.status == "done"]) for row in rows}
     for word, meaning in FLAGS.items():
@@ -108,6 +108,12 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
     if old := stale(runs, catalogue):
         badges.append(Badge("stale code", f"Computed by an older version of {', '.join(old)}; run it again.", "bad"))
     return badges
+
+
+def _adaptive(row: Row, catalogue: Catalogue) -> bool:
+    """Whether the attack was made against a defense, or averages its gradients over views."""
+    averages = any(run.attack_params.get("align", "none") != "none" for run in row.runs)
+    return averages or bool(catalogue.attacks.get(row.attack, {}).get("adaptive"))
 
 
 def is_baseline(catalogue: Catalogue, defense: str) -> bool:

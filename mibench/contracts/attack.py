@@ -80,6 +80,7 @@ class Attack:
     version: ClassVar[int] = 1
     access: ClassVar[Access] = Access.WHITE_BOX
     group: ClassVar[int] = 1  # identities that must be computed together (see AttackContext.groups)
+    block: ClassVar[int | None] = None  # at most so many identities per call, each call stored when it is done
     deviations: ClassVar[tuple[str, ...]] = ()
 
     class Params(BaseParams):

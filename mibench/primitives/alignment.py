@@ -22,11 +22,11 @@ View = Callable[[Tensor, Rng], Tensor]  # images (R, C, H, W) in [0, 1] -> the s
 
 
 class AlignParams(BaseParams):
-    """What a white-box attack's identity loss is averaged over; ``align=none`` is the attack as published. The defaults
-    are AlignMI's on PPA."""
+    """What a white-box attack's identity loss is averaged over; without ``align`` the attack is as published. The other
+    defaults are AlignMI's on PPA."""
 
-    align: Literal["none", "paa", "taa", "defense"] = Field(
-        "none", description="averaged over: paa, noise; taa, transformations; defense, what the defense does to images"
+    align: Literal["paa", "taa", "defense"] | None = Field(
+        None, description="averaged over: paa, noise; taa, transformations; defense, what the defense does to images"
     )
     align_samples: int = Field(50, ge=1, description="views in the average (S); each is a query")
     align_spread: float = Field(0.06, ge=0, description="paa: standard deviation as a share of the image's range")
@@ -67,7 +67,7 @@ def transformed(images: Tensor, rng: Rng, p: AlignParams) -> Tensor:
 def aligned(
     loss: ImageLoss, rng: Rng, ctx: AttackContext, p: AlignParams, critic: ImageLoss | None = None
 ) -> ImageLoss:
-    """``loss`` of images as ``p`` says it is averaged, plus ``critic`` of them if given; with ``align=none`` plainly
+    """``loss`` of images as ``p`` says it is averaged, plus ``critic`` of them if given; without ``align`` plainly
     both. ``rng``: a stream of each row, ``rows.streams("align")``. Raises StageFailed if the defense has no view."""
 
     def adapted(images: Tensor, rng: Rng) -> Tensor:
@@ -79,7 +79,7 @@ def aligned(
     def total(images: Tensor) -> Tensor:
         return loss(images) if critic is None else loss(images) + critic(images)
 
-    if p.align == "none":
+    if p.align is None:
         return total
     views: dict[str, View] = {
         "paa": lambda x, rng: perturbed(x, rng, p.align_spread),

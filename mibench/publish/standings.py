@@ -99,7 +99,7 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
         )
     competes = not is_baseline(catalogue, rows[0].defense) and rows[0].defense not in catalogue.controls
     if competes and not any(_adaptive(row, catalogue) for row in rows):
-        meaning = "No attack here was made to get around this defense, and none averaged its gradients over views (align)."
+        meaning = "No attack here was made to get around this defense, or averaged its gradients over views."
         badges.append(Badge("not adaptive", meaning, "bad"))
     found = {row.attack_label: flags([run for run in row.runs if run.status == "done"]) for row in rows}
     for word, meaning in FLAGS.items():
@@ -112,7 +112,7 @@ def _badges(rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Cat
 
 def _adaptive(row: Row, catalogue: Catalogue) -> bool:
     """Whether the attack was made against a defense, or averages its gradients over views."""
-    averages = any(run.attack_params.get("align", "none") != "none" for run in row.runs)
+    averages = any(run.attack_params.get("align") is not None for run in row.runs)
     return averages or bool(catalogue.attacks.get(row.attack, {}).get("adaptive"))
 
 

@@ -77,7 +77,7 @@ def run(job: Job) -> dict[str, Any]:
     left = [label for label in ctx.identities if label not in done]
     while left:
         stopping.check()
-        labels = left[: memory.size]
+        labels = left[: min(memory.size, attack.block or memory.size)]
         ctx.where = f" {len(done) + 1}-{len(done) + len(labels)} of {len(ctx.identities)}"
         oracle = Oracle(target, job.stage.access or "labels", job.track.private.identities, job.stage.seed)
         try:

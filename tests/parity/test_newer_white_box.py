@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from mibench.primitives.alignment import View, averaged, perturbed
-from mibench.primitives.latents import descend_adam
+from mibench.primitives.latents import descend_adam, ramps
 from mibench.primitives.losses import poincare
+from mibench.primitives.tuning import DISTANCES, find_pivots, noise_scales, tune
 
 DATA = Path(__file__).parent / "data"
 METHODS = ("alignmi_", "ppdg_")
@@ -65,6 +67,46 @@ def _permuted(images: Tensor, rng: Any) -> Tensor:
     return images.flatten(1)[:, next(rng.numbers)].view_as(images)
 
 
+def _distance(arrays: Arrays, name: str) -> Arrays:
+    source = arrays["source"].requires_grad_(True)
+    loss = DISTANCES[name](source, arrays["target"])
+    (gradient,) = torch.autograd.grad(loss, source)
+    return {"loss": loss, "gradient": gradient}
+
+
+def _pivots(arrays: Arrays, case: Case) -> Arrays:
+    found = arrays["pseudo"] @ arrays["features"]
+    losses = []
+
+    def far(w: Tensor) -> Tensor:
+        x = torch.tanh(w @ arrays["generator"])
+        distance = DISTANCES[case["distance"]](x @ arrays["features"], found)
+        return distance + case["prior_weight"] * softplus(-x @ arrays["critic"]).mean()
+
+    steps, rng = case["steps"], Drawn(arrays["noise"])
+    watch = lambda loss, w: losses.append(loss[0])  # noqa: E731
+    pivots = find_pivots(arrays["w_pool"], len(arrays["pseudo"]), far, steps, rng, case["lr"], watch)
+    rate = ramps(case["lr"], steps)
+    lr = torch.tensor([rate(step) for step in range(steps)], dtype=torch.float64)
+    scales = torch.tensor(noise_scales(arrays["w_pool"], steps, case["noise"]))
+    return {"lr": lr, "noise_scale": scales, "loss": torch.stack(losses), "pivots": pivots}
+
+
+def _tuning(arrays: Arrays, case: Case) -> Arrays:
+    class Toy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(arrays["generator"].clone())
+
+    toy, found = Toy(), arrays["pseudo"] @ arrays["features"]
+
+    def far() -> Tensor:
+        return DISTANCES[case["distance"]](torch.tanh(arrays["pivots"] @ toy.weights) @ arrays["features"], found)
+
+    losses = tune(toy, far, range(case["steps"]), case["lr"])
+    return {"loss": torch.tensor(losses), "generator": toy.weights}
+
+
 MATH: dict[str, Callable[[Arrays, Case], Arrays]] = {
     "alignmi_paa_gradient": lambda a, c: _aligned_gradient(a, c, partial(perturbed, spread=c["spread"]), a["noise"]),
     "alignmi_paa_trajectory": lambda a, c: _aligned_trajectory(
@@ -72,6 +114,11 @@ MATH: dict[str, Callable[[Arrays, Case], Arrays]] = {
     ),
     "alignmi_taa_gradient": lambda a, c: _aligned_gradient(a, c, _permuted, a["permutation"]),
     "alignmi_taa_trajectory": lambda a, c: _aligned_trajectory(a, c, _permuted, a["permutation"]),
+    "ppdg_ct_loss": lambda a, c: _distance(a, "ct"),
+    "ppdg_mmd_loss": lambda a, c: _distance(a, "mmd"),
+    "ppdg_pivots": _pivots,
+    "ppdg_tuning_ct": _tuning,
+    "ppdg_tuning_mmd": _tuning,
 }
 
 

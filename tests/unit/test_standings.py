@@ -108,7 +108,7 @@ def test_only_an_attack_made_for_it_takes_the_not_adaptive_badge_away() -> None:
     assert not [s for s in only(runs, known) if "not adaptive" in words(s)]
     averaging = replace(make_run(defense="re", attack="ppa"), attack_params={"align": "taa"})
     assert not [s for s in only([*runs, averaging]) if "not adaptive" in words(s)]
-    plain = replace(averaging, attack_params={"align": "none"})
+    plain = replace(averaging, attack_params={"align": None})
     assert [s.label for s in only([*runs, plain]) if "not adaptive" in words(s)] == ["re"]
 
 

@@ -1037,3 +1037,30 @@ def test_an_adaptive_attack_is_skipped_where_the_defense_has_nothing_to_average_
     assert reasons["re"] == [] and "declares none" in reasons["none"][0] and "declares none" in reasons["ls"][0]
     both = combined([bench.registry.facts(Selection("defense", name), track) for name in ("bido", "re")])
     assert both.adapts
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if LISTED.plugin("attack", name).block])
+def test_an_attack_with_small_blocks_is_called_for_few_identities(
+    bench: Bench, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of the identities before a break is computed again."""
+    plan = bench.plan(attack=name)
+    stage = bench.compute(plan, "utility")["invert"]
+    bench.compute(plan, "prepare")
+    cls, asked = bench.registry.plugin("attack", name), []
+    usual = cls.invert
+
+    def watched(attack: Any, oracle: Oracle, model: Any, labels: list[int], ctx: Any) -> Iterator[Reconstruction]:
+        asked.append(labels)
+        if len(asked) == 3:
+            raise InterruptedError("a kill")
+        return usual(attack, oracle, model, labels, ctx)
+
+    monkeypatch.setattr(cls, "invert", watched)
+    (tmp_path / STATE).mkdir()
+    with pytest.raises(InterruptedError):
+        invert.run(bench.job(stage, tmp_path))
+    invert.run(bench.job(stage, tmp_path))
+    size, everyone = cls.block, bench.track.identities
+    blocks = [everyone[i : i + size] for i in range(0, len(everyone), size)]
+    assert asked == [*blocks[:3], *blocks[2:]]

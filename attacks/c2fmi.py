@@ -1,7 +1,7 @@
 """C2FMI: from coarse to fine, model inversion from scores (Ye et al., TDSC 2023)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.nets.generator import Generator
-from mibench.primitives.embedding import full_confidence, prepare_inverse_map, stored_inverse_map
+from mibench.primitives.embedding import EmbeddingParams, full_confidence, prepare_inverse_map, stored_inverse_map
 from mibench.primitives.evolution import confidence, differential_evolution
 from mibench.primitives.latents import descend_adam
 from mibench.primitives.pool import StyleParams, StyleSearch, mean_styles, render_single
@@ -33,10 +33,7 @@ class C2fmi(StyleSearch, Attack):
         "A generator without mapping network (DCGAN) has w = z. No face detector crops the result.",
     )
 
-    class Params(StyleParams):
-        embedding: Literal["casia", "public"] = Field("casia", description="e: published, or of the public people")
-        casia_weights: str | None = Field(None, description="id of the imported InceptionResnetV1 of CASIA-WebFace")
-        embedding_steps: int = Field(400, ge=1, description="training steps of e if embedding=public")
+    class Params(EmbeddingParams, StyleParams):
         width: int = Field(4096, ge=1, description="of M's two hidden layers")
         epochs: int = Field(20, ge=1, description="of M over the public images; its rate falls by 0.8 every other one")
         top: int | None = Field(None, ge=1, description="use only the target's largest scores, so many (top-M)")
@@ -52,20 +49,16 @@ class C2fmi(StyleSearch, Attack):
 
         @model_validator(mode="after")
         def _fit_together(self) -> Self:
-            if self.keep > min(self.starts, self.population) or (self.embedding == "public" and self.casia_weights):
-                raise ValueError("expected keep <= starts, keep <= population, casia_weights only with embedding=casia")
+            if self.keep > min(self.starts, self.population):
+                raise ValueError("expected keep <= starts and keep <= population")
             return self
 
     def skip(self) -> str | None:
         p, scores = self.params, self.track.num_classes
         if p.top is not None and p.top > scores:
             return f"the target has only {scores} scores, fewer than top={p.top}"
-        if p.embedding == "public" or p.casia_weights is not None:
-            return None
-        return (
-            "its embedding needs facenet-pytorch's weights 20180408-102900-casia-webface.pt: import them with `mibench "
-            "import-checkpoint FILE --as facenet_casia` and name their id in casia_weights, or set embedding=public"
-        )
+        reason: str | None = p.lacking()
+        return reason
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """M, which learns from the scores and the embeddings of the public images, and e if it is our own."""

@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.alignment import CriticAlignParams, aligned
 from mibench.primitives.latents import descend_nesterov
 from mibench.primitives.losses import critic_prior, cross_entropy
 from mibench.primitives.selection import best_restart
@@ -25,7 +26,7 @@ class Gmi(Attack):
         "replacement, and the search takes fewer steps.",
     )
 
-    class Params(BaseParams):
+    class Params(CriticAlignParams):
         iterations: int = Field(2400, ge=0, description="steps, at least 0")
         lr: float = Field(0.02, gt=0)
         momentum: float = Field(0.9, ge=0, lt=1)
@@ -46,13 +47,14 @@ class Gmi(Attack):
         assert critic is not None
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
 
-        def objective(z: Tensor) -> Tensor:
-            x = generator(z)
-            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label) + critic_prior(critic(x))
+        def identity(x: Tensor) -> Tensor:
+            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label)
+
+        loss = aligned(identity, rows.streams("align"), ctx, p, lambda x: critic_prior(critic(x)))
 
         start = rows.streams("latent").normal(len(rows), prior.latent_dim)
         steps = ctx.steps("gmi", p.iterations)
-        z = descend_nesterov(start, objective, steps, p.lr, p.momentum, p.bound, p.reference_batch)
+        z = descend_nesterov(start, lambda z: loss(generator(z)), steps, p.lr, p.momentum, p.bound, p.reference_batch)
         with torch.no_grad(), oracle.phase("selection"):
             images = generator(z)
             score = oracle.logits(images, rows).gather(1, rows.label[:, None])[:, 0]

@@ -12,6 +12,7 @@ from torch import Tensor
 from mibench.contracts import Access, Attack, AttackContext, Generator, Oracle, PriorModel, Reconstruction
 from mibench.errors import StageFailed
 from mibench.images.augment import resized_crop
+from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import descend_adam, l1_ball
 from mibench.primitives.losses import poincare
 from mibench.primitives.pool import PoolParams, TruncatedPool
@@ -33,7 +34,7 @@ class IfGmi(TruncatedPool, Attack):
         "Crops are drawn per row, not once per batch, and lie between pixels.",
     )
 
-    class Params(PoolParams):
+    class Params(AlignParams, PoolParams):
         candidates: int | None = Field(
             None, ge=1, description="pool members optimised and kept per identity; default: the track's images"
         )
@@ -66,6 +67,7 @@ class IfGmi(TruncatedPool, Attack):
         candidates = p.candidates or ctx.images_per_identity
         rows = ctx.rows(labels, candidates)
         w = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
+        loss = aligned(lambda x: poincare(oracle.logits(x, rows), rows.label), rows.streams("align"), ctx, p)
         crops, d = rows.streams("crop"), w.shape[1]
 
         def render(s: int, v: Tensor, shape: Sequence[int], through: Generator = generator) -> Tensor:
@@ -77,8 +79,7 @@ class IfGmi(TruncatedPool, Attack):
 
         def optimise(s: int, start: Tensor, shape: Sequence[int], steps: int) -> Tensor:
             def objective(v: Tensor) -> Tensor:
-                x = resized_crop(render(s, v, shape), crops, p.crop)
-                return poincare(oracle.logits(x, rows), rows.label)
+                return loss(resized_crop(render(s, v, shape), crops, p.crop))
 
             def project(v: Tensor) -> Tensor:
                 near_w = l1_ball(v[:, :d], start[:, :d], p.w_radii[s])

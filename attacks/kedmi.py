@@ -10,13 +10,13 @@ from mibench.contracts import (
     Access,
     Attack,
     AttackContext,
-    BaseParams,
     Oracle,
     PriorModel,
     PriorRef,
     Reconstruction,
     Rows,
 )
+from mibench.primitives.alignment import CriticAlignParams, aligned
 from mibench.primitives.losses import cross_entropy, k_plus_one_prior
 from mibench.primitives.recovery import in_groups, recover_gaussians
 
@@ -39,7 +39,7 @@ class Kedmi(Attack):
         "that the target labels once, before; the search takes fewer and larger steps.",
     )
 
-    class Params(BaseParams):
+    class Params(CriticAlignParams):
         iterations: int = Field(2400, ge=0, description="steps, at least 0")
         lr: float = Field(0.02, gt=0)
         identity_weight: float = Field(100.0, ge=0)
@@ -64,13 +64,12 @@ class Kedmi(Attack):
             return prior.generator(z if p.bound is None else z.clamp(-p.bound, p.bound))
 
         def recover(rows: Rows) -> Iterator[Reconstruction]:
-            def objective(z: Tensor) -> Tensor:
-                x = generator(z)
-                identity = cross_entropy(oracle.logits(x, rows), rows.label)
-                return p.identity_weight * identity + k_plus_one_prior(critic(x).logits)
+            def identity(x: Tensor) -> Tensor:
+                return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label)
 
+            loss = aligned(identity, rows.streams("align"), ctx, p, lambda x: k_plus_one_prior(critic(x).logits))
             steps, samples = ctx.steps("kedmi", p.iterations), p.samples or ctx.images_per_identity
             fit = (steps, p.lr, p.reference_batch, samples, p.log_variance)
-            return recover_gaussians(rows, generator, prior.latent_dim, objective, *fit)
+            return recover_gaussians(rows, generator, prior.latent_dim, lambda z: loss(generator(z)), *fit)
 
         yield from in_groups(ctx, labels, self.group, recover)

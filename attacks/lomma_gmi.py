@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.primitives.alignment import CriticAlignParams, aligned
 from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
 from mibench.primitives.latents import descend_nesterov
 from mibench.primitives.losses import critic_prior
@@ -20,7 +21,7 @@ class LommaGmi(Attack):
     access = Access.WHITE_BOX
     deviations = DEVIATIONS
 
-    class Params(EnsembleParams):
+    class Params(CriticAlignParams, EnsembleParams):
         iterations: int = Field(2400, ge=0, description="steps, at least 0")
         lr: float = Field(0.02, gt=0)
         momentum: float = Field(0.9, ge=0, lt=1)
@@ -49,13 +50,14 @@ class LommaGmi(Attack):
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
         models = Ensemble(oracle, rows, ctx, p)
 
-        def objective(z: Tensor) -> Tensor:
-            x = generator(z)
-            return p.identity_weight * models.identity_loss(x) + critic_prior(critic(x))
+        def identity(x: Tensor) -> Tensor:
+            return p.identity_weight * models.identity_loss(x)
+
+        loss = aligned(identity, rows.streams("align"), ctx, p, lambda x: critic_prior(critic(x)))
 
         start = rows.streams("latent").normal(len(rows), prior.latent_dim)
         steps = ctx.steps("lomma_gmi", p.iterations)
-        z = descend_nesterov(start, objective, steps, p.lr, p.momentum, p.bound, p.reference_batch)
+        z = descend_nesterov(start, lambda z: loss(generator(z)), steps, p.lr, p.momentum, p.bound, p.reference_batch)
         with torch.no_grad():
             images, initial = rows.split(generator(z)), rows.split(generator(start))
         for label, own, own_initial in zip(rows.identities, images, initial, strict=True):

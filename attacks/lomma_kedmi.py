@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction, Rows
+from mibench.primitives.alignment import CriticAlignParams, aligned
 from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
 from mibench.primitives.losses import k_plus_one_prior
 from mibench.primitives.recovery import in_groups, recover_gaussians
@@ -28,7 +29,7 @@ class LommaKedmi(Attack):
         "The discriminator sees fixed groups of 60 identities; with fewer attacked identities, all of them.",
     )
 
-    class Params(EnsembleParams):
+    class Params(CriticAlignParams, EnsembleParams):
         iterations: int = Field(2400, ge=0, description="steps, at least 0")
         lr: float = Field(0.02, gt=0)
         identity_weight: float = Field(100.0, ge=0)
@@ -59,12 +60,12 @@ class LommaKedmi(Attack):
         def recover(rows: Rows) -> Iterator[Reconstruction]:
             models = Ensemble(oracle, rows, ctx, p)
 
-            def objective(z: Tensor) -> Tensor:
-                x = generator(z)
-                return p.identity_weight * models.identity_loss(x) + k_plus_one_prior(critic(x).logits)
+            def identity(x: Tensor) -> Tensor:
+                return p.identity_weight * models.identity_loss(x)
 
+            loss = aligned(identity, rows.streams("align"), ctx, p, lambda x: k_plus_one_prior(critic(x).logits))
             steps, samples = ctx.steps("lomma_kedmi", p.iterations), p.samples or ctx.images_per_identity
             fit = (steps, p.lr, p.reference_batch, samples)
-            return recover_gaussians(rows, generator, prior.latent_dim, objective, *fit)
+            return recover_gaussians(rows, generator, prior.latent_dim, lambda z: loss(generator(z)), *fit)
 
         yield from in_groups(ctx, labels, self.group, recover)

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.images.augment import nl_means, sharpen
+from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import descend_pixels
 from mibench.primitives.losses import cross_entropy, improbability, mean_square, total_variation
 
@@ -28,7 +29,7 @@ class MiFace(Attack):
         "autoencoder model.",
     )
 
-    class Params(BaseParams):
+    class Params(AlignParams):
         iterations: int = Field(5000, ge=0, description="updates (alpha), at least 0")
         patience: int = Field(100, ge=1, description="judged iterates without progress that end a row (beta)")
         confidence: float = Field(0.99, gt=0, le=1, description="confidence that ends a row (gamma), in (0, 1]")
@@ -51,13 +52,19 @@ class MiFace(Attack):
     ) -> Iterator[Reconstruction]:
         p, t = self.params, self.track
         rows = ctx.rows(labels, 1)
+        views = rows.streams("align")
         identity_loss = {"prob": improbability, "ce": cross_entropy}[p.loss]
 
         def objective(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
             asked = rows.take(index)
-            logits = oracle.logits(x, asked)
-            cost = identity_loss(logits, asked.label) + p.tv * total_variation(x) + p.l2 * mean_square(x)
-            return cost, improbability(logits.detach(), asked.label) <= 1 - p.confidence
+
+            def answer(x: Tensor) -> Tensor:
+                logits = oracle.logits(x, asked)
+                return torch.stack([identity_loss(logits, asked.label), improbability(logits.detach(), asked.label)])
+
+            identity, doubt = aligned(answer, views.take(index), ctx, p)(x)
+            cost = identity + p.tv * total_variation(x) + p.l2 * mean_square(x)
+            return cost, doubt.detach() <= 1 - p.confidence
 
         start = torch.zeros(len(rows), t.channels, t.resolution, t.resolution, device=ctx.device)
         steps = ctx.steps("miface", p.iterations + 1)  # the start is judged too

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
+from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import BestStep, PBox, descend_adam, ramps
 from mibench.primitives.losses import cross_entropy
 from mibench.primitives.pool import UntruncatedPool, UntruncatedPoolParams
@@ -28,7 +29,7 @@ class MirrorWhite(UntruncatedPool, Attack):
         "The target is always in eval mode; the released code can leave a target's dropout on.",
     )
 
-    class Params(UntruncatedPoolParams):
+    class Params(AlignParams, UntruncatedPoolParams):
         pool: int = Field(100_000, ge=1, description="latents scored once per target")
         truncation: float = Field(0.7, gt=0, description="psi, applied when an image is rendered")
         candidates: int = Field(8, ge=1, description="pool members optimised per run, together")
@@ -57,13 +58,14 @@ class MirrorWhite(UntruncatedPool, Attack):
         pool = self.pool(prior, ctx)
         box = PBox.of(pool, prior.generator.negative_slope)
         start = pool[ctx.artifact["best"][list(labels)].flatten()]
+        loss = aligned(lambda x: cross_entropy(oracle.logits(x, rows), rows.label), rows.streams("align"), ctx, p)
         coins = ctx.rows(labels, runs).streams("flip")  # one per run and step
 
         def objective(w: Tensor) -> Tensor:
             x = self.render(prior, w)
             flipped = (coins.uniform(len(labels) * runs) < p.flip).repeat_interleave(p.candidates)
             x = torch.where(flipped[:, None, None, None], x.flip(3), x)
-            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label)
+            return p.identity_weight * loss(x)
 
         best = BestStep(start, p.candidates)  # as released: a step's loss, and the latents after its update
         steps, lr = ctx.steps("mirror", p.iterations), ramps(p.lr, p.iterations)

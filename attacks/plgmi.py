@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.images.augment import VIEWS, Views
+from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.losses import max_margin
 from mibench.primitives.recovery import recover_conditionally
 
@@ -27,7 +28,7 @@ class PlgMi(Attack):
         "On the small tracks the GAN is narrower and trained for fewer steps at a higher learning rate.",
     )
 
-    class Params(BaseParams):
+    class Params(AlignParams):
         iterations: int = Field(600, ge=0, description="steps, at least 0")
         lr: float = Field(0.1, gt=0)
         views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
@@ -47,7 +48,8 @@ class PlgMi(Attack):
         def margin(x: Tensor) -> Tensor:
             return max_margin(oracle.logits(view(x, rng, 1.0), rows), rows.label)
 
-        def loss(x: Tensor) -> Tensor:
+        def both(x: Tensor) -> Tensor:
             return margin(x) + margin(x)
 
+        loss = aligned(both, rows.streams("align"), ctx, p)
         yield from recover_conditionally(rows, prior, loss, ctx.steps("plgmi", p.iterations), p.lr)

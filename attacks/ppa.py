@@ -8,12 +8,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import Access, Attack, AttackContext, Generator, Oracle, PriorModel, Reconstruction, Rows
+from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction, Rows
 from mibench.errors import StageFailed
 from mibench.images.augment import mirror, resized_crop
+from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import descend_adam
 from mibench.primitives.losses import poincare
-from mibench.primitives.pool import PoolParams, TruncatedPool
+from mibench.primitives.pool import PoolParams, TruncatedPool, synthesise
 from mibench.primitives.selection import best_rows
 
 
@@ -28,7 +29,7 @@ class Ppa(TruncatedPool, Attack):
         "Crops are drawn per row, not once per batch, and lie between pixels.",
     )
 
-    class Params(PoolParams):
+    class Params(AlignParams, PoolParams):
         prior: str = Field("dcgan", description="the generator: id of a prior with scope public, dcgan or digiface")
         candidates: int | None = Field(None, ge=1, description="pool members optimised per identity; default: 4 keep")
         keep: int | None = Field(None, ge=1, description="results kept per identity; default: the track's images")
@@ -59,21 +60,20 @@ class Ppa(TruncatedPool, Attack):
         start = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
         crops = rows.streams("crop")
 
-        def render(w: Tensor, through: Generator = generator) -> Tensor:
-            return through.synthesis(w[:, None].expand(-1, through.num_ws, -1))
+        loss = aligned(lambda x: poincare(oracle.logits(x, rows), rows.label), rows.streams("align"), ctx, p)
 
         def objective(w: Tensor) -> Tensor:
-            return poincare(oracle.logits(resized_crop(render(w), crops, p.crop), rows), rows.label)
+            return loss(resized_crop(synthesise(generator, w), crops, p.crop))
 
         def rate(step: int) -> float:
             return float(p.lr * 0.1 ** sum(step >= milestone for milestone in p.milestones or ()))
 
         w = descend_adam(start, objective, ctx.steps("ppa", p.iterations), rate if p.milestones else p.lr, p.betas)
         with torch.no_grad():
-            images, initial = render(w).clamp(0, 1), render(start).clamp(0, 1)
+            images, initial = (synthesise(generator, v).clamp(0, 1) for v in (w, start))
             score = self._robustness(oracle, images, rows)
         for label, best in zip(rows.identities, best_rows(rows, score, keep), strict=True):
-            shown = ctx.shown(generator, partial(render, w[best]))
+            shown = ctx.shown(generator, partial(synthesise, w=w[best]))
             yield Reconstruction(label, images[best], initial[best], score[best], shown=shown)
 
     def _robustness(self, oracle: Oracle, images: Tensor, rows: Rows) -> Tensor:

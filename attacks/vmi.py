@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction, Rows
+from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.flows import Density, Gaussians, Glow, layered_noise
 from mibench.primitives.latents import checked
 from mibench.primitives.losses import cross_entropy, reduce_rows
@@ -31,7 +32,7 @@ class Vmi(StyleSearch, Attack):
         "On the small tracks Adam takes the place of SGD, with fewer and smaller batches.",
     )
 
-    class Params(StyleParams):
+    class Params(AlignParams, StyleParams):
         family: Literal["flow", "gaussian"] = "flow"
         covariance: Literal["full", "diagonal"] = Field("full", description="of the Gaussian family")
         kl: Literal["sampled", "exact"] = Field("sampled", description="exact needs the Gaussian family")
@@ -89,10 +90,16 @@ class Vmi(StyleSearch, Attack):
 
         initial = sample()
         optimiser, draws, fresh = self.optimiser(q), rows.streams("noise"), rows.streams("kl")
-        for step in ctx.steps("vmi", p.iterations):
+        views = rows.streams("align").take(None, each=p.batch)
+
+        def cost(x: Tensor) -> Tensor:
             asked = rows.take(None, each=p.batch)
+            return cross_entropy(oracle.logits(x, asked), asked.label)
+
+        identity_loss = aligned(cost, views, ctx, p)
+        for step in ctx.steps("vmi", p.iterations):
             z, _ = q.sample(noise(draws, p.batch))
-            identity = cross_entropy(oracle.logits(render(z), asked), asked.label).unflatten(0, (n, -1)).mean(1)
+            identity = identity_loss(render(z)).unflatten(0, (n, -1)).mean(1)
             kl = q.exact_kl() if p.kl == "exact" else q.kl(noise(fresh, p.batch))
             loss = identity + p.kl_weight * kl.unflatten(0, (n, layers)).mean(1)
             descend(optimiser, reduce_rows(checked(loss, step), reference_batch=1))

@@ -16,6 +16,7 @@ from mibench.contracts.values import Access, ImageSet, PriorRef, Reconstruction,
 from mibench.errors import StageFailed
 from mibench.nets.generator import Generator
 from mibench.protocol.params import BaseParams
+from mibench.random import Rng
 
 
 class AttackContext(Context):
@@ -23,13 +24,15 @@ class AttackContext(Context):
 
     public: the track's public images. images_per_identity: how many reconstructions the track asks for.
     artifact: what ``prepare`` returned, by name. shown_side: the evaluator's own resolution, where the track lets it
-    see more than the track's pixels (``resize: rendered``).
+    see more than the track's pixels (``resize: rendered``). adapt: the ``adapt`` of the defense under attack, or None
+    if it has none: what an attacker who knows the defense averages over (``mibench.primitives.alignment``).
     """
 
     public: ImageSet
     images_per_identity: int
     identities: Sequence[int]
     artifact: dict[str, Tensor]
+    adapt: Callable[[Tensor, Rng], Tensor | None] | None = None
     seed: int
     shown_side: int | None = None
 
@@ -89,6 +92,7 @@ class Attack:
     version: ClassVar[int] = 1
     access: ClassVar[Access] = Access.WHITE_BOX
     group: ClassVar[int] = 1  # identities that must be computed together (see AttackContext.groups)
+    block: ClassVar[int | None] = None  # at most so many identities per call, each call stored when it is done
     deviations: ClassVar[tuple[str, ...]] = ()
     stops_early: ClassVar[bool] = False  # whether it returns what it has when the query budget is spent
 
@@ -102,6 +106,11 @@ class Attack:
     def skip(self) -> str | None:
         """A reason why this attack makes no sense on the track, or None."""
         return None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it needs ``ctx.adapt``; then it is skipped on a defense that declares none."""
+        return getattr(self.params, "align", None) == "defense"
 
     def prior(self) -> PriorRef | None:
         """The generative model this attack searches."""

@@ -55,6 +55,15 @@ class Cell:
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def unadapted(self) -> str | None:
+        """Why the attack cannot average over what the defense does, or None."""
+        if self.attack.adapts and not self.defense.adapts:
+            return (
+                f"{self.attack.label} averages over the defense's own `adapt`, and {self.defense.label} declares none"
+            )
+        return None
+
+    @property
     def initials(self) -> set[str]:
         """The weights that the target, or parts of a combined defense's, start from."""
         params = self.defense.params
@@ -123,7 +132,8 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
             if name not in plan.priors:
                 plan.priors[name] = prior_facts(ref["id"], ref["params"], cell.track)
             prior = plan.priors[name]
-        reason = cell.defense.skip or cell.attack.skip or (prior.skip if prior else None) or _past(cell)
+        skips = (cell.defense.skip, cell.attack.skip, prior.skip if prior else None, _past(cell), cell.unadapted)
+        reason = next(filter(None, skips), None)
         if reason:
             plan.skipped.append((cell, reason))
             continue

@@ -4,18 +4,43 @@ map from the target's scores to such an embedding (C2FMI; Ye et al., TDSC 2023).
 from __future__ import annotations
 
 import math
+from typing import Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
-from mibench.contracts import AttackContext, Oracle
+from mibench.contracts import AttackContext, BaseParams, Oracle
 from mibench.errors import StageFailed
 from mibench.nets import build_classifier
 from mibench.nets.base import Output
 from mibench.primitives.queries import in_chunks
 from mibench.primitives.training import fit_student, pack, unpack
 from mibench.random import Stream
+
+
+class EmbeddingParams(BaseParams):
+    """Which embedding an attacker owns."""
+
+    embedding: Literal["casia", "public"] = Field("casia", description="published, or of the labelled public people")
+    casia_weights: str | None = Field(None, description="id of the imported InceptionResnetV1 of CASIA-WebFace")
+    embedding_steps: int = Field(400, ge=1, description="training steps of the embedding if embedding=public")
+
+    @model_validator(mode="after")
+    def _one_embedding(self) -> Self:
+        if self.embedding == "public" and self.casia_weights:
+            raise ValueError("expected casia_weights only with embedding=casia")
+        return self
+
+    def lacking(self) -> str | None:
+        """Why there is no embedding, or None."""
+        if self.embedding == "public" or self.casia_weights is not None:
+            return None
+        return (
+            "its embedding needs facenet-pytorch's weights 20180408-102900-casia-webface.pt: import them with `mibench "
+            "import-checkpoint FILE --as facenet_casia` and name their id in casia_weights, or set embedding=public"
+        )
 
 
 class _Logits(nn.Module):

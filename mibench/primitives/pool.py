@@ -54,6 +54,11 @@ def render_single(generator: Generator, w: Tensor, psi: float = 1.0, cutoff: int
     return generator.synthesis(generator.truncate(layers, psi, cutoff)).clamp(0, 1)
 
 
+def synthesise(generator: Generator, w: Tensor) -> Tensor:
+    """Images of one w (N, w_dim) each, the same in all layers, as the generator leaves them."""
+    return generator.synthesis(w[:, None].expand(-1, generator.num_ws, -1))
+
+
 def draw(prior: PriorModel, latents: Tensor, label: Tensor) -> Tensor:
     """(N, latent_dim) -> images in [0, 1], of the classes ``label`` (N,) where the prior has any."""
     return prior(latents, *([label] if prior.generator.conditional else [])).clamp(0, 1)

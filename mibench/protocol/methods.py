@@ -64,6 +64,7 @@ class Facts:
     prepares: bool = False
     scope: str | None = None
     role: str = ""  # of a defense: its kind in the registry
+    adapts: bool = False  # of a defense: declares ``adapt``; of an attack: needs that
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
     served: tuple[tuple[str, ...], ...] = ()  # of a defense: paths in ``params`` to what only serving the target reads
     against: str = "white_box"  # of a defense: the most that an attack may see and still meet it
@@ -129,6 +130,7 @@ def combined(parts: Sequence[Facts]) -> Facts:
         non_default={part.id: part.non_default for part in parts} | extra,
         source_sha256="+".join(part.source_sha256 for part in parts),
         skip=next((part.skip for part in parts if part.skip), None),
+        adapts=any(part.adapts for part in parts),
         deviations=tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
         served=tuple((part.id, *path) for part in parts for path in part.served),
         against=min((part.against for part in parts), key=lambda access: ACCESS_RANK[access]),

@@ -90,8 +90,8 @@ def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, ca
         faced = len(board.required) - len(case.missing)
         badges.append(Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(case.missing)}."))
     competes = not is_baseline(catalogue, case.defense) and case.defense not in catalogue.controls
-    if competes and not any(catalogue.attacks.get(row.attack, {}).get("adaptive") for row in rows):
-        meaning = "No attack here was made to get around this defense in particular."
+    if competes and not any(_adaptive(row, catalogue) for row in rows):
+        meaning = "No attack here was made to get around this defense, or averaged its gradients over views."
         badges.append(Badge("not adaptive", meaning, "bad"))
     found = {row.attack_label: flags([run for run in row.runs if run.status == "done"]) for row in rows}
     for word, meaning in FLAGS.items():
@@ -100,6 +100,12 @@ def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, ca
     if old := stale(runs, catalogue):
         badges.append(Badge("stale code", f"Computed by an older version of {', '.join(old)}; run it again.", "bad"))
     return badges
+
+
+def _adaptive(row: Row, catalogue: Catalogue) -> bool:
+    """Whether the attack was made against a defense, or averages its gradients over views."""
+    averages = any(run.attack_params.get("align") is not None for run in row.runs)
+    return averages or bool(catalogue.attacks.get(row.attack, {}).get("adaptive"))
 
 
 def is_baseline(catalogue: Catalogue, defense: str) -> bool:

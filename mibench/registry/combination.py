@@ -68,6 +68,13 @@ class Combined(Defense):
         return changed
 
 
+def adapts(defense: Defense) -> bool:
+    """Whether the defense, or a part of it, says what an adaptive attacker would average over."""
+    if isinstance(defense, Combined):
+        return any(adapts(part) for part in defense.parts)
+    return type(defense).adapt is not Defense.adapt
+
+
 def brings(cls: type[Defense]) -> tuple[str, ...]:
     """Which of the hooks that only one defense can have the class overrides."""
     return tuple(hook for hook in ONE_OF if getattr(cls, hook) is not getattr(Defense, hook))

@@ -67,7 +67,7 @@ def remembered(home: Path | None, question: dict[str, Any], ask: Callable[[], Fa
 def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
     """The fields of ``Facts`` that only some kinds of methods have. Raises UserError for a recipe that cannot be."""
     from mibench.contracts import Attack, Defense
-    from mibench.registry.combination import brings
+    from mibench.registry.combination import adapts, brings
 
     cls = type(plugin)
     if isinstance(plugin, Defense):
@@ -81,6 +81,7 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
             "role": role,
             "served": tuple((name,) for name in cls.served),
             "against": str(cls.against),
+            "adapts": adapts(plugin),
         }
     if isinstance(plugin, Attack):
         reference = plugin.prior()
@@ -89,5 +90,6 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
             "prior": {"id": reference.id, "params": reference.params} if reference else None,
             "access": str(cls.access),
             "prepares": cls.prepare is not Attack.prepare,
+            "adapts": plugin.adapts,
         }
     return {"scope": cls.scope, "access": str(cls.access)}

@@ -18,6 +18,7 @@ from mibench.images.pixels import resized, write_png
 from mibench.keys import digest
 from mibench.nets.base import Classifier
 from mibench.protocol.params import BUDGET
+from mibench.registry.combination import adapts
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
 from mibench.store.atomic import write_json
@@ -34,6 +35,8 @@ class _Context(AttackContext):
         self.images_per_identity = job.track.attack.images_per_identity
         self.identities = job.track.identities
         self.artifact = artifact
+        defense = job.defense()
+        self.adapt = defense.adapt if adapts(defense) else None
         self.seed = job.stage.seed
         self.shown_side = job.track.evaluator.shown_side
         self.where = ""
@@ -78,7 +81,8 @@ def run(job: Job) -> dict[str, Any]:
     left = [label for label in ctx.identities if label not in done]
     while left:
         stopping.check()
-        labels = left[: memory.size if BUDGET not in job.stage.params else attack.group]  # one may run out, not others
+        most = attack.group if BUDGET in job.stage.params else attack.block  # one may run out of its budget, not others
+        labels = left[: min(memory.size, most or memory.size)]
         ctx.where = f" {len(done) + 1}-{len(done) + len(labels)} of {len(ctx.identities)}"
         oracle = _oracle(job, target)
         try:

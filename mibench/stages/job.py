@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mibench.contracts import ImageSet, Loop, Recipe, Rng, TrackInfo
+from mibench.contracts import Defense, ImageSet, Loop, Recipe, Rng, TrackInfo
 from mibench.data import TrackData, View, load, no_public_images, private_places
 from mibench.errors import MissingError, StageFailed, UserError
 from mibench.images.pixels import Pixels, Shown
@@ -140,8 +140,7 @@ class Job:
     def target(self) -> Classifier:
         """The trained target, as it is served."""
         folder, manifest = self.parent("target")
-        params = self._served() or manifest.params
-        defense = self.registry.build("defense", manifest.plugin, params, self.track)
+        defense = self.defense()
         tensors = load_file(folder / "model.safetensors")
         with undisturbed() as changed, self.closed():  # what comes next in this process is another method
             net = defense.build(self.network(self.track.target.arch))
@@ -151,6 +150,13 @@ class Job:
             note = f"{manifest.plugin} replaced {', '.join(sorted(changed))}; this was undone."
             self.emit(Note(message=note))
         return served
+
+    def defense(self) -> Defense:
+        """The defense that trained the target, with the parameters that it is served with."""
+        _, manifest = self.parent("target")
+        params = self._served() or manifest.params
+        defense: Defense = self.registry.build("defense", manifest.plugin, params, self.track)
+        return defense
 
     def _served(self) -> dict[str, Any] | None:
         """The defense's parameters where some of them are no part of the target: those of the stage that serves it."""

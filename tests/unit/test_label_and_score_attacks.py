@@ -557,9 +557,16 @@ def test_c2fmi_top_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert -1 <= float(found[1].score) <= 1
 
 
-@pytest.mark.parametrize("wrong", [{"keep": 17}, {"population": 9}, {"embedding": "public", "casia_weights": "x"}])
-def test_c2fmi_refuses_what_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected keep <= starts"):
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"keep": 17}, "expected keep <= starts"),
+        ({"population": 9}, "expected keep <= starts"),
+        ({"embedding": "public", "casia_weights": "x"}, "casia_weights only with embedding=casia"),
+    ],
+)
+def test_c2fmi_refuses_what_cannot_be(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         plugin("c2fmi", **wrong)
 
 

@@ -110,6 +110,10 @@ def test_only_an_attack_made_for_it_takes_the_not_adaptive_badge_away() -> None:
     known = make_catalogue()
     known = replace(known, attacks={"gmi": dict(known.attacks["gmi"]) | {"adaptive": True}})
     assert not [s for s in only(runs, known) if "not adaptive" in words(s)]
+    averaging = replace(make_run(defense="re", attack="ppa"), attack_params={"align": "taa"})
+    assert not [s for s in only([*runs, averaging]) if "not adaptive" in words(s)]
+    plain = replace(averaging, attack_params={"align": None})
+    assert [s.label for s in only([*runs, plain]) if "not adaptive" in words(s)] == ["re"]
 
 
 @pytest.mark.parametrize(("second", "apart"), [(0.34, False), (0.36, True)])

@@ -25,9 +25,16 @@ FORMATS = ("csv", "json", "results", "markdown")
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Markdown of a file that --format json or results wrote, instead of the database.",
 )
+@click.option(
+    "--onto",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Results: with the runs of this file whose cells and seeds the database does not have.",
+)
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output].")
 @workspace
-def export(ws: Workspace, form: str, track: str | None, source: Path | None, output: Path | None) -> None:
+def export(
+    ws: Workspace, form: str, track: str | None, source: Path | None, onto: Path | None, output: Path | None
+) -> None:
     """All results. CSV has one line per run and metric, JSON the objects of `mibench run --json`, results the same with
     each run's whole record but its images (what the leaderboard reads from results/), Markdown a table per track and
     defense with what each attack reached and cost.
@@ -36,14 +43,21 @@ def export(ws: Workspace, form: str, track: str | None, source: Path | None, out
     Examples:
       mibench export --format csv -o results.csv
       mibench export --format markdown --track orl32
+      mibench export --format results --track orl32 --onto published.json -o published.json
     """
     if track is not None:
         ws.registry.track(track)
     if source is not None and form != "markdown":
         raise click.UsageError("--from goes with --format markdown.")
+    if onto is not None and form != "results":
+        raise click.UsageError("--onto goes with --format results.")
     runs = [] if source else ws.database.runs(track=track)
     whole = form == "results"
     objects = _recorded(source, track) if source else [run.published() if whole else run.public() for run in runs]
+    if onto is not None:
+        cells = {_cell(run) for run in objects}
+        kept = [run for run in _recorded(onto, track) if _cell(run) not in cells]
+        objects = sorted(kept + objects, key=_cell)
     if form == "markdown":
         from mibench.publish.markdown import results_table
 
@@ -80,6 +94,11 @@ def export(ws: Workspace, form: str, track: str | None, source: Path | None, out
 
         write_text(output, text)
         click.echo(f"{len(objects)} runs written to {output}", err=True)
+
+
+def _cell(run: dict[str, Any]) -> tuple[Any, ...]:
+    version = run.get("record", run).get("track_version", 0)
+    return run["track"], version, run["defense_label"], run["attack_label"], run["seed"]
 
 
 def _recorded(source: Path, track: str | None) -> list[dict[str, Any]]:

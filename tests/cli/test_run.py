@@ -189,6 +189,14 @@ def test_export(finished: Cli, tmp_path: Path) -> None:
     read = load_results(tmp_path / "results")
     assert {run.run: json.loads(json.dumps(run.public())) for run in read} == by_run
     assert all(run.environment and not run.images for run in read)
+    published = tmp_path / "results" / "all.json"
+    before = json.loads(published.read_text())["runs"]
+    older = [dict(run, seed=run["seed"] + 7) for run in before] + [dict(before[0], status="older")]
+    published.write_text(json.dumps({"schema": 1, "runs": older}))
+    cli("export", "--format", "results", "--onto", str(published), "-o", str(published))
+    both = json.loads(published.read_text())["runs"]
+    assert sorted(run["seed"] for run in both) == sorted([run["seed"] for run in before + older[:-1]])
+    assert all(run["status"] == "done" for run in both)  # of what is in both, the database's
     file = tmp_path / "out.csv"
     cli("export", "--format", "csv", "-o", str(file))
     assert file.read_text() == cli("export").stdout

@@ -10,17 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mibench.contracts import (
-    Access,
-    Attack,
-    AttackContext,
-    BaseParams,
-    BudgetSpent,
-    Oracle,
-    PriorModel,
-    PriorRef,
-    Reconstruction,
-)
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts.oracle import BudgetSpent
 from mibench.primitives.queries import label_hunt, one_by_one
 from mibench.random import Rng
 

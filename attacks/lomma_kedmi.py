@@ -24,8 +24,7 @@ class LommaKedmi(Attack):
     group = 60
     deviations = (
         *DEVIATIONS,
-        "The target is in eval mode while it labels public images for the GAN; released code leaves it in training "
-        "mode.",
+        "The target labels public images for the GAN in eval mode; in released code it is in training mode.",
         "The discriminator sees fixed groups of 60 identities; with fewer attacked identities, all of them.",
     )
 
@@ -59,11 +58,8 @@ class LommaKedmi(Attack):
 
         def recover(rows: Rows) -> Iterator[Reconstruction]:
             models = Ensemble(oracle, rows, ctx, p)
-
-            def identity(x: Tensor) -> Tensor:
-                return p.identity_weight * models.identity_loss(x)
-
-            loss = aligned(identity, rows.streams("align"), ctx, p, lambda x: k_plus_one_prior(critic(x).logits))
+            how = (rows.streams("align"), ctx, p, lambda x: k_plus_one_prior(critic(x).logits))
+            loss = aligned(lambda x: p.identity_weight * models.identity_loss(x), *how)
             steps, samples = ctx.steps("lomma_kedmi", p.iterations), p.samples or ctx.images_per_identity
             fit = (steps, p.lr, p.reference_batch, samples)
             return recover_gaussians(rows, generator, prior.latent_dim, lambda z: loss(generator(z)), *fit)

@@ -68,7 +68,7 @@ class MirrorWhite(UntruncatedPool, Attack):
             return p.identity_weight * loss(x)
 
         best = BestStep(start, p.candidates)  # as released: a step's loss, and the latents after its update
-        steps, lr = ctx.steps("mirror", p.iterations), ramps(p.lr, p.iterations)
+        steps, lr = ctx.steps("mirror", p.iterations), ramps(p.lr, p.iterations, first=1)
         descend_adam(start, objective, steps, lr, reference_batch=p.candidates, project=box.clip, watch=best)
         with torch.no_grad(), oracle.phase("selection"):
             images, initial = self.render(prior, best.latents), self.render(prior, start)

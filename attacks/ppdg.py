@@ -60,9 +60,8 @@ class Ppdg(TruncatedPool, Attack):
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
         """The target's confidence in the pool of the first search, and f if it is our own."""
-        p, own = self.params, {}
-        if p.casia_weights is None:
-            own = pack(f=fit_people(ctx, people_embedding(ctx, None), p.embedding_steps))
+        p = self.params
+        own = {} if p.casia_weights else pack(f=fit_people(ctx, people_embedding(ctx, None), p.embedding_steps))
         return super().prepare(oracle, prior, ctx) | own
 
     def invert(

@@ -7,17 +7,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mibench.contracts import (
-    Access,
-    Attack,
-    AttackContext,
-    BaseParams,
-    BudgetSpent,
-    Oracle,
-    PriorModel,
-    PriorRef,
-    Reconstruction,
-)
+from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
+from mibench.contracts.oracle import BudgetSpent
 from mibench.primitives.bandit import Agents, Replay
 from mibench.primitives.latents import checked
 from mibench.primitives.selection import best_restart

@@ -95,7 +95,8 @@ class Smile(UntruncatedPool, Attack):
             def fitness(w: Tensor) -> Tensor:
                 return log(oracle.scores(self.render(prior, w), rows).gather(1, rows.label[:, None])[:, 0])
 
-            w = descend_adam(start, local, range(p.local_steps), ramps(p.local_lr, p.local_steps), project=near.clip)
+            rate = ramps(p.local_lr, p.local_steps, first=1)
+            w = descend_adam(start, local, range(p.local_steps), rate, project=near.clip)
             with torch.no_grad():
                 w, f = one_plus_one(w, fitness, lambda: noise.normal(runs, start.shape[1]), far.clip, p.budget, p.step)
                 images, initial = self.render(prior, w), self.render(prior, start)

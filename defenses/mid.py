@@ -19,9 +19,7 @@ def information(mu: Tensor, std: Tensor) -> Tensor:
 class Bottleneck(nn.Module):
     """s = Linear(F, 2k)(f), mu = s[:k], std = softplus(s[k:] - 5), z = mu + std eps, logits = Linear(k, K)(z).
 
-    k = F // 2.
-
-    z is sampled at inference too, as released, unless ``mean_only``.
+    k = F // 2. z is sampled at inference too, as released, unless ``mean_only``.
     """
 
     def __init__(self, features: int, classes: int, mean_only: bool) -> None:
@@ -44,10 +42,8 @@ class Mid(Defense):
     """L = CE + beta I(features; z)."""
 
     deviations = (
-        "The released classes for IR networks end in a softmax, which cross-entropy takes once more; here they give "
-        "logits.",
-        "Which epoch's weights are kept is the track's; the released script keeps those that did best on the test "
-        "images.",
+        "The released classes for IR networks end in a softmax before cross-entropy; here they give logits.",
+        "Which epoch is kept is the track's choice; the released script keeps the best one on the test images.",
         "With per_identity an epoch has as many batches as a shuffled one; the released sampler's has fewer, by the "
         "images that fill no group.",
     )

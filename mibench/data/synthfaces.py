@@ -57,6 +57,7 @@ _IDENTITY: dict[str, tuple[float, float]] = {
     "has_moustache": (0.0, 1.0),
     "clothes": (0.05, 0.95),
 }
+_BEND = "smile"  # of the mouth
 _IMAGE: dict[str, tuple[float, float]] = {
     "shift_x": (-0.06, 0.06),
     "shift_y": (-0.06, 0.06),
@@ -68,7 +69,7 @@ _IMAGE: dict[str, tuple[float, float]] = {
     "light_y": (-0.15, 0.1),
     "exposure": (0.9, 1.1),
     "background": (0.2, 0.4),
-    "smile": (-0.5, 1.5),
+    _BEND: (-0.5, 1.5),
     "open": (-0.06, 0.06),
     "blink": (0.55, 1.1),
     "raise": (-0.03, 0.03),
@@ -240,7 +241,7 @@ def _features(canvas: Grid, who: dict[str, Grid], how: dict[str, Grid], x: Grid,
     nostrils = _ellipse(x, tip, who["nose_width"], np.float32(0.03), soft)
     canvas = _paint(canvas, nostrils * np.float32(0.7), who["skin"] * np.float32(0.5))
 
-    mouth_y = y - who["mouth_height"] + how["smile"] * np.float32(1.2) * (x**2 - np.float32(0.01))
+    mouth_y = y - who["mouth_height"] + how[_BEND] * np.float32(1.2) * (x**2 - np.float32(0.01))
     upper = _ellipse(x, mouth_y + np.float32(0.09), who["mouth_width"], np.float32(0.045), soft)
     canvas = _paint(canvas, upper * has_moustache, who["hair"] * np.float32(0.9))
     lips = _ellipse(x, mouth_y, who["mouth_width"], who["lips"] + np.maximum(how["open"], 0), soft)

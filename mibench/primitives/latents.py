@@ -169,12 +169,13 @@ class PBox:
         return leaky_relu(p, self.slope)
 
 
-def ramps(lr: float, steps: int, up: float = 0.05, down: float = 0.25) -> Callable[[int], float]:
+def ramps(lr: float, steps: int, up: float = 0.05, down: float = 0.25, first: int = 0) -> Callable[[int], float]:
     """StyleGAN2's projection schedule: linear over the first ``up`` of the run, a cosine to 0 over the last ``down``.
-    With t from 1 / steps to 1, as MIRROR counts: lr (1/2 - 1/2 cos(pi min(1, (1 - t) / down))) min(1, t / up)."""
+    With t = (step + first) / steps: lr (1/2 - 1/2 cos(pi min(1, (1 - t) / down))) min(1, t / up). MIRROR counts from
+    ``first`` 1, so that it starts to move at once and ends at 0."""
 
     def at(step: int) -> float:
-        t = (step + 1) / steps
+        t = (step + first) / steps
         return lr * (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / down))) * min(1.0, t / up)
 
     return at

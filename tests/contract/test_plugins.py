@@ -505,7 +505,7 @@ def test_defense_trains_a_target(bench: Bench, name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", DEFENSES)
 def test_defense_answers_image_by_image(bench: Bench, name: str, tmp_path: Path) -> None:
     """To a tighter bound than ``check`` has."""
-    stages = bench.compute(bench.plan(name), "target")
+    stages = bench.compute(bench.plan(name), "utility")  # with what serves the target
     job = bench.job(bench.plan(name).stages[stages["utility"].key], tmp_path)
     net, images = job.target(), job.private_train().images[:]
     names = [(0, index, 0) for index in range(len(images))]
@@ -901,8 +901,8 @@ def test_attack_resumed_between_blocks_gives_the_same_images(
     whole = run(bench, tmp_path / "whole")
     usual, written = invert.write_png, []
 
-    def write_and_break(image: Tensor, path: Path) -> None:
-        usual(image, path)
+    def write_and_break(image: Tensor, path: Path, stored: str) -> None:
+        usual(image, path, stored)
         written.append(path)
         if len({p.name[:6] for p in written}) == 3:
             raise InterruptedError("a kill")

@@ -207,7 +207,7 @@ def test_p_box_uses_both_bounds_in_the_space_before_the_activation() -> None:
 def test_ramps_warm_up_hold_and_come_down() -> None:
     """Conformance 11, the first step being number 1 of 20,000: a thousandth of 0.25 at it and nothing at the last, 0.25
     from 5 % to 75 %; half-way down at 87.5 %."""
-    lr = [ramps(0.25, 20_000)(step) for step in range(20_000)]
+    lr = [ramps(0.25, 20_000, first=1)(step) for step in range(20_000)]
     assert lr[0] == pytest.approx(0.25 / 1000) and lr[-1] == 0
     assert set(lr[999:15_000]) == {0.25} and lr[998] < 0.25 > lr[15_000]
     assert lr[499] == pytest.approx(0.125) and lr[17_499] == pytest.approx(0.125)

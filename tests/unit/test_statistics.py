@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mibench.stats.audit import design_effect, double_sampled, rogan_gladen
@@ -152,6 +152,7 @@ def test_what_has_no_spread_has_no_p_value(differences: list[float]) -> None:
     assert found.mean == pytest.approx(differences[0]) and found.seeds == len(differences)
 
 
+@settings(max_examples=15)  # of theirs, each takes a twentieth of a second
 @given(st.lists(SHARES, min_size=1, max_size=12))
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
     multitest = pytest.importorskip("statsmodels.stats.multitest")

@@ -28,7 +28,7 @@ FORMATS = ("csv", "json", "results", "markdown")
 @click.option(
     "--onto",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Results: with the runs of this file whose cells and seeds the database does not have.",
+    help="Results: with the runs of this file that the database does not have newer versions of.",
 )
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output].")
 @workspace
@@ -55,8 +55,11 @@ def export(
     whole = form == "results"
     objects = _recorded(source, track) if source else [run.published() if whole else run.public() for run in runs]
     if onto is not None:
+        published = _recorded(onto, track)
+        ids = {run["run"] for run in published}
+        objects = [run for run in objects if run["run"] not in ids]  # the same figures, perhaps at a busier time
         cells = {_cell(run) for run in objects}
-        kept = [run for run in _recorded(onto, track) if _cell(run) not in cells]
+        kept = [run for run in published if _cell(run) not in cells]
         objects = sorted(kept + objects, key=_cell)
     if form == "markdown":
         from mibench.publish.markdown import results_table

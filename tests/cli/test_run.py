@@ -191,12 +191,14 @@ def test_export(finished: Cli, tmp_path: Path) -> None:
     assert all(run.environment and not run.images for run in read)
     published = tmp_path / "results" / "all.json"
     before = json.loads(published.read_text())["runs"]
-    older = [dict(run, seed=run["seed"] + 7) for run in before] + [dict(before[0], status="older")]
+    older = [dict(run, run=f"{i:012x}", seed=run["seed"] + 7) for i, run in enumerate(before)]
+    older += [dict(before[0], run="0" * 11 + "f", status="older"), dict(before[1], status="the same")]
     published.write_text(json.dumps({"schema": 1, "runs": older}))
     cli("export", "--format", "results", "--onto", str(published), "-o", str(published))
     both = json.loads(published.read_text())["runs"]
-    assert sorted(run["seed"] for run in both) == sorted([run["seed"] for run in before + older[:-1]])
-    assert all(run["status"] == "done" for run in both)  # of what is in both, the database's
+    assert sorted(run["seed"] for run in both) == sorted([run["seed"] for run in before + older[:-2]])
+    said = {run["run"]: run["status"] for run in both if run["seed"] < 7}  # of one run the file's, of a cell the newer one
+    assert said == {before[0]["run"]: "done", before[1]["run"]: "the same"}
     file = tmp_path / "out.csv"
     cli("export", "--format", "csv", "-o", str(file))
     assert file.read_text() == cli("export").stdout

@@ -197,7 +197,7 @@ def test_export(finished: Cli, tmp_path: Path) -> None:
     cli("export", "--format", "results", "--onto", str(published), "-o", str(published))
     both = json.loads(published.read_text())["runs"]
     assert sorted(run["seed"] for run in both) == sorted([run["seed"] for run in before + older[:-2]])
-    said = {run["run"]: run["status"] for run in both if run["seed"] < 7}  # of one run the file's, of a cell the newer one
+    said = {run["run"]: run["status"] for run in both if run["seed"] < 7}
     assert said == {before[0]["run"]: "done", before[1]["run"]: "the same"}
     file = tmp_path / "out.csv"
     cli("export", "--format", "csv", "-o", str(file))

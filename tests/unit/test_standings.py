@@ -25,7 +25,7 @@ from mibench.cli.site_data import catalogue
 from mibench.errors import UserError
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue, SiteOptions, build_site
-from mibench.publish.aggregate import boards
+from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
 from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex
 from mibench.publish.figures_file import load_reported
@@ -300,6 +300,21 @@ def test_what_export_writes_is_read_again(tmp_path: Path) -> None:
     assert load_results(tmp_path / "nowhere") == []
     assert {bool(run.images) for run in merged(runs[:1], read)} == {True, False}
     assert sorted(run.run for run in merged(runs[:1], read)) == sorted(run.run for run in runs)
+
+
+def test_a_newer_record_of_one_seed_evicts_no_published_seed() -> None:
+    """A method gained parameters since; the first command runs seed 0 again, with the same id."""
+    published = [make_run(defense="re", attack="kedmi", seed=seed, att1=0.5 + seed / 50) for seed in range(3)]
+    fresh = replace(
+        published[0],
+        created="2027-01-01T00:00:00+00:00",
+        attack_params=published[0].attack_params | {"align": None},
+        defense_params={"recipe": None},
+    )
+    kept = current_runs(merged([fresh], published))
+    assert [run.seed for run in kept] == [0, 1, 2] and kept[0] == fresh
+    changed = replace(fresh, run="f" * 12, attack_params=fresh.attack_params | {"lr": 0.5})
+    assert [run.run for run in current_runs(merged([changed], published))] == ["f" * 12]
 
 
 @pytest.mark.parametrize(

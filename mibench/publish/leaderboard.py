@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from mibench.publish import text
@@ -23,7 +23,7 @@ OTHER = "other"
 def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue, legend: Legend) -> dict[str, Any]:
     facts = catalogue.tracks.get(board.track, {})
     defenses = standings(board, catalogue)
-    attacks = [_attack(label, defenses, catalogue) for label in _columns(defenses)]
+    attacks = [_attack(label, defenses, catalogue) for label in _columns(defenses, catalogue.controls)]
     attacks.sort(key=lambda attack: attack["control"])  # the controls last
     competing = [s for s in defenses if s.defense not in catalogue.controls]
     return {
@@ -71,13 +71,13 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
     }
 
 
-def _columns(defenses: Sequence[Standing]) -> list[str]:
-    """Attack labels, those that recover most (on average over the defenses) first."""
+def _columns(defenses: Sequence[Standing], controls: Container[str]) -> list[str]:
+    """Attack labels, those that recover most (on average over the defenses that compete) first."""
     values: dict[str, list[float]] = {}
     for standing in defenses:
         for label, row in standing.cells.items():
             mean = row.leaked.mean
-            values.setdefault(label, []).extend([] if mean is None else [mean])
+            values.setdefault(label, []).extend([] if mean is None or standing.defense in controls else [mean])
     return sorted(values, key=lambda label: (-(math.fsum(v) / len(v) if (v := values[label]) else -1.0), label))
 
 

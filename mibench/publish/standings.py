@@ -86,7 +86,7 @@ def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, ca
         badges.append(Badge("submitted", "Figures as their authors sent them; not run again here yet."))
     if case.front:
         badges.append(Badge("front", "No other defense has both more accuracy and less leakage.", "good"))
-    if case.missing:
+    if case.missing and case.defense not in catalogue.controls:
         faced = len(board.required) - len(case.missing)
         badges.append(Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(case.missing)}."))
     competes = not is_baseline(catalogue, case.defense) and case.defense not in catalogue.controls

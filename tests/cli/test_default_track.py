@@ -25,14 +25,20 @@ def home(once: Once) -> Path:
     return Path(given) if given else once("default-track", Path.mkdir)
 
 
-def _run(home: Path, *arguments: str, label: str = "attack") -> dict[str, dict[str, Any]]:
-    """The runs by attack (or its ``label``), and in these by defense; controls run by themselves."""
+def _object(home: Path, *arguments: str) -> list[dict[str, Any]]:
+    """The runs, those that were asked for first."""
     command = [sys.executable, "-m", "mibench", "run", "--json", "--quiet", "--device", "cpu", *arguments]
     done = subprocess.run(command, env=os.environ | {"MIBENCH_HOME": str(home)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    runs: list[dict[str, Any]] = json.loads(done.stdout)["runs"]
+    return runs
+
+
+def _run(home: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """The runs by attack, and in these by defense; controls run by themselves."""
     found: dict[str, dict[str, Any]] = {}
-    for run in json.loads(done.stdout)["runs"]:
-        found.setdefault(run[label], {})[run["defense_label"]] = run
+    for run in _object(home, *arguments):
+        found.setdefault(run["attack"], {})[run["defense_label"]] = run
     return found
 
 
@@ -71,7 +77,8 @@ def test_ppa_reads_the_undefended_target_and_strong_random_erasing_hides_some_of
 
 def test_another_persons_photos_convince_no_judge(home: Path) -> None:
     """Real photos as reconstructions give what the judges know of them; under other people's names, nothing."""
-    runs = _run(home, "--attack", "photos[others]", label="attack_label")["photos[shift=1]"]
-    assert _value(runs["none"], "att_maj") == 0
+    run = _object(home, "--attack", "photos[others]")[0]
+    assert run["attack"] == "photos" and run["attack_params"] == {"shift": 1}
+    assert _value(run, "att_maj") == 0
     for judge in ("att1", "att1_e2", "att1_e3"):
-        assert _value(runs["none"], judge) <= 1 / 30, judge
+        assert _value(run, judge) <= 1 / 30, judge

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from mibench.contracts import Classifier, Defense, DefenseParams, TrainContext
 from mibench.nets import without_shortcuts
+from mibench.primitives.shortcuts import DEVIATIONS
 
 
 class TTS(Defense):
@@ -12,13 +13,7 @@ class TTS(Defense):
     and with the recipe's schedule begun anew."""
 
     deviations = (
-        "The released ResNets also lose the shortcuts of the last fifth of their third stage, a leftover of an "
-        "experiment; here these stay.",
-        "ResNet-50 to 152 start from torchvision's present ImageNet weights, in the released code from its first.",
-        "The released code takes the test images for validation, keeps several epochs and compares those of matched "
-        "accuracy; which epoch's weights are kept here is the track's.",
-        "On MaxViT the released code multiplies a convolution block's branch; here its shortcut.",
-        "On ResNeSt-101 the released code also freezes what TL-DMI freezes; here nothing is.",
+        *DEVIATIONS,
         "The released 5 and 95 epochs are shares of the recipe's.",
     )
 

@@ -190,6 +190,12 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Cap of queries per identity: images that the target is asked about, with or without gradient, for it "
             "alone and, in full, for all (prior, pool, surrogates).",
         ),
+        click.option(
+            "--adaptive",
+            is_flag=True,
+            help="With each attack's adaptive variants: averaging over views, other losses, more steps and restarts, "
+            "a student of the target; and with attacks that need no gradients.",
+        ),
         click.option("--grid", metavar="FILE", help="What a grid file asks for, instead."),
         click.option("--suite", help="The setups of a suite, such as midre, instead."),
         click.option("--cell", "cells", multiple=True, metavar="ID", help="Only this setup of the suite. Repeatable."),
@@ -226,12 +232,12 @@ def read_asked(options: dict[str, Any]) -> Asked:
     asked = Asked(**options)
     if asked.suite is not None and (asked.names or asked.grid is not None):
         raise click.UsageError(
-            "--suite says what runs: leave --defense, --attack, --track, --set, --budget and --grid out."
+            "--suite says what runs: leave --defense, --attack, --track, --set, --budget, --adaptive and --grid out."
         )
     if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
     if asked.grid is not None and (asked.names or asked.seeds != 1 or asked.first_seed):
         raise click.UsageError(
-            "--grid says what runs: leave --defense, --attack, --track, --seeds, --set and --budget out."
+            "--grid says what runs: leave --defense, --attack, --track, --seeds, --set, --budget and --adaptive out."
         )
     return asked

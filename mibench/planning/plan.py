@@ -10,6 +10,8 @@ evaluator   target -----> utility ----------.      (through serve, where only se
     '---------+--------> evaluate <----------'
                             |
                           panel (where the track has one)
+
+gradients hangs on the target as utility does, and so does the student of an attack that transfers, which reads it too.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
 
 def _past(cell: Cell) -> str | None:
     """Why the attack does not meet the defense at all: it sees more than what the defense changes."""
-    against, access = cell.defense.against, str(cell.attack.access)
+    against, access = cell.defense.against, "scores" if cell.attack.transfers else str(cell.attack.access)
     if not ACCESS_RANK[against] < ACCESS_RANK[access] <= ACCESS_RANK["white_box"]:
         return None
     return (
@@ -176,6 +178,10 @@ class _Builder:
                 continue
             if kind.name == "serve" and not cell.defense.served:
                 continue
+            if kind.name == "student" and not cell.attack.transfers:
+                continue
+            if kind.name == "gradients" and cell.defense.against != "white_box":
+                continue  # whoever has gradients goes past it
             if kind.where and getattr(cell.track, kind.where) is None:
                 continue
             roles = [role for role in kind.reads if role in made]

@@ -18,13 +18,15 @@ class _Model(BaseModel):
 
 class Block(_Model):
     """Every defense of the block against every attack on every track, over the seeds 0 to ``seeds`` - 1. Methods are
-    written as on the command line; ``settings`` hold ``defense.NAME`` and ``attack.NAME`` parameters."""
+    written as on the command line; ``settings`` hold ``defense.NAME`` and ``attack.NAME`` parameters; ``adaptive`` adds
+    what --adaptive adds."""
 
     tracks: tuple[str, ...] = Field(min_length=1)
     defenses: tuple[str, ...] = Field(min_length=1)
     attacks: tuple[str, ...] = Field(min_length=1)
     seeds: int = Field(1, ge=1)
     settings: dict[str, Any] = Field(default_factory=dict)
+    adaptive: bool = False
 
 
 class GridFile(_Model):

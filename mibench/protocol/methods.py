@@ -65,6 +65,7 @@ class Facts:
     scope: str | None = None
     role: str = ""  # of a defense: its kind in the registry
     adapts: bool = False  # of a defense: declares ``adapt``; of an attack: needs that
+    swaps: tuple[dict[str, Any], ...] = ()  # of an attack: its parameters against masked gradients, one changed each
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
     served: tuple[tuple[str, ...], ...] = ()  # of a defense: paths in ``params`` to what only serving the target reads
     against: str = "white_box"  # of a defense: the most that an attack may see and still meet it
@@ -72,8 +73,13 @@ class Facts:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Facts:
         """From ``dataclasses.asdict`` by way of JSON."""
-        tuples = {name: tuple(data[name]) for name in ("deviations", "brings")}
+        tuples = {name: tuple(data[name]) for name in ("deviations", "brings", "swaps")}
         return cls(**data | tuples | {"served": tuple(tuple(path) for path in data["served"])})
+
+    @property
+    def transfers(self) -> bool:
+        """Of an attack: whether it inverts a student of the target, which needs no more than the target's scores."""
+        return self.kind == "attack" and bool(self.params.get("transfer"))
 
     @property
     def trained(self) -> Facts:

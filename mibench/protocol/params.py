@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -20,13 +21,37 @@ class BaseParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class BudgetParams(BaseParams):
-    """What every attack takes beside its own parameters: the cap of the oracle."""
+class CommonParams(BaseParams):
+    """What every attack takes beside its own parameters: the engine sees to it. Without them it is as it says."""
 
-    query_budget: int = Field(ge=1, description="images asked about per identity, shared ones included, at least 1")
+    query_budget: int | None = Field(
+        None, ge=1, description="images asked about per identity, shared ones included, at least 1"
+    )
+    effort: int = Field(1, ge=1, description="times its steps, and its results, of which the target chooses the best")
+    transfer: bool = Field(False, description="an undefended student, distilled on public images, is inverted instead")
 
 
-BUDGET = next(iter(BudgetParams.model_fields))
+BUDGET = "query_budget"
+SWAPPED = ("align", "loss")  # parameters of attacks by which gradients that a defense masked are met
+
+
+def common(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an attack's parameters that every attack takes, if they change anything."""
+    defaults = {name: field.default for name, field in CommonParams.model_fields.items()}
+    return {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
+
+
+def changed(label: str, params: Mapping[str, Any]) -> bool:
+    """Whether an attack, by its label and its resolved parameters, is an adaptive variant of what it is by itself."""
+    return bool(params.get("align") or params.get("transfer") or params.get("effort")) or (
+        "loss" in parse_call(label, "attack")[2]
+    )
+
+
+def multiplied(params: BaseParams, names: Sequence[str], times: int) -> dict[str, Any]:
+    """Those of ``names`` that count something, a number or several, ``times`` as large."""
+    counts = {name: value for name in names if (value := getattr(params, name, None)) is not None}
+    return {k: times * v if isinstance(v, int) else tuple(times * n for n in v) for k, v in counts.items()}
 
 
 def parse_value(text: str) -> Any:

@@ -90,6 +90,16 @@ STAGE_KINDS = {
             always=False,
         ),
         StageKind(
+            "student",
+            track=("public", "target"),
+            compute="mibench.stages.student:run",
+            title="student of {defense} seed {seed}",
+            method="defense",
+            needs=("target",),
+            may_read=("serve",),
+            always=False,
+        ),
+        StageKind(
             "prepare",
             track=("public", "attack"),
             compute="mibench.stages.invert:prepare",
@@ -97,7 +107,7 @@ STAGE_KINDS = {
             method="attack",
             own=True,
             needs=("target",),
-            may_read=("serve", "prior"),
+            may_read=("serve", "prior", "student"),
             streams="attack",
             always=False,
         ),
@@ -109,7 +119,7 @@ STAGE_KINDS = {
             method="attack",
             own=True,
             needs=("target",),
-            may_read=("serve", "prior", "prepare"),
+            may_read=("serve", "prior", "student", "prepare"),
             streams="attack",
         ),
         StageKind(
@@ -120,6 +130,17 @@ STAGE_KINDS = {
             method="defense",
             needs=("target",),
             may_read=("serve",),
+        ),
+        StageKind(
+            "gradients",
+            track=("private",),
+            compute="mibench.stages.gradients:run",
+            title="gradients of {defense} seed {seed}",
+            method="defense",
+            needs=("target",),
+            may_read=("serve",),
+            shown=True,
+            extra=True,
         ),
         StageKind(
             "evaluate",
@@ -145,7 +166,8 @@ STAGE_KINDS = {
 }
 
 EXTRA = {name for name, kind in STAGE_KINDS.items() if kind.extra}
-ASKING = tuple(name for name, kind in STAGE_KINDS.items() if kind.method in ("prior", "attack"))  # they ask the target
+# Those that ask the target for an attack.
+ASKING = tuple(name for name, kind in STAGE_KINDS.items() if kind.method in ("prior", "attack") or name == "student")
 
 
 def computed_by(method: str) -> tuple[str, ...]:

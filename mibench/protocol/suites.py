@@ -31,12 +31,14 @@ class Established(_Model):
 
 
 class SuiteCell(_Model):
-    """One setup. ``defenses`` names a group."""
+    """One setup. ``defenses`` names a group; ``adaptive`` adds the attack's adaptive variants. ``confidence``: how sure
+    sources are of it, where it is from any."""
 
     attack: str
     track: str
     defenses: str
-    confidence: Literal["H", "M", "L"]
+    adaptive: bool = False
+    confidence: Literal["H", "M", "L"] | None = None
 
 
 class Suite(_Model):

@@ -44,6 +44,15 @@ def as_csv(runs: Sequence[RunRecord]) -> str:
     return _csv(head, [[_inert(item) for item in line] for line in lines])
 
 
+def masking(board: Board, catalogue: Catalogue) -> str:
+    """The masking checks of every defense as CSV: a line for each, whether it raises the flag, and the sentence."""
+    word = {True: "raised", False: "not raised", None: "cannot be told"}
+    lines = [
+        [_inert(s.label), c.name, word[c.hit], _inert(c.said)] for s in standings(board, catalogue) for c in s.checks
+    ]
+    return _csv(["defense", "check", "flag", "said"], lines)
+
+
 def _csv(head: list[str], lines: list[list[Any]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([head, *lines])

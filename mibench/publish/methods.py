@@ -12,6 +12,7 @@ from mibench.publish.links import attack_page, board_page, compare_page, defense
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.rows import MAJORITY, Board, Row, columns, leakage_of
+from mibench.publish.standings import standings
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
 EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None}
@@ -47,6 +48,7 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
         "version": None if board.current else board.version,
         "anchor": text.anchor("results", board.key),
         "href": board_page(board, boards),
+        "masking": _masking(board, rows, catalogue) if kind == "defense" else [],
         "columns": shown,
         "rows": [
             {
@@ -64,6 +66,14 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
             for row in rows
         ],
     }
+
+
+def _masking(board: Board, rows: list[Row], catalogue: Catalogue) -> list[dict[str, Any]]:
+    """The masking checks of each of these settings of a defense."""
+    labels = {row.defense_label for row in rows}
+    found = [s for s in standings(board, catalogue) if s.label in labels and s.checks]
+    word = {True: "raised", False: "not raised", None: "cannot be told"}
+    return [{"label": s.label, "lines": [(c.name, c.hit, word[c.hit], c.said) for c in s.checks]} for s in found]
 
 
 def _cost(row: Row, kind: str) -> str:

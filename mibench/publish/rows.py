@@ -7,6 +7,7 @@ import math
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from mibench.protocol.params import changed
 from mibench.records import RunRecord
 from mibench.stats.comparisons import Paired
 from mibench.stats.worst import Worst
@@ -79,6 +80,11 @@ class Row:
     way: Value  # its share of the way from its prior's floor to the ceiling
     position: int = 0  # in the default order
     worst: bool = False  # the attack that recovers most from this defense
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it is a variant of an attack that an attacker tries who expects masked gradients."""
+        return any(changed(run.attack_label, run.attack_params) for run in self.runs)
 
     @property
     def leaked(self) -> Value:

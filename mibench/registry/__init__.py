@@ -18,7 +18,7 @@ from mibench.errors import UserError, unknown
 from mibench.metrics import METRICS
 from mibench.protocol.method_files import Entry, MethodFile, file_source, literal, named_files, package_sources, parsed
 from mibench.protocol.methods import Facts, Kind, Selection, combined, joined_by_plus
-from mibench.protocol.params import BUDGET, BudgetParams, non_default, parse_call, resolve
+from mibench.protocol.params import BaseParams, CommonParams, common, multiplied, non_default, parse_call, resolve
 from mibench.protocol.suites import suite_tracks
 from mibench.protocol.tracks import Track
 from mibench.protocol.yaml_files import Loader
@@ -40,6 +40,17 @@ class AuditSection(BaseModel):
     defense: str
 
 
+class AdaptiveSection(BaseModel):
+    """What ``--adaptive`` adds to attacks that were asked for. ``effort``: times their steps and restarts. ``views``:
+    how many are averaged, by the track's presets, of which the last counts. ``attacks``: beside them, not by gradient.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    effort: int = Field(ge=2)
+    views: dict[str, int]
+    attacks: tuple[str, ...]
+
+
 class ControlSection(BaseModel):
     """What runs by itself on a track with a panel. ``floor``: with the prior of each attack that has one, on every
     target. ``ceiling``: with these priors, and ``photos``, once: they ask no target."""
@@ -56,6 +67,7 @@ class _File(BaseModel):
     licence: str | None = None  # of every method that names none of its own
     audit: AuditSection | None = None
     controls: ControlSection | None = None
+    adaptive: AdaptiveSection | None = None
     tracks: dict[str, dict[str, Any]]
     defenses: dict[str, Entry]
     attacks: dict[str, Entry]
@@ -88,6 +100,13 @@ class Registry:
     @property
     def controls(self) -> ControlSection | None:
         return self._file.controls
+
+    @property
+    def adaptive(self) -> AdaptiveSection:
+        """Raises UserError if registry.yaml has no such section."""
+        if self._file.adaptive is None:
+            raise UserError(f"{self.root / 'registry.yaml'} has no section `adaptive` to say what --adaptive adds.")
+        return self._file.adaptive
 
     @cached_property
     def tracks(self) -> dict[str, Track]:
@@ -308,18 +327,19 @@ class Registry:
 
     def _ask(self, selection: Selection, track: Track, values: dict[str, Any], source: str) -> Facts:
         cls = self.plugin(selection.kind, selection.id)
-        capped = _budget(selection.kind, values)
-        if capped:
-            resolve(BudgetParams, capped, selection.id)
-        params = resolve(cls.Params, _own(values, capped), selection.id)
-        plugin = cls(params, track_info(track))
+        shared: dict[str, Any] = {}
+        if selection.kind == "attack":
+            given = {name: value for name, value in values.items() if name in CommonParams.model_fields}
+            shared = common(resolve(CommonParams, given, selection.id).model_dump(mode="json"))
+        params = _own_params(cls, values, selection.kind, selection.id)
+        plugin = self.build(selection.kind, selection.id, params.model_dump() | shared, track)
         return Facts(
             selection.kind,
             selection.id,
             selection.label,
             cls.version,
-            params.model_dump(mode="json") | capped,
-            non_default(params) | capped,
+            params.model_dump(mode="json") | shared,
+            non_default(params) | shared,
             source,
             skip=plugin.skip(),
             **further(plugin, track, self.entry(selection.kind, selection.id).kind),
@@ -333,7 +353,10 @@ class Registry:
             names = name.split("+")
             return Combined([self.build(kind, part, params[part], track) for part in names])
         cls = self.plugin(kind, name)
-        return cls(resolve(cls.Params, _own(params, _budget(kind, params)), name), track_info(track))
+        own = _own_params(cls, params, kind, name)
+        if kind == "attack" and "effort" in (shared := common(params)):
+            own = resolve(cls.Params, own.model_dump() | multiplied(own, cls.effort, shared["effort"]), name)
+        return cls(own, track_info(track))
 
     def unlisted(self) -> Iterator[str]:
         """Plugin files that registry.yaml does not name, and names without a file, as sentences."""
@@ -349,11 +372,7 @@ class Registry:
                 yield f"{kind} {name!r} is in registry.yaml but {kind}s/{name}.py does not exist."
 
 
-def _budget(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
-    """The cap of an attack's queries, where one is among its parameters."""
-    return {BUDGET: values[BUDGET]} if kind == "attack" and BUDGET in values else {}
-
-
-def _own(values: dict[str, Any], capped: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that the method itself takes."""
-    return {name: value for name, value in values.items() if name not in capped}
+def _own_params(cls: type[Any], values: dict[str, Any], kind: Kind, name: str) -> BaseParams:
+    """The parameters that the method itself takes, validated."""
+    shared = CommonParams.model_fields if kind == "attack" else {}
+    return resolve(cls.Params, {key: value for key, value in values.items() if key not in shared}, name)

@@ -59,6 +59,7 @@ def assemble(
         command=asked.command,
         deviations=asked.deviations,
         features=manifests["features"].result if "features" in manifests else None,
+        gradients=manifests["gradients"].result["gradients"] if "gradients" in manifests else None,
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
         protected=manifests["target"].result.get("protected"),
     )

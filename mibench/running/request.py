@@ -17,7 +17,7 @@ from mibench.metrics.weights import at_hand
 from mibench.planning.plan import Cell, Plan, make_plan
 from mibench.protocol.grid_files import read_grid
 from mibench.protocol.methods import Facts, Kind, Selection
-from mibench.protocol.params import BUDGET, parse_value
+from mibench.protocol.params import BUDGET, CommonParams, parse_value
 from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
 from mibench.registry import Registry
@@ -46,11 +46,13 @@ class Asked:
     suite: str | None = None
     cells: tuple[str, ...] = ()
     budget: int | None = None
+    adaptive: bool = False
 
     @property
     def names(self) -> bool:
         """Whether methods or a track were named."""
-        return bool(self.defenses or self.attacks or self.settings or self.budget or self.track != DEFAULT_TRACK)
+        said = self.defenses or self.attacks or self.settings or self.budget or self.adaptive
+        return bool(said or self.track != DEFAULT_TRACK)
 
 
 class Planner:
@@ -75,7 +77,8 @@ class Planner:
         if asked.budget is not None:
             settings[f"attack.{BUDGET}"] = str(asked.budget)
         track = self.track(asked.track)
-        return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), seeds, settings)
+        defenses, attacks = asked.defenses or ("none",), asked.attacks or ("all",)
+        return self.crossed(track, defenses, attacks, seeds, settings, asked.adaptive)
 
     def suite(self, name: str, cells: tuple[str, ...] = (), seeds: Sequence[int] = (0,)) -> Plan:
         """The plan for some cells of a suite, all without names."""
@@ -85,6 +88,8 @@ class Planner:
             track = self.track(cell.track)
             defenses = select_all(self._registry, "defense", whole_suite.groups[cell.defenses])
             attacks = select_all(self._registry, "attack", [cell.attack])
+            if cell.adaptive:
+                attacks = adaptive(self._registry, track, attacks)
             whole.add(build_plan(self._registry, track, defenses, attacks, seeds))
         return whole
 
@@ -94,7 +99,8 @@ class Planner:
         for block in read_grid(path).grid:
             for name in block.tracks:
                 settings = {key: _text(value) for key, value in block.settings.items()}
-                whole.add(self.crossed(self.track(name), block.defenses, block.attacks, range(block.seeds), settings))
+                crossed = (self.track(name), block.defenses, block.attacks, range(block.seeds), settings)
+                whole.add(self.crossed(*crossed, block.adaptive))
         return whole
 
     def crossed(
@@ -104,9 +110,10 @@ class Planner:
         attacks: Sequence[str],
         seeds: Sequence[int],
         settings: dict[str, str],
+        with_adaptive: bool = False,
     ) -> Plan:
         """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` ->
-        value."""
+        value. ``with_adaptive``: with the attacks' adaptive variants."""
         chosen = {
             "defense": select_all(self._registry, "defense", defenses),
             "attack": select_all(self._registry, "attack", attacks),
@@ -122,7 +129,8 @@ class Planner:
         for kind, values in by_kind.items():
             if values:
                 chosen[kind] = apply_settings(self._registry, chosen[kind], values)
-        return build_plan(self._registry, track, chosen["defense"], chosen["attack"], seeds)
+        attacks = adaptive(self._registry, track, chosen["attack"]) if with_adaptive else chosen["attack"]
+        return build_plan(self._registry, track, chosen["defense"], attacks, seeds)
 
     def track(self, name: str) -> Track:
         """A track by name or file, with the split of its data as it is prepared here; without data, without split."""
@@ -206,6 +214,30 @@ def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Sel
     return selections
 
 
+def adaptive(registry: Registry, track: Track, attacks: Sequence[Selection]) -> list[Selection]:
+    """The attacks, and what an attacker tries who expects that gradients are masked (evaluation 7.5): each attack with
+    its loss averaged over views, with its other losses, with more steps and restarts, and through an undefended
+    student; beside them the attacks without gradients that the registry names. Controls have no variants."""
+    section = registry.adaptive
+    views = next((section.views[name] for name in reversed(track.presets) if name in section.views), None)
+    found = list(attacks)
+    for attack in attacks:
+        if registry.entry("attack", attack.id).control:
+            continue
+        facts = registry.facts(attack, track)
+        for swap in facts.swaps:
+            samples = {"align_samples": views} if "align" in swap and views else {}
+            found.append(attack.with_params(swap | samples))
+        found.append(attack.with_params({"effort": section.effort}))
+        if facts.access == "white_box":
+            found.append(attack.with_params({"transfer": True}))
+    found += [replace(registry.select("attack", name), optional=True) for name in section.attacks]
+    once: dict[str, Selection] = {}
+    for attack in found:
+        once.setdefault(attack.label, attack)
+    return list(once.values())
+
+
 def apply_settings(registry: Registry, selections: list[Selection], settings: dict[str, Any]) -> list[Selection]:
     """Add ``--set defense.area=...`` to every selected method that has such a parameter.
 
@@ -214,8 +246,8 @@ def apply_settings(registry: Registry, selections: list[Selection], settings: di
     for key in settings:
         single = [part for s in selections for part in s.parts or (s,)]
         models = {s.id: registry.plugin(s.kind, s.id).Params for s in single}
-        capped = {s.id for s in single if s.kind == "attack" and key == BUDGET}
-        taking = [name for name, model in models.items() if key in model.model_fields or name in capped]
+        common = {s.id for s in single if s.kind == "attack" and key in CommonParams.model_fields}
+        taking = [name for name, model in models.items() if key in model.model_fields or name in common]
         if not taking:
             fields = sorted({name for model in models.values() for name in model.model_fields})
             raise unknown(f"parameter of {', '.join(models)}", key, fields)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mibench.publish import text
 from mibench.publish.model import Catalogue, Facts
-from mibench.publish.rows import TOP1, Row
+from mibench.publish.rows import TOP1, Row, of_trainings
 from mibench.records import RunRecord
 from mibench.stats import bootstrap_interval
 
@@ -156,14 +156,13 @@ def _told(name: str, told: Sequence[tuple[bool, str]], open_: Sequence[str]) -> 
 def _difference(one: Row, other: Row) -> _Difference | None:
     first, second = one.by_seed, other.by_seed
     seeds = sorted(first.keys() & second.keys())
-    pairs = [(first[s].metrics[one.leakage].per_identity, second[s].metrics[one.leakage].per_identity) for s in seeds]
-    return _over_people(pairs)
+    return _over_people([(first[seed].per_identity, second[seed].per_identity) for seed in seeds])
 
 
 def _gain(row: Row) -> _Difference | None:
     """What optimisation adds, under E1, which alone judges the start."""
-    done = [run for run in row.by_seed.values() if {STEP0, TOP1["E1"]} <= run.metrics.keys()]
-    return _over_people([(run.metrics[TOP1["E1"]].per_identity, run.metrics[STEP0].per_identity) for run in done])
+    ends, starts = (of_trainings(name, row.runs) for name in (TOP1["E1"], STEP0))
+    return _over_people([(ends[seed].per_identity, starts[seed].per_identity) for seed in sorted(ends.keys() & starts)])
 
 
 def _over_people(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> _Difference | None:

@@ -94,7 +94,7 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
             "adapts": plugin.adapts,
             "swaps": swaps(plugin.params),
         }
-    return {"scope": cls.scope, "access": str(cls.access)}
+    return {"scope": cls.scope, "access": str(cls.access), "seeded": plugin.seeded()}
 
 
 def swaps(params: BaseParams) -> tuple[dict[str, Any], ...]:

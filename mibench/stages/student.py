@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mibench.contracts import Access, Context, Loop, Oracle
 from mibench.nets.base import Classifier
+from mibench.nets.frozen import frozen, laid_out
 from mibench.primitives.distillation import soft_kl
 from mibench.primitives.queries import in_chunks
 from mibench.primitives.training import Epochs, fit_student
@@ -41,7 +42,7 @@ def run(job: Job) -> dict[str, Any]:
         answers = in_chunks(oracle.scores, images)
     log_p = answers.clamp(min=torch.finfo(answers.dtype).tiny).log()
     job.seed_weights()
-    student = job.network(job.track.target.arch).to(job.device)
+    student = laid_out(job.network(job.track.target.arch).to(job.device))
     batches = Epochs(job.stream, "student", len(images), BATCH)
     steps = EPOCHS * max(1, len(images) // min(BATCH, len(images)))
 
@@ -63,4 +64,4 @@ def load_student(job: Job) -> Classifier:
     folder, _ = job.parent("student")
     student = job.network(job.track.target.arch)
     load_weights(student, folder / "model.safetensors")
-    return student.to(job.device).eval()
+    return frozen(student.to(job.device).eval())

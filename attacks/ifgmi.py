@@ -26,6 +26,7 @@ class IfGmi(TruncatedPool, Attack):
 
     version = 2
     access = Access.WHITE_BOX
+    effort = ("iterations", "pool")
     deviations = (
         "The images are those of a stage fixed beforehand; the released code reports the stage that the evaluation "
         "model likes best.",

@@ -21,6 +21,7 @@ class MirrorWhite(UntruncatedPool, Attack):
 
     version = 3
     access = Access.WHITE_BOX
+    effort = ("iterations", "pool")
     deviations = (
         "It runs once for each image that the track asks for: the best of the pool are dealt out to the runs in turn.",
         "A generator without mapping network (DCGAN) has w = z: P space is w itself, the box one standard deviation "

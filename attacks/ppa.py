@@ -24,7 +24,7 @@ class Ppa(TruncatedPool, Attack):
 
     version = 2
     access = Access.WHITE_BOX
-    effort = ("iterations", "milestones")
+    effort = ("iterations", "milestones", "pool")
     deviations = (
         "With a DCGAN prior there is no mapping network: w = z, and truncation scales z towards its mean 0.",
         "Crops are drawn per row, not once per batch, and lie between pixels.",

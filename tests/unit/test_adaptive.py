@@ -15,17 +15,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from factories import make_catalogue, make_run
 
+from mibench.checking.bench import Bench
+from mibench.checking.track import reduced, smallest
 from mibench.contracts import Oracle, Reconstruction
 from mibench.errors import UserError
 from mibench.nets.base import Classifier, Output
+from mibench.planning.plan import Cell, Plan, make_plan
 from mibench.primitives.distillation import soft_kl
+from mibench.protocol.method_files import VARIABLE
+from mibench.protocol.methods import Selection
 from mibench.protocol.params import changed, multiplied
 from mibench.publish import Catalogue
 from mibench.publish.aggregate import boards
 from mibench.publish.downloads import masking
 from mibench.publish.standings import Standing, standings
 from mibench.random import Stream
-from mibench.records import MetricValue, RunRecord
+from mibench.records import MetricValue, RunRecord, Seeds
 from mibench.registry import Registry
 from mibench.running.request import Asked, Planner, adaptive, select_all
 from mibench.stages import gradients
@@ -205,9 +210,8 @@ def test_a_student_has_the_gradients_that_a_rounded_target_hides() -> None:
         own = plain(x).logits.softmax(1)
         return float(own.diagonal().mean().detach())
 
-    assert reached(target) == pytest.approx(
-        float(plain(torch.full((3, 1, 4, 4), 0.5)).logits.softmax(1).diagonal().mean())
-    )
+    nowhere = plain(torch.full((3, 1, 4, 4), 0.5)).logits.softmax(1).diagonal().mean()
+    assert reached(target) == pytest.approx(float(nowhere.detach()))
     assert reached(student) > reached(target) + 0.9 * (reached(plain) - reached(target))
 
 
@@ -350,3 +354,40 @@ def test_an_adaptive_variant_counts_as_the_worst_attack_once_it_has_as_many_trai
 )
 def test_which_runs_are_of_a_variant(label: str, params: dict[str, Any], is_variant: bool) -> None:
     assert changed(label, params) is is_variant
+
+
+# --- on the smallest track --------------------------------------------------------------------------------------------
+
+
+def test_rounded_logits_have_no_gradient_and_their_student_is_inverted_without_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(ROOT / "tests" / "data" / "quantised.py"))
+    bench = Bench(Registry(ROOT), tmp_path)
+    asked: dict[str, Any] = {"pool": 8, "iterations": 2, "selection_views": 2}
+
+    def plan(defense: str, **params: Any) -> Plan:
+        track, registry = smallest(), bench.registry
+        registry.add(track)
+        kinds = (("defense", defense, {}), ("attack", "ppa", asked | params))
+        facts = [registry.facts(Selection(kind, name, (), values), track) for kind, name, values in kinds]
+        priors = reduced(registry, "prior", "dcgan")
+        return make_plan(
+            [Cell(track, *facts, Seeds.of(0))],
+            lambda name, _, on: registry.facts(Selection("prior", name, (), priors), on),
+        )
+
+    def result(of: Plan, kind: str) -> Any:
+        return bench.result(bench.compute(of, kind))[1].result
+
+    found = {name: result(plan(name), "gradients")["gradients"] for name in ("none", "quantised")}
+    assert found["none"]["without"] == 0 and found["none"]["cosine"] > 0.1
+    assert found["quantised"]["without"] == 1 and found["quantised"]["cosine"] is None
+    through = plan("quantised", transfer=True, effort=2)
+    queries = {kind: result(through, kind)["queries"] for kind in ("student", "prepare", "invert")}
+    assert queries["student"] == {"shared": {"distillation": {"forward": 48, "gradient": 0, "label": 0}}}
+    assert queries["prepare"] == queries["invert"] == {}
+    folder = bench.result(bench.compute(through, "invert"))[0]
+    images, starts = (sorted((folder / name).glob("*.png")) for name in ("images", "initial"))
+    assert len(images) == 5 * 2 and len(list(folder.glob("images/*_002.png"))) == 0, "as many as the track asks for"
+    assert any(one.read_bytes() != other.read_bytes() for one, other in zip(images, starts, strict=True))

@@ -41,6 +41,7 @@ from mibench.primitives.losses import (
 )
 from mibench.primitives.training import mixed
 from mibench.primitives.tuning import DISTANCES, find_pivots, noise_scales, tune
+from mibench.primitives.wgan import gradient_penalty
 from mibench.protocol.methods import Kind
 from mibench.registry import Registry
 from mibench.weights.fit import load_published
@@ -85,8 +86,7 @@ def _gmi_gradient_penalty(arrays: Arrays, case: Case) -> Arrays:
     def critic(x: Tensor) -> Tensor:
         return torch.tanh(x.flatten(1) @ arrays["critic_w1"]) @ arrays["critic_w2"]
 
-    penalty = _module("prior", "wgan_gp").gradient_penalty
-    return {"penalty": penalty(critic, arrays["real"], arrays["fake"], arrays["alpha"])}
+    return {"penalty": gradient_penalty(critic, arrays["real"], arrays["fake"], arrays["alpha"])}
 
 
 def _gmi_latent_trajectory(arrays: Arrays, case: Case) -> Arrays:

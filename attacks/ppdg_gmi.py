@@ -23,6 +23,7 @@ class PpdgGmi(Attack):
     ones, go on with the training of G and D, for this identity alone; attack again with these."""
 
     access = Access.WHITE_BOX
+    tunes_prior = True
     block = 1  # each identity has a generator of its own
     deviations = (
         *DEVIATIONS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -56,18 +57,20 @@ def defenses_table(runs: Sequence[dict[str, Any]], controls: Collection[str]) ->
         for run in own:
             cells.setdefault(run["defense_label"], {}).setdefault(run["attack_label"], []).append(run)
         competing = {run["defense_label"] for run in own if run["defense"] not in controls}
-        met = [attack for defense in competing for attack in cells[defense]]
-        shown = sorted({attack for attack in met if met.count(attack) >= min(2, len(competing))})
+        everyone = [attack for defense in competing for attack in cells[defense]]
+        shown = sorted({attack for attack in everyone if everyone.count(attack) >= min(2, len(competing))})
         most = {
             defense: max(_mean(_values(found, leakage)) or 0.0 for found in by_attack.values())
             for defense, by_attack in cells.items()
         }
         rows = []
         for defense in sorted(cells, key=lambda name: (-most[name], name)):
-            targets = [*{run["seed"]: run for found in cells[defense].values() for run in found}.values()]
+            met = [run for found in cells[defense].values() for run in found]
             leaks = (_accuracy(_values(cells[defense].get(attack, ()), leakage)) for attack in shown)
-            time = duration(_seconds(targets, computed_by("defense")))
-            rows.append((f"`{defense}`", _accuracy(_values(targets, "nat1")), *leaks, str(len(targets)), time))
+            time = duration(_seconds(met, computed_by("defense")))
+            rows.append(
+                (f"`{defense}`", _accuracy(_values(met, "nat1")), *leaks, str(len({run["seed"] for run in met})), time)
+            )
         table = _table(("defense", "natural %", *(f"`{attack}` %" for attack in shown), "seeds", "training"), rows)
         what = "the majority" if leakage == MAJORITY else "top-1"
         tables.append(f"Track `{track}`, leakage is {what}:\n\n{table}")
@@ -84,7 +87,7 @@ def _cells(runs: Sequence[dict[str, Any]], accuracies: Iterable[str]) -> Iterabl
         yield _accuracy(_values(runs, name))
     first = runs[0]
     yield f"{first['metrics']['att1']['n'] / first['identities']:g}"
-    yield str(len(runs))
+    yield str(len({run["seed"] for run in runs}))
     yield duration(_seconds(runs, computed_by("prior")))
     yield duration(_seconds(runs, computed_by("attack")))
     kinds = {kind: _mean([run["queries"][kind] / run["identities"] for run in runs]) for kind in first["queries"]}
@@ -99,7 +102,12 @@ def _cells(runs: Sequence[dict[str, Any]], accuracies: Iterable[str]) -> Iterabl
 
 
 def _values(runs: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [value for run in runs if (value := run["metrics"].get(name, {}).get("value")) is not None]
+    """By training, the mean over the attacks on it."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        if (value := run["metrics"].get(name, {}).get("value")) is not None:
+            found[run["seed"]].append(value)
+    return [math.fsum(values) / len(values) for values in found.values()]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -18,8 +18,8 @@ class StageKind:
     that can change the result. compute: ``module:function``. needs, may_read: the kinds whose results it reads, always
     or where the run has them. title: what one is called, of ``track``, ``defense``, ``attack``, ``prior``, ``seed``.
     streams: the name of its random streams. always: whether every attack has it. shown: its files are shown and no
-    other stage reads them. extra: a run without it still has its result. where: the section without which a track has
-    no such stage. weights: published ones that it computes more with where they are on this machine.
+    other stage reads them. extra: a run without it still has its result. where: the section or switch without which a
+    track has no such stage. weights: published ones that it computes more with where they are on this machine.
     """
 
     name: str
@@ -140,6 +140,7 @@ STAGE_KINDS = {
             may_read=("serve",),
             shown=True,
             extra=True,
+            where="feature_space",
         ),
     )
 }

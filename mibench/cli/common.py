@@ -229,7 +229,11 @@ def planner(ws: Workspace, decode: bool = False, quiet: bool = False) -> Planner
     from mibench.cli.progress import decoding
     from mibench.running.request import Planner
 
-    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None)
+    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note)
+
+
+def note(sentence: str) -> None:
+    click.echo(f"Note: {sentence}.", err=True)
 
 
 def read_asked(options: dict[str, Any]) -> Asked:

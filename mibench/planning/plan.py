@@ -183,7 +183,7 @@ class _Builder:
                 continue
             if kind.name == "gradients" and cell.defense.against != "white_box":
                 continue  # whoever has gradients goes past it
-            if kind.where and getattr(cell.track, kind.where) is None:
+            if kind.where and not getattr(cell.track, kind.where):
                 continue
             roles = [role for role in kind.reads if role in made]
             title = kind.title

@@ -27,7 +27,7 @@ class CommonParams(BaseParams):
     query_budget: int | None = Field(
         None, ge=1, description="images asked about per identity, shared ones included, at least 1"
     )
-    effort: int = Field(1, ge=1, description="times its steps, starts and results, of which the target chooses the best")
+    effort: int = Field(1, ge=1, description="times its steps, starts and results, of which the target keeps the best")
     transfer: bool = Field(False, description="an undefended student, distilled on public images, is inverted instead")
 
 

@@ -59,10 +59,17 @@ class Asked:
 
 
 class Planner:
-    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first."""
+    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first; ``say`` hears what was
+    read and skipped."""
 
-    def __init__(self, registry: Registry, home: Path, decoding: Decoding | None = None) -> None:
-        self._registry, self._home, self._decoding = registry, home, decoding
+    def __init__(
+        self,
+        registry: Registry,
+        home: Path,
+        decoding: Decoding | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self._registry, self._home, self._decoding, self._say = registry, home, decoding, say
 
     def plan(self, asked: Asked) -> Plan:
         """Raises UserError for what does not exist or cannot be read."""
@@ -145,7 +152,9 @@ class Planner:
             return track
         if self._decoding is not None:
             with self._decoding(track.id) as tell:
-                tracked.prepare(track, self._home, cores(), tell)
+                said = tracked.prepare(track, self._home, cores(), tell)
+            for sentence in said:
+                self._say(sentence)
         track = tracked.resolve(track, self._home)
         self._registry.add(track)
         return track

@@ -12,7 +12,7 @@ import numpy as np
 from mibench.publish import text
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.rows import TOP1, Row, of_trainings
-from mibench.records import RunRecord
+from mibench.records import GradientFacts
 from mibench.stats import bootstrap_interval
 
 STEP0 = "att1_step0"
@@ -141,8 +141,7 @@ def _gradients(rows: Iterable[Row], undefended: Iterable[Row]) -> Check:
     words += f"; accuracy {text.number(accuracy, 'fraction')} %, on the views {text.number(on_views, 'fraction')} %"
     if on_views < UNCHANGED * accuracy:
         return Check(name, None, f"The answers change with the view as well: {words}.")
-    high = [facts["cosine_high"] if facts["cosine_high"] is not None else facts["cosine"] for facts in known]
-    apart = bool(high) and sum(high) / len(high) < AGREE
+    apart = bool(known) and _mean(known, "cosine_high") < AGREE
     return Check(name, without > 0.5 or apart, f"{words[0].upper()}{words[1:]}.")
 
 
@@ -199,9 +198,9 @@ def _best(rows: Iterable[Row]) -> str | None:
     return max(known, key=lambda row: (row.leaked.mean or 0.0, row.attack_label)).attack_label if known else None
 
 
-def _facts(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _facts(rows: Iterable[Row]) -> list[GradientFacts]:
     """Of each training once."""
-    runs: list[RunRecord] = [run for row in rows for run in row.runs]
+    runs = [run for row in rows for run in row.runs]
     return list({run.seed: run.gradients for run in runs if run.gradients}.values())
 
 

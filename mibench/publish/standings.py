@@ -70,7 +70,8 @@ def _standing(case: Case, rows: list[Row], undefended: list[Row], board: Board, 
     runs = [run for row in rows for run in row.runs]
     found: tuple[Check, ...] = ()
     if not is_baseline(catalogue, case.defense) and case.defense not in catalogue.controls:
-        found = checks(*({row.attack_label: row for row in part} for part in (rows, undefended)), catalogue)
+        own, base = ({row.attack_label: row for row in part} for part in (rows, undefended))
+        found = checks(own, base, catalogue)
     return Standing(
         case=case,
         worst=next((row for row in rows if row.worst), None),

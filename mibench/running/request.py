@@ -142,8 +142,9 @@ class Planner:
         for kind, values in by_kind.items():
             if values:
                 chosen[kind] = apply_settings(self._registry, chosen[kind], values)
-        attacks = adaptive(self._registry, track, chosen["attack"]) if with_adaptive else chosen["attack"]
-        return build_plan(self._registry, track, chosen["defense"], attacks, seeds)
+        if with_adaptive:
+            chosen["attack"] = adaptive(self._registry, track, chosen["attack"])
+        return build_plan(self._registry, track, chosen["defense"], chosen["attack"], seeds)
 
     def track(self, name: str) -> Track:
         """A track by name or file, with the split of its data as it is prepared here; without data, without split."""

@@ -17,7 +17,7 @@ gradients hangs on the target as utility does, and so does the student of an att
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mibench.errors import UserError
@@ -115,6 +115,8 @@ class Plan:
         return counts
 
 
+AS_ACCURATE = ("target", "serve", "utility")  # what tells how accurate a defense is
+
 PriorFacts = Callable[[str, dict[str, Any], Track], Facts]
 
 
@@ -140,6 +142,11 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
         if reason:
             plan.skipped.append((cell, reason))
             continue
+        if cell.defense.like:
+            other = builder.stages(replace(cell, defense=cell.defense.like), prior)
+            for kind in AS_ACCURATE:
+                if kind in other:
+                    plan.stages.setdefault(other[kind].key, other[kind])
         stages = builder.stages(cell, prior)
         for stage in stages.values():
             plan.stages.setdefault(stage.key, stage)
@@ -191,6 +198,8 @@ class _Builder:
                 roles = roles if self._asks(prior, cell.attack) else []
                 title += " for {defense} seed {seed}" if roles else " seed {seed}" if facts.seeded else ""
             parents = [made[role] for role in roles]
+            if kind.name == "target" and cell.defense.like:
+                parents.append(self.stages(replace(cell, defense=cell.defense.like), prior)["utility"])
             drawn = facts is None or facts.seeded or bool(roles)
             seed = getattr(cell.seeds, kind.seed) if kind.seed and drawn else 0
             own = cell.evaluation if kind.name == "evaluate" else {}

@@ -55,7 +55,10 @@ def multiplied(params: BaseParams, names: Sequence[str], times: int) -> dict[str
 
 
 def parse_value(text: str) -> Any:
-    """``0.1:0.8`` and ``0.1,0.8`` are pairs, anything else is YAML: ``3``, ``true``, ``mean``, ``{steps: 20}``."""
+    """``0.1:0.8`` and ``0.1,0.8`` are pairs, ``re[area=0.1:0.8]`` is a method, anything else is YAML: ``3``, ``true``,
+    ``mean``, ``{steps: 20}``."""
+    if _CALL.match(text.strip()) and text.strip().endswith("]"):
+        return text.strip()
     parts = [text] if text.lstrip().startswith("{") else re.split(r"[:,]", text)
     if len(parts) > 1:
         return tuple(parse_value(part) for part in parts)
@@ -77,6 +80,18 @@ def parse_value(text: str) -> Any:
     return value
 
 
+def outside_brackets(text: str, separator: str) -> list[str]:
+    """``text`` split at every ``separator`` that stands in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
 def parse_call(text: str, kind: str) -> tuple[str, list[str], dict[str, Any]]:
     """Split ``re[strong,p=0.5,area=0.1:0.8]`` into name, presets and parameters.
 
@@ -87,7 +102,7 @@ def parse_call(text: str, kind: str) -> tuple[str, list[str], dict[str, Any]]:
         raise UserError(f"Cannot read {kind} {text!r}. Expected a name such as 're' or 're[area=0.1:0.8]'.")
     presets: list[str] = []
     params: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in (match["body"] or "").split(","))):
+    for item in filter(None, (part.strip() for part in outside_brackets(match["body"] or "", ","))):
         key, equals, value = item.partition("=")
         if equals:
             params[key.strip()] = parse_value(value.strip())

@@ -78,6 +78,7 @@ STAGE_KINDS = {
             title="target {defense} seed {seed}",
             method="defense",
             own=True,
+            may_read=("utility",),  # of the defense that a control is to be as accurate as
         ),
         StageKind(
             "serve",

@@ -21,7 +21,7 @@ from mibench.errors import UserError
 from mibench.publish import text
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.compare import compare_view
-from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex, masking
+from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex, masking, net_protection
 from mibench.publish.features import feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
@@ -175,7 +175,7 @@ def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
     return points
 
 
-FORMATS = ("csv", "json", "parquet", "tex", "bib", "masking.csv")
+FORMATS = ("csv", "json", "parquet", "tex", "bib", "masking.csv", "net.csv")
 
 
 def _downloads(board: Board, folder: Folder, catalogue: Catalogue) -> list[dict[str, str]]:
@@ -186,6 +186,7 @@ def _downloads(board: Board, folder: Folder, catalogue: Catalogue) -> list[dict[
         "tex": as_latex(board, catalogue),
         "bib": as_bibtex(board, catalogue),
         "masking.csv": masking(board, catalogue),
+        "net.csv": net_protection(board, catalogue),
     }
     for suffix, content in texts.items():
         folder.write(_download(board, suffix), content)

@@ -56,6 +56,16 @@ def masking(board: Board, catalogue: Catalogue) -> str:
     return _csv(["defense", "check", "flag", "said"], lines)
 
 
+def net_protection(board: Board, catalogue: Catalogue) -> str:
+    """The defenses against the undefended model of the same accuracy as CSV; fractions."""
+    found = [(s, s.protection) for s in standings(board, catalogue) if s.protection]
+    lines = [
+        [_inert(s.label), _inert(p.control), p.gap, p.net.mean, p.net.low, p.net.high, p.net.seeds, len(p.attacks)]
+        for s, p in found
+    ]
+    return _csv(["defense", "control", "accuracy_gap", "net", "net_low", "net_high", "seeds", "attacks"], lines)
+
+
 def _csv(head: list[str], lines: list[list[Any]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([head, *lines])

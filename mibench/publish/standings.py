@@ -12,6 +12,7 @@ from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish.judges import FLAGS, flags
 from mibench.publish.masking import Check, checks
 from mibench.publish.model import Catalogue
+from mibench.publish.protection import Protection, protection
 from mibench.publish.rows import Board, Case, Row, Value
 from mibench.records import RunRecord
 
@@ -33,7 +34,9 @@ class Standing:
     worst: Row | None  # the cell of the worst attack; None: no attack finished
     cells: Mapping[str, Row]
     badges: tuple[Badge, ...]
-    checks: tuple[Check, ...] = ()  # whether it hides gradients; none of the undefended model and of controls
+    # none of the undefended model and of controls:
+    checks: tuple[Check, ...] = ()  # whether it hides gradients
+    protection: Protection | None = None  # against the control that is as accurate, if that was run
 
     @property
     def defense(self) -> str:
@@ -63,21 +66,27 @@ def standings(board: Board, catalogue: Catalogue) -> list[Standing]:
     for row in board.rows:
         groups[row.defense_label].append(row)
     base = next((rows for label, rows in groups.items() if is_baseline(catalogue, label)), [])
-    return [_standing(case, groups[label], base, board, catalogue) for label, case in board.cases.items()]
+    controls = [row for row in board.rows if row.defense in catalogue.controls]
+    return [_standing(case, groups[label], base, controls, board, catalogue) for label, case in board.cases.items()]
 
 
-def _standing(case: Case, rows: list[Row], undefended: list[Row], board: Board, catalogue: Catalogue) -> Standing:
+def _standing(
+    case: Case, rows: list[Row], undefended: list[Row], controls: list[Row], board: Board, catalogue: Catalogue
+) -> Standing:
     runs = [run for row in rows for run in row.runs]
     found: tuple[Check, ...] = ()
+    net = None
     if not is_baseline(catalogue, case.defense) and case.defense not in catalogue.controls:
         own, base = ({row.attack_label: row for row in part} for part in (rows, undefended))
         found = checks(own, base, catalogue)
+        net = protection([row for row in rows if row.attack not in catalogue.controls], controls)
     return Standing(
         case=case,
         worst=next((row for row in rows if row.worst), None),
         cells={row.attack_label: row for row in rows},
         badges=tuple(_badges(case, rows, runs, board, catalogue, found)),
         checks=found,
+        protection=net,
     )
 
 

@@ -53,12 +53,14 @@ class AdaptiveSection(BaseModel):
 
 class ControlSection(BaseModel):
     """What runs by itself on a track with a panel. ``floor``: with the prior of each attack that has one, on every
-    target. ``ceiling``: with these priors, and ``photos``, once: they ask no target."""
+    target. ``ceiling``: with these priors, and ``photos``, once: they ask no target. ``matched``: of each defense,
+    under the same attacks; its parameter ``like`` is the defense."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     floor: str
     ceiling: str
     photos: str
+    matched: str | None = None
 
 
 class _File(BaseModel):
@@ -314,8 +316,19 @@ class Registry:
             if not selection.optional:
                 raise
             return Facts(selection.kind, selection.id, selection.label, 0, {}, {}, "", skip=str(error).rstrip("."))
+        if self.controls and (selection.kind, selection.id) == ("defense", self.controls.matched):
+            facts = self._matching(facts, track)
         lacking = self._lacking(selection.kind, selection.id)
         return replace(facts, skip=facts.skip or lacking) if lacking else facts
+
+    def _matching(self, facts: Facts, track: Track) -> Facts:
+        """The control that is as accurate as a defense, with that defense; skipped where that is."""
+        if facts.params["like"] is None:
+            return facts
+        like = self.facts(self.select("defense", facts.params["like"]), track)
+        if like.like is not None:
+            raise UserError(f"{facts.label}: a control is matched to a defense, not to another control.")
+        return replace(facts, like=like, skip=facts.skip or like.skip)
 
     def _lacking(self, kind: Kind, name: str) -> str | None:
         """Which package that the plugin names in ``requires`` is not installed, and what to type."""

@@ -177,6 +177,7 @@ def build_plan(
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
+    defense_facts += _matched(registry, track, defense_facts)
     floors, once = _controls(registry, track, attack_facts)
     attack_facts += floors
     evaluation = {
@@ -218,6 +219,16 @@ def _controls(registry: Registry, track: Track, attacks: list[Facts]) -> tuple[l
     photos = registry.facts(registry.select("attack", named.photos), track)
     once = [*with_priors(named.ceiling), *([photos] if photos.label not in asked else [])]
     return with_priors(named.floor), once
+
+
+def _matched(registry: Registry, track: Track, defenses: list[Facts]) -> list[Facts]:
+    """Beside every defense, where the track has a panel, the undefended model that is no more accurate."""
+    if registry.controls is None or registry.controls.matched is None or track.panel is None:
+        return []
+    control, asked = registry.select("defense", registry.controls.matched), {facts.label for facts in defenses}
+    apart = registry.control_ids | {BASELINE}
+    found = [registry.facts(control.with_params({"like": f.label}), track) for f in defenses if f.id not in apart]
+    return [facts for facts in found if facts.label not in asked]
 
 
 def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Selection]:

@@ -65,7 +65,7 @@ def planned(root: Path, track: str, attacks: list[str], seeds: int = 1) -> list[
 def test_floors_run_on_every_target_and_the_rest_for_every_seed(root: Path) -> None:
     runs = planned(root, "tiny", ["gmi", "brepmi", "ppa", "miface"], seeds=2)
     assert len(runs) == len(set(runs))
-    targets = {(defense, seed) for defense in ("none", "re") for seed in (0, 1)}
+    targets = {(defense, seed) for defense in ("none", "re", "matched[like=re]") for seed in (0, 1)}
     by_attack = {attack: {(d, s) for d, a, s in runs if a == attack} for _, attack, _ in runs}
     assert by_attack.pop("photos") == {("none", 0), ("none", 1)}
     for prior in ("wgan_gp", "dcgan"):
@@ -81,7 +81,7 @@ def test_a_track_without_a_panel_has_none(root: Path) -> None:
 def test_all_means_no_control() -> None:
     registry = Registry()
     controls = {name for kind in ("defense", "attack") for name, e in registry.entries(kind).items() if e.control}
-    assert controls == {"floor", "ceiling", "photos", "deranged"}
+    assert controls == {"floor", "ceiling", "photos", "deranged", "matched"}
 
 
 def images(cli: Cli, attack: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -133,7 +133,7 @@ def test_the_epoch_nearest_in_accuracy_is_kept() -> None:
     assert nearest.restore() == pytest.approx(
         {"stopped_after_epoch": 3, "stopped_accuracy": 0.7, "wanted_accuracy": 0.75}
     )
-    assert float(net.at) == 3.0
+    assert net.at.item() == 3.0
     resumed = Nearest(_Threshold(0.0), data, 0.75)
     resumed.load_state_dict(nearest.state_dict())
     assert resumed.restore()["stopped_after_epoch"] == 3

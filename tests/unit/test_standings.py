@@ -155,11 +155,10 @@ def test_runs_of_an_older_version_are_stale(now: int, old: bool) -> None:
 
 
 def test_runs_of_an_older_engine_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "stale code" not in words(only([make_run()])[0])
-    monkeypatch.setitem(
-        STAGE_KINDS, "invert", replace(STAGE_KINDS["invert"], version=STAGE_KINDS["invert"].version + 1)
-    )
-    (badge,) = [badge for badge in only([make_run()])[0].badges if badge.word == "stale code"]
+    run, invert = make_run(), STAGE_KINDS["invert"]
+    assert "stale code" not in words(only([run])[0])
+    monkeypatch.setitem(STAGE_KINDS, "invert", replace(invert, version=invert.version + 1))
+    (badge,) = [badge for badge in only([run])[0].badges if badge.word == "stale code"]
     assert "invert" in badge.meaning and "target" not in badge.meaning
 
 

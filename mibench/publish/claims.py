@@ -4,8 +4,8 @@ A comparison is paired by training, and by person where it is over people too; a
 statement. Holm over what one statement compares, whether or not it was run. Three verdicts:
 
 - holds here: every comparison is told apart, on the statement's side;
-- does not hold here: one is told apart on the other side, or an interval that holds for all comparisons of the statement
-  at once (Bonferroni) excludes a difference as large as the smallest one that counts;
+- does not hold here: one is told apart on the other side, or an interval that holds for all comparisons at once
+  (Bonferroni) excludes a difference as large as the smallest one that counts;
 - cannot be told: anything else, with what is missing.
 """
 
@@ -65,6 +65,7 @@ class Comparison:
 
     id: str
     title: str
+    sides: tuple[str, ...]  # the labels of what is compared
     figures: tuple[Figure, ...]
     test: Paired | None
     least: float
@@ -140,7 +141,7 @@ def _judged(parts: Sequence[Comparison]) -> list[Comparison]:
 def _verdict(part: Comparison, adjusted: float, among: int) -> Comparison:
     test = part.test
     if test is None:
-        return replace(part, why=part.why or "none of its runs are here")
+        return replace(part, why=part.why or "no training of all that it compares is here")
     if test.p is None:
         reason = "one training is no evidence about a method" if test.seeds == 1 else "its trainings agree to the digit"
         return replace(part, why=part.why or reason)
@@ -183,7 +184,7 @@ def _lower(
     found = gathered(board, [(label, groups.get(label, attacks)) for label in pair], trainings)
     title = f"{pair[0]} against {pair[1]}"
     if not found.sides:
-        return _nothing(id, title, claim.least, found)
+        return _nothing(id, title, pair, claim.least, found)
     one, other = (found.sides[label] for label in pair)
     part = _against(id, title, one, other, found, claim.least)
     change = accuracy_change(one, other)
@@ -209,15 +210,18 @@ def _against(id: str, title: str, one: Side, other: Side, found: Evidence, least
         figures.append(Figure(f"{id}.people", "with other people too", test.mean, low, high, "points", runs))
     if change := accuracy_change(one, other):
         figures.append(_change(f"{id}.accuracy", "accuracy", change, "points", runs))
-    return _comparison(id, title, figures, test, differences, found, least)
+    return _comparison(id, title, (one.label, other.label), figures, test, differences, found, least)
 
 
 def _of_side(id: str, side: Side) -> Figure:
-    """What the worst attack recovers: its mean, the lower end of its t interval, the bound over all attacks."""
+    """What the worst attack of each training recovers: its mean, the lower end of its t interval, the bound over all
+    attacks."""
     worst, ends = side.worst, seed_interval(side.worst.values)
     if ends is not None and worst.bound is not None:
         ends = ends[0], max(worst.bound, worst.mean)
-    return _figure(id, f"worst attack on {side.label}", worst.mean, ends, "fraction", side.runs)
+    chosen = worst.chosen if len(set(worst.chosen)) > 1 else worst.chosen[:1]
+    title = f"worst attack on {side.label} ({', '.join(chosen)})"
+    return _figure(id, title, worst.mean, ends, "fraction", side.runs)
 
 
 def _figure(
@@ -239,7 +243,7 @@ def _trend(board: Board, claim: Trend, id: str, attacks: tuple[str, ...], traini
     found = gathered(board, asked, trainings, optional=True)
     title = f"along {len(claim.doses)} settings ({claim.dose})"
     if len(found.sides) < 2:
-        return _nothing(id, title, claim.least, found)
+        return _nothing(id, title, tuple(claim.doses), claim.least, found)
     doses = {label: claim.doses[label] for label in found.sides}
     centre, span = mean(list(doses.values())), max(doses.values()) - min(doses.values())
     spread = sum((dose - centre) ** 2 for dose in doses.values())
@@ -251,7 +255,7 @@ def _trend(board: Board, claim: Trend, id: str, attacks: tuple[str, ...], traini
     runs = tuple(run for side in found.sides.values() for run in side.runs)
     figures = [_of_side(f"{id}.{label}", side) for label, side in found.sides.items()]
     figures.append(_change(f"{id}.difference", "difference", test, "points", runs))
-    return _comparison(id, title, figures, test, differences, found, claim.least)
+    return _comparison(id, title, tuple(doses), figures, test, differences, found, claim.least)
 
 
 def _leak_at(board: Board, claim: LeakAt, id: str, other: str, attacks: tuple[str, ...], trainings: int) -> Comparison:
@@ -264,7 +268,7 @@ def _leak_at(board: Board, claim: LeakAt, id: str, other: str, attacks: tuple[st
     base = found.sides.get(claim.undefended)
     both = {name: [found.sides[label] for label in claim.settings[name] if label in found.sides] for name in pair}
     if base is None or not all(both.values()):
-        return _nothing(id, title, claim.least, found)
+        return _nothing(id, title, pair, claim.least, found)
     leaks, figures = [], []
     runs = tuple(run for side in found.sides.values() for run in side.runs)
     for name, place in zip(pair, ("first", "second"), strict=True):
@@ -277,7 +281,7 @@ def _leak_at(board: Board, claim: LeakAt, id: str, other: str, attacks: tuple[st
     differences = tuple(a - b for a, b in zip(*leaks, strict=True))
     test = paired_means(differences)
     figures.append(_change(f"{id}.difference", "difference", test, "points", runs))
-    part = _comparison(id, title, figures, test, differences, found, claim.least)
+    part = _comparison(id, title, pair, figures, test, differences, found, claim.least)
     neither = len(figures[0].runs) == len(figures[1].runs) == len(base.runs)
     return replace(part, why="no setting of either is surely that accurate") if neither else part
 
@@ -303,11 +307,11 @@ def _features(
     found = gathered(board, [(label, (attack,)) for label in pair], trainings)
     title = f"{pair[0]} against {pair[1]} under {attack}: {measure.title}"
     if not found.sides:
-        return _nothing(id, title, measure.least, found)
+        return _nothing(id, title, pair, measure.least, found)
     values = [[_measured(run, measure) for run in found.sides[label].runs] for label in pair]
     known = [(a, b) for a, b in zip(*values, strict=True) if a is not None and b is not None]
     if len(known) < found.seeds:
-        return replace(_nothing(id, title, measure.least, found), why="some runs have no feature space")
+        return replace(_nothing(id, title, pair, measure.least, found), why="some runs have no feature space")
     sign = 1 if measure.sign == "lower" else -1
     test = paired_means([a - b for a, b in known])
     unit: Unit = "number" if measure.over else "fraction"
@@ -318,7 +322,7 @@ def _features(
     of_difference: Unit = "number" if measure.over else "points"
     figures.append(_change(f"{id}.difference", "difference", test, of_difference, runs))
     oriented = tuple(sign * (a - b) for a, b in known)
-    return _comparison(id, title, figures, paired_means(oriented), oriented, found, measure.least)
+    return _comparison(id, title, pair, figures, paired_means(oriented), oriented, found, measure.least)
 
 
 def _measured(run: RunRecord, measure: Measure) -> float | None:
@@ -332,6 +336,7 @@ def _measured(run: RunRecord, measure: Measure) -> float | None:
 def _comparison(
     id: str,
     title: str,
+    sides: tuple[str, ...],
     figures: Iterable[Figure],
     test: Paired,
     differences: tuple[float, ...],
@@ -339,8 +344,8 @@ def _comparison(
     least: float,
 ) -> Comparison:
     facts = (found.seeds, found.attacks, found.missing, found.complete and found.seeds >= TRAININGS)
-    return Comparison(id, title, tuple(figures), test, least, *facts, differences=differences)
+    return Comparison(id, title, sides, tuple(figures), test, least, *facts, differences=differences)
 
 
-def _nothing(id: str, title: str, least: float, found: Evidence) -> Comparison:
-    return Comparison(id, title, (), None, least, 0, (), found.missing, False)
+def _nothing(id: str, title: str, sides: tuple[str, ...], least: float, found: Evidence) -> Comparison:
+    return Comparison(id, title, sides, (), None, least, 0, (), found.missing, False)

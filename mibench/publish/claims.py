@@ -344,7 +344,12 @@ def _comparison(
     least: float,
 ) -> Comparison:
     facts = (found.seeds, found.attacks, found.missing, found.complete and found.seeds >= TRAININGS)
-    return Comparison(id, title, sides, tuple(figures), test, least, *facts, differences=differences)
+    why = (
+        "some of its judges and public priors have the seeds of their trainings and some have not"
+        if found.mixed
+        else ""
+    )
+    return Comparison(id, title, sides, tuple(figures), test, least, *facts, why=why, differences=differences)
 
 
 def _nothing(id: str, title: str, sides: tuple[str, ...], least: float, found: Evidence) -> Comparison:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mibench.publish.ranking import TRAININGS
-from mibench.publish.rows import UTILITY, Board, Row
-from mibench.records import RunRecord
+from mibench.publish.rows import UTILITY, Board, Row, design_of
+from mibench.records import MetricValue, RunRecord
 from mibench.stats.comparisons import Paired, paired_means
 from mibench.stats.intervals import Table
 from mibench.stats.worst import Worst, worst_attack
@@ -51,6 +51,12 @@ class Evidence:
     missing: tuple[Missing, ...]
     complete: bool
 
+    @property
+    def mixed(self) -> bool:
+        """Whether judges and public priors of some runs have the seeds of their trainings, and of others have not."""
+        designs = {design_of(run) for side in self.sides.values() for run in side.runs}
+        return {True, False} <= designs
+
 
 def gathered(board: Board, asked: Sequence[Asked], trainings: int, optional: bool = False) -> Evidence:
     """``trainings``: how many there are to be; more are left aside. An attack counts if every defense that is asked to
@@ -87,13 +93,13 @@ def gathered(board: Board, asked: Sequence[Asked], trainings: int, optional: boo
 
 def side_of(rows: Sequence[Row], seeds: int) -> Side:
     """Of the rows of one defense, one for each attack."""
-    by_attack = {row.attack_label: [row.by_seed[seed] for seed in range(seeds)] for row in rows}
-    leakage = rows[0].leakage
-    worst = worst_attack({attack: [_value(run, leakage) for run in runs] for attack, runs in by_attack.items()})
-    people = [by_attack[attack][seed].metrics[leakage].per_identity for seed, attack in enumerate(worst.chosen)]
+    found = {row.attack_label: row.by_seed for row in rows}
+    values = {attack: [_value(of[seed]) for seed in range(seeds)] for attack, of in found.items()}
+    worst = worst_attack(values)
+    people = [found[attack][seed].per_identity for seed, attack in enumerate(worst.chosen)]
     known = bool(people[0]) and all(own.keys() == people[0].keys() for own in people)
     table = np.array([[own[label] for label in sorted(people[0])] for own in people]) if known else None
-    runs = tuple(run for attack in sorted(by_attack) for run in by_attack[attack])
+    runs = tuple(run for row in rows for run in row.runs if run.status == "done" and run.seed < seeds)
     return Side(rows[0].defense_label, worst, table, natural_of(runs, seeds), runs)
 
 
@@ -124,7 +130,6 @@ def _prefix(seeds: set[int]) -> int:
     return next(n for n in range(len(seeds) + 1) if n not in seeds)
 
 
-def _value(run: RunRecord, metric: str) -> float:
-    value = run.metrics[metric].value
-    assert value is not None
-    return value
+def _value(metric: MetricValue) -> float:
+    assert metric.value is not None
+    return metric.value

@@ -27,7 +27,7 @@ from mibench.publish.claims import FAILS, HOLDS, OPEN, Comparison, Outcome, outc
 from mibench.publish.claims_page import answer, how_tested, missing_in_words
 from mibench.publish.results import load_results
 from mibench.publish.rows import Board
-from mibench.records import RunRecord
+from mibench.records import RunRecord, StageInfo
 from mibench.registry import Registry
 from mibench.running.request import select_all
 
@@ -139,6 +139,14 @@ def test_nothing_at_all_and_trainings_that_agree_to_the_digit_tell_nothing() -> 
     assert found.verdict == OPEN and not found.comparisons[0].figures
     part = first(LOWER, both("none", [0.5] * 4) | both("re", [0.25] * 4))
     assert part.verdict == OPEN and part.why == "its trainings agree to the digit"
+
+
+def test_sides_whose_judges_have_different_seeds_are_not_compared() -> None:
+    made = runs(NONE | both("re", [0.30, 0.36, 0.27, 0.32]))
+    judged = {seed: StageInfo("evaluator", "e" * 64, "engine", 1, {}, seed, 1.0) for seed in range(4)}
+    one = [replace(r, stages=[*r.stages, judged[r.seed]]) if r.defense == "re" else r for r in made]
+    assert outcome(LOWER, one).comparisons[0].why == "its sides were judged by judges of different seeds"
+    assert outcome(LOWER, [replace(r, stages=[*r.stages, judged[r.seed]]) for r in made]).verdict == HOLDS
 
 
 def test_holm_is_over_all_comparisons_of_a_statement_whether_or_not_they_were_run() -> None:

@@ -155,6 +155,7 @@ class RunRecord:
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
+    reason: Text | None = None  # why a run failed
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property
@@ -187,6 +188,7 @@ class RunRecord:
             "seed": self.seed,
             "seeds": asdict(self.seeds),
             "status": self.status,
+            "reason": self.reason,
             "cached": cached,
             "seconds": round(self.seconds, 3),
             "defense_label": self.defense_label,
@@ -233,12 +235,17 @@ class RunRecord:
         return asdict(self)
 
     def replaces(self, other: RunRecord | None) -> bool:
-        """Whether this is the one to keep of two records of the same run: the one with more stages, else the later,
-        else the one that was reproduced later. A run that is completed by a newer version of the program leaves its
-        first record in the store, and so does one that is reproduced."""
+        """Whether this is the one to keep of two records of the same run: the one that is done, else the one with more
+        stages, else the later, else the one that was reproduced later. A run that failed at first, or is completed by a
+        newer version of the program, leaves its first record in the store, and so does one that is reproduced."""
 
-        def rank(record: RunRecord) -> tuple[int, str, str]:
-            return len(record.stages), record.created, (record.reproduced or {}).get("created", "")
+        def rank(record: RunRecord) -> tuple[bool, int, str, str]:
+            return (
+                record.status == "done",
+                len(record.stages),
+                record.created,
+                (record.reproduced or {}).get("created", ""),
+            )
 
         return other is None or rank(self) >= rank(other)
 

@@ -111,8 +111,10 @@ def export(
             )
         )
         for run in runs:
+            cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
+            if run.status != "done":
+                writer.writerow((*cell, "", None, None, None, 0, f"failed: {run.reason}"))
             for name, m in run.metrics.items():
-                cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
                 writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason))
         text = buffer.getvalue()
     if output is None:

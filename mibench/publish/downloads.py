@@ -19,7 +19,7 @@ from mibench.publish.standings import standings
 from mibench.records import SCHEMA, RunRecord
 
 SEEDS = ("seed", "attack_seed", "prior_seed", "evaluator_seed")
-HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "origin", "chance", "seconds")
+HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "reason", "origin", "chance", "seconds")
 PARTS = ("", "_low", "_high", "_n", "_reason")
 
 
@@ -31,7 +31,7 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
     for run in runs:
         line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label]
         line += astuple(run.seeds)
-        line += [run.status, run.origin, run.chance, round(run.seconds, 3)]
+        line += [run.status, run.reason, run.origin, run.chance, round(run.seconds, 3)]
         for name in names:
             metric = run.metrics.get(name)
             if metric is None:
@@ -84,7 +84,7 @@ def as_parquet(runs: Sequence[RunRecord]) -> bytes:
 
 
 def _arrow_type(pa: Any, name: str) -> Any:
-    if name in ("run", "track", "defense", "attack", "status", "origin") or name.endswith("_reason"):
+    if name in ("run", "track", "defense", "attack", "status", "reason", "origin") or name.endswith("_reason"):
         return pa.string()
     return pa.int64() if name in ("track_version", *SEEDS) or name.endswith("_n") else pa.float64()
 

@@ -57,6 +57,11 @@ def design_of(run: RunRecord) -> bool | None:
     return run.seeds.evaluator == run.seed if run.seed else None
 
 
+def failures(runs: Iterable[RunRecord]) -> list[str]:
+    """Which runs failed, and why."""
+    return [f"seed {r.seeds} failed" + (f": {r.reason}" if r.reason else "") for r in runs if r.status != "done"]
+
+
 def of_trainings(name: str, runs: Iterable[RunRecord]) -> dict[int, MetricValue]:
     """A metric of the finished runs that have a value of it, by the training's seed. Several attacks on one training
     are no trainings of their own: their mean is taken, person by person."""

@@ -62,7 +62,10 @@ def read_track(path: Path) -> Track:
     for part, place in ((section, "root"), (section["public"], "root"), (section["private"], "test_root")):
         if part.get(place) is not None:
             part[place] = str((path.parent / str(part[place])).resolve())
-    for other, what in ((section["public"].get("root"), "public images"), (section["private"].get("test_root"), "tests")):
+    for other, what in (
+        (section["public"].get("root"), "public images"),
+        (section["private"].get("test_root"), "tests"),
+    ):
         if other is not None and section.get("root") is not None:
             apart(Path(section["root"]), Path(other), what)
     if section["source"] == "folder" and "identities" not in section["private"]:

@@ -47,8 +47,8 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    [".DS_Store", "._1.jpg", ".thumbnails", "@eaDir", "__MACOSX", "Thumbs.db", "#recycle", "1.jpg~", "1.jpg.part"]
-    + ["SYNOFILE_THUMB_M.jpg", "$RECYCLE.BIN", "desktop.ini", ".picasaoriginals", "Icon\r", "~$photos.docx"],
+    ".DS_Store|._1.jpg|.thumbnails|@eaDir|__MACOSX|Thumbs.db|#recycle|1.jpg~|1.jpg.part|SYNOFILE_THUMB_M.jpg|"
+    "$RECYCLE.BIN|desktop.ini|.picasaoriginals|Icon\r|~$photos.docx|lost+found".split("|"),
 )
 def test_what_programs_leave_is_no_photo(name: str) -> None:
     assert left_by_programs(name)
@@ -102,7 +102,9 @@ def test_it_is_said_once_per_preparation(own: Path, tmp_path: Path) -> None:
     assert tracked.prepare(found, home) == []
 
 
-@pytest.mark.parametrize("names", [("train", "val"), ("Training", "test"), ("faces_train", "faces_valid", "faces_test")])
+@pytest.mark.parametrize(
+    "names", [("train", "val"), ("Training", "test"), ("faces_train", "faces_valid", "faces_test")]
+)
 def test_parts_of_a_data_set_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
         trees.folder(tmp_path / "set" / name, {"ann": 2, "bob": 2})
@@ -189,7 +191,12 @@ def test_readers_read_as_their_namesakes(tmp_path: Path) -> None:
 
 def test_readers_are_other_data(own: Path, tmp_path: Path) -> None:
     names = set()
-    for line in ("", "decode: imagefolder\n", "private: {class_order: natural}\n", "private: {class_order: [bob, ann]}\n"):
+    for line in (
+        "",
+        "decode: imagefolder\n",
+        "private: {class_order: natural}\n",
+        "private: {class_order: [bob, ann]}\n",
+    ):
         own.write_text("root: photos\nresolution: 32\n" + line)
         names.add(tracked.private_set(read_track(own)).data_set.name)
     assert len(names) == 4

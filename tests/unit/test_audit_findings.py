@@ -37,9 +37,11 @@ NAMES = [str(number) for number in range(1, 12)]  # numbered: 1, 2, ... 11, or 1
 
 
 def patterns(count: int) -> np.ndarray:
-    """(count, SIDE, SIDE, 3) uint8: a coarse pattern for each class, of every second one that before with red for blue."""
-    coarse = np.random.RandomState(0).randint(0, 256, (count, 4, 4, 3)).astype(np.uint8)
-    coarse[1::2] = coarse[::2][: count // 2, ..., ::-1]
+    """(count, SIDE, SIDE, 3) uint8: a coarse pattern for each class; of four in turn one is as drawn, one has red for
+    blue, one is upside down, one is both."""
+    drawn = np.random.RandomState(0).randint(0, 256, (count, 4, 4, 3)).astype(np.uint8)
+    turns = (lambda x: x, lambda x: x[..., ::-1], lambda x: x[::-1, ::-1], lambda x: x[::-1, ::-1, ::-1])
+    coarse = [turns[number % 4](drawn[number - number % 4]) for number in range(count)]
     return np.stack([np.kron(each, np.ones((SIDE // 4, SIDE // 4, 1), np.uint8)) for each in coarse])
 
 

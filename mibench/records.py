@@ -93,11 +93,42 @@ class StageInfo:
 
 
 FIRST_TUNING_SEED = 100  # seeds from here on are for choosing settings; their runs are on no page
+ATTACKS_APART = 1_000_000  # from one attack seed of a training to its next; trainings are numbered below it
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What everything random of a run follows from. The training, the public prior and the judges of run number s have
+    seed s; its attacks have s, then s + 1,000,000, s + 2,000,000 and so on: no two runs have the same."""
+
+    target: int
+    attack: int
+    prior: int
+    evaluator: int
+
+    @classmethod
+    def of(cls, number: int, again: int = 0) -> Seeds:
+        """Of run ``number``, attacked for the first time or ``again``."""
+        return cls(number, number + again * ATTACKS_APART, number, number)
+
+    @property
+    def again(self) -> int:
+        """Which attack on its training this is, from 0 on."""
+        return (self.attack - self.target) // ATTACKS_APART
+
+    def __str__(self) -> str:
+        return str(self.target) + (f", attack {self.again + 1}" if self.again else "")
+
+
+def numbered(count: int, first: int = 0, attacks: int = 1) -> list[Seeds]:
+    """Of ``count`` trainings, ``attacks`` times attacked each."""
+    return [Seeds.of(number, again) for number in range(first, first + count) for again in range(attacks)]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: a defense and an attack on a track with one seed, with everything a page about it shows."""
+    """One run: a defense and an attack on a track, once, with everything a page about it shows. ``seed``: of its
+    training."""
 
     run: RunId
     track: Name
@@ -124,12 +155,23 @@ class RunRecord:
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
+    reason: Text | None = None  # why a run failed
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property
     def name(self) -> str:
-        """A readable name: ``re+kedmi.orl32.s0``."""
-        return f"{self.defense_label}+{self.attack_label}.{self.track}.s{self.seed}"
+        """A readable name: ``re+kedmi.orl32.s0``, the second attack on it ``re+kedmi.orl32.s0a2``."""
+        again = self.seeds.again
+        return f"{self.defense_label}+{self.attack_label}.{self.track}.s{self.seed}" + (
+            f"a{again + 1}" if again else ""
+        )
+
+    @property
+    def seeds(self) -> Seeds:
+        """As its stages say. Those of older records have priors and judges of seed 0, whatever the run's number."""
+        of = {stage.kind: stage.seed for stage in self.stages}
+        evaluator = of.get("evaluator", 0)
+        return Seeds(self.seed, of.get("invert", self.seed), of.get("prior", evaluator), evaluator)
 
     @property
     def seconds(self) -> float:
@@ -144,7 +186,9 @@ class RunRecord:
             "defense": self.defense,
             "attack": self.attack,
             "seed": self.seed,
+            "seeds": asdict(self.seeds),
             "status": self.status,
+            "reason": self.reason,
             "cached": cached,
             "seconds": round(self.seconds, 3),
             "defense_label": self.defense_label,
@@ -191,12 +235,17 @@ class RunRecord:
         return asdict(self)
 
     def replaces(self, other: RunRecord | None) -> bool:
-        """Whether this is the one to keep of two records of the same run: the one with more stages, else the later,
-        else the one that was reproduced later. A run that is completed by a newer version of the program leaves its
-        first record in the store, and so does one that is reproduced."""
+        """Whether this is the one to keep of two records of the same run: the one that is done, else the one with more
+        stages, else the later, else the one that was reproduced later. A run that failed at first, or is completed by a
+        newer version of the program, leaves its first record in the store, and so does one that is reproduced."""
 
-        def rank(record: RunRecord) -> tuple[int, str, str]:
-            return len(record.stages), record.created, (record.reproduced or {}).get("created", "")
+        def rank(record: RunRecord) -> tuple[bool, int, str, str]:
+            return (
+                record.status == "done",
+                len(record.stages),
+                record.created,
+                (record.reproduced or {}).get("created", ""),
+            )
 
         return other is None or rank(self) >= rank(other)
 

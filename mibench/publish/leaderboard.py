@@ -13,7 +13,7 @@ from mibench.publish.links import attack_page, board_page, defense_page, run_pag
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
 from mibench.publish.ranking import TRAININGS
-from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict
+from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict, failures
 from mibench.publish.standings import Standing, is_baseline, standings
 
 ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels", "private": "private photos"}
@@ -163,11 +163,10 @@ def _run_href(row: Row | None) -> str | None:
 
 def _cell(row: Row | None) -> dict[str, Any]:
     if row is None:
-        return cell_view(Value(None, reason="not run")) | {"href": None, "failed": 0, "top1": None, "way": None}
-    failed = sum(run.status != "done" for run in row.runs)
+        return cell_view(Value(None, reason="not run")) | {"href": None, "failed": [], "top1": None, "way": None}
     return cell_view(row.leaked) | {
         "href": _run_href(row),
-        "failed": failed,
+        "failed": failures(row.runs),
         "top1": _top1(row),
         "way": cell_view(row.way),
     }

@@ -162,6 +162,10 @@ class Registry:
         """Whether an attack is a control that the engine brings, and may see private images."""
         return self.path("attack", name).parent == CONTROLS
 
+    def is_prior_of_ours(self, name: str) -> bool:
+        """Whether a prior is one that the engine brings."""
+        return name in self.entries("prior") and self.path("prior", name).parent == PRIORS
+
     def _licensed(self, entry: Entry) -> Entry:
         licence = self._file.licence
         return entry if entry.licence or not licence else entry.model_copy(update={"licence": licence})

@@ -9,12 +9,12 @@ from mibench.errors import EXIT_FAILED, UserError, unknown
 from mibench.planning.estimates import estimate, filled, past_seconds
 from mibench.planning.plan import Plan, Stage
 from mibench.planning.schedule import Schedule
-from mibench.protocol.stage_kinds import EXTRA, STAGE_KINDS
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.records import RunRecord
 from mibench.running import grids
 from mibench.running.coordinator import Listener, Outcome, State, coordinate
 from mibench.running.placement import Place
-from mibench.running.recording import Recorder, record_key
+from mibench.running.recording import Recorder, record_keys
 from mibench.stages.events import Failed
 from mibench.store import attempts
 from mibench.store.artifacts import Damaged, Manifest, Store
@@ -124,7 +124,7 @@ def execute(
     store.sweep(recorder.manifests)
     records = recorder.finish()
     result.manifests = [*recorder.manifests.values(), *records]
-    database.ingest(database.lacking(result.manifests))
+    database.ingest(database.lacking([*result.manifests, *recorder.failures()]))
     if len(recorder.manifests) == len(plan.stages):
         grids.drop(store.home, grids.grid_id(plan))
     for planned in plan.runs:
@@ -180,7 +180,7 @@ def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
             continue
         recorder = Recorder(store, grid.plan, lookup(store, grid.plan, []), database.ingest)
         records = recorder.finish()
-        database.ingest(database.lacking([*recorder.manifests.values(), *records]))
+        database.ingest(database.lacking([*recorder.manifests.values(), *records, *recorder.failures()]))
         recorded[name] = (len(records), len(grid.plan.runs))
         if len(recorder.manifests) == len(grid.plan.stages) and not grid.alive:
             grids.drop(store.home, name)
@@ -204,9 +204,7 @@ def force(store: Store, plan: Plan, names: Iterable[str]) -> list[Stage]:
             chosen.add(stage.key)
     for planned in plan.runs:
         if not chosen.isdisjoint(stage.key for stage in planned.stages.values()):
-            keys = [stage.key for stage in planned.stages.values()]
-            without = [s.key for role, s in planned.stages.items() if role not in EXTRA]
-            for whole in (keys, without):
-                store.discard("run", record_key(planned, whole))
+            for key in record_keys(planned):
+                store.discard("run", key)
     again = [stage for stage in plan.stages.values() if stage.key in chosen]
     return [stage for stage in again if store.discard(stage.kind, stage.key)]

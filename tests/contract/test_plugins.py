@@ -63,6 +63,7 @@ from mibench.primitives.distillation import EnsembleParams
 from mibench.protocol.methods import Kind, Selection, combined
 from mibench.protocol.params import resolve
 from mibench.protocol.tracks import Track
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.running import worker
 from mibench.running.order import Order
@@ -138,7 +139,7 @@ class Bench:
         chosen, track = Selection("defense", defense), self.track
         if self.registry.facts(chosen, track).skip:  # perhaps because of the network
             track = self.registry.track(RESIDUAL)
-        cell = Cell(track, self.registry.facts(chosen, track), facts, seed)
+        cell = Cell(track, self.registry.facts(chosen, track), facts, Seeds.of(seed))
 
         def prior_facts(name: str, params: dict[str, Any], on: Track) -> Any:
             return self.registry.facts(Selection("prior", name, (), params), on)
@@ -656,13 +657,14 @@ def test_prior_trains_from_its_seed(bench: Bench, name: str, tmp_path: Path) -> 
     if same_weights(plugin.build(), model.state_dict()):
         job.seed_weights("other")
         assert same_weights(plugin.build(), model.state_dict()), "the prior was not trained"
+        assert not plugin.seeded()
         pytest.skip("its weights are published ones, whatever the seed")
     other = replace(stage, seed=stage.seed + 1)
     folder = tmp_path / "work"
     (folder / STATE).mkdir(parents=True)
     prior.run(bench.job(other, folder))
     trained = load_file(folder / "model.safetensors")
-    assert not same_weights(model, trained)
+    assert plugin.seeded() and not same_weights(model, trained)
 
 
 def test_prior_context_leads_to_nothing_private(bench: Bench, tmp_path: Path) -> None:
@@ -698,7 +700,10 @@ class Assault:
     def invert(self, labels: list[int]) -> tuple[dict[int, Reconstruction], dict[str, Any]]:
         """The reconstructions by label and the queries."""
         oracle = self.oracle_of()
-        results = list(self.attack.invert(oracle, self.model, labels, self.ctx))
+        results = []
+        for item in self.attack.invert(oracle, self.model, labels, self.ctx):
+            invert._check(self.job, item)
+            results.append(item)
         assert [item.label for item in results] == sorted(item.label for item in results)
         return {item.label: item for item in results}, oracle.counts()
 
@@ -1065,7 +1070,7 @@ def test_an_adaptive_attack_is_skipped_where_the_defense_has_nothing_to_average_
     reasons = {}
     for name in ("none", "re", "ls"):
         defense = bench.registry.facts(Selection("defense", name), track)
-        plan = make_plan([Cell(track, defense, attack, 0)], lambda *_: None)  # type: ignore[arg-type,return-value]
+        plan = make_plan([Cell(track, defense, attack, Seeds.of(0))], lambda *_: None)  # type: ignore[arg-type,return-value]
         reasons[name] = [reason for _, reason in plan.skipped]
     assert reasons["re"] == [] and "declares none" in reasons["none"][0] and "declares none" in reasons["ls"][0]
     both = combined([bench.registry.facts(Selection("defense", name), track) for name in ("bido", "re")])

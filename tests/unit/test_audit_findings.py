@@ -107,7 +107,7 @@ def test_the_owners_network_is_known_by_its_accuracy(tmp_path: Path) -> None:
             {},
             r"classes in another order \(--class-order FILE\): 100%",
         ),
-        (Nearest(patterns(4), 255.0), {"count": 4}, {}, "--normalise bytes: 100%"),
+        (Nearest(patterns(8), 255.0), {"count": 8}, {}, "--normalise bytes: 100%"),
         (Nearest(patterns(4)[..., ::-1].copy()), {"count": 4}, {}, "--bgr: 100%"),
         (Nearest(patterns(4)), {"count": 4, "exif": 3}, {}, "--decode imagefolder: 100%"),
         (Nearest(patterns(4)), {"count": 4, "clear": True}, {}, "--decode (imagefolder|opencv): 100%"),

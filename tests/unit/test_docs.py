@@ -18,6 +18,7 @@ import mibench
 from mibench.cli import cli
 from mibench.metrics import METRICS
 from mibench.protocol.tracks import Track
+from mibench.records import numbered
 from mibench.registry import Registry
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,14 @@ def test_the_readme_lists_what_the_registry_has() -> None:
     registry = Registry()
     names = [*registry.tracks, *(name for kind in ("defense", "attack", "prior") for name in registry.entries(kind))]
     assert [name for name in names if f"`{name}`" not in README] == []
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense"])
+def test_the_page_of_a_kind_has_a_row_for_each_method(kind: Any) -> None:
+    text = prose(ROOT / "docs" / f"{kind}s.md")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    competing = [name for name, entry in Registry().entries(kind).items() if kind == "defense" or not entry.control]
+    assert [name for name in competing if not any(f"`{name}`" in row for row in rows)] == []
 
 
 def test_the_protocol_explains_every_metric_and_track() -> None:
@@ -249,7 +258,7 @@ def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path, monk
     monkeypatch.setenv("MIBENCH_ROOT", str(documented.root))  # a worker reads the registry itself
     track, store = documented.track("tiny"), Store(tmp_path / "home")
     defense = documented.select("defense", "confpen[strong]")
-    plan = build_plan(documented, track, [defense], [documented.select("attack", "search")], (0,))
+    plan = build_plan(documented, track, [defense], [documented.select("attack", "search")], numbered(1))
 
     def compute(stage: Stage) -> Manifest:
         carry_out(Order(home=store.home, device="cpu", stage=stage), lambda event: None)

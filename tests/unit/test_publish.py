@@ -221,17 +221,43 @@ def test_the_worst_attack_is_told_of_other_seeds_than_it_is_chosen_on() -> None:
 
 
 def test_failed_runs_are_shown_but_not_averaged() -> None:
-    failed = make_run(seed=1, status="failed", metrics={})
+    failed = make_run(seed=1, status="failed", metrics={}, reason="The loss became nan.")
     (board,) = boards([make_run(att1=0.4), failed])
-    assert board.rows[0].values["att1"].mean == 0.4
+    value = board.rows[0].values["att1"]
+    assert (value.mean, value.seeds, value.of) == (0.4, 1, 2)
     assert board.rows[0].runs == [make_run(att1=0.4), failed]
+    (board,) = boards([failed])
+    assert board.rows[0].leaked.reason == "seed 1 failed: The loss became nan."
+
+
+@pytest.mark.parametrize(
+    ("seeds", "failed", "said"),
+    [
+        ((0, 1, 2), (), None),
+        ((0, 1, 2, 3), (4,), "gmi (seed 4 failed: nan)"),
+        ((0, 1, 2, 4), (), "gmi (training 3, of which there are later ones)"),
+        ((1, 2, 3), (), "gmi (trainings 0 to 2; 0 done without a gap)"),
+        ((0, 1), (2,), "gmi (seed 2 failed: nan)"),
+    ],
+)
+def test_only_seeds_from_0_on_without_a_gap_or_a_failure_are_ranked(
+    seeds: tuple[int, ...], failed: tuple[int, ...], said: str | None
+) -> None:
+    cells = [("none", (0, 1, 2), ()), ("re", seeds, failed)]
+    runs = [make_run(defense=d, seed=s, att1=0.5 + s / 100) for d, own, _ in cells for s in own]
+    runs += [make_run(defense=d, seed=s, status="failed", metrics={}, reason="nan") for d, _, own in cells for s in own]
+    (board,) = boards(runs, baselines={"none"})
+    case = board.cases["re"]
+    assert case.missing == (() if said is None else (said,))
+    assert (case.rank is None) == (said is not None) and case.value.mean is not None, "shown all the same"
 
 
 def test_runs_of_an_older_method_do_not_enter_the_mean() -> None:
     old = [make_run(seed=s, run=f"{s:012x}", created="2025-01-01T00:00:00Z", attack_params={"lr": 1}) for s in (0, 1)]
     new = make_run(seed=0)
-    crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed", stages=[])
-    assert current_runs([*old, new, crashed]) == [new, crashed]
+    crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed")
+    before = replace(old[1], status="failed", run="e" * 12)
+    assert current_runs([*old, new, crashed, before]) == [new, crashed]
 
 
 def test_a_stage_that_no_metric_comes_from_does_not_split_the_seeds() -> None:

@@ -26,10 +26,13 @@ import torch
 from submissions import LOGITS, edit_index, edit_stage, made_pack, one, reseal
 from tiny import edit_registry
 
+from mibench.checking.scaffold import PRIOR
 from mibench.data.tracked import is_tracked
 from mibench.errors import UserError
 from mibench.keys import digest, stage_key
+from mibench.protocol.method_files import VARIABLE
 from mibench.protocol.stage_kinds import STAGE_KINDS
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.submission.archives import unpack
 from mibench.submission.contents import Submission
@@ -71,6 +74,15 @@ def test_an_honest_submission_verifies(pack: Path, tiny_root: Path) -> None:
     verdict = verify(pack, Registry(tiny_root))
     assert verdict.ok and [check.name for check in verdict.checks][-1] == "figures"
     assert {path.name for path in (pack / "plugins/defenses").iterdir()} == {"none.py", "re.py", "ls.py"}
+
+
+def test_the_seeds_of_a_run_are_those_of_the_design(tiny_root: Path, tmp_path: Path) -> None:
+    """Judges and public priors are the training's or, as in older runs, of seed 0; whoever packs verifies first."""
+    made_pack(tiny_root, tmp_path / "new", (), [Seeds.of(1), Seeds.of(1, again=2)])
+    made_pack(tiny_root, tmp_path / "old", (), [Seeds(1, 1, 0, 0)])
+    for place, other in enumerate((Seeds(1, 1, 1, 2), Seeds(1, 1, 2, 1), Seeds(1, 2, 1, 1))):
+        with pytest.raises(UserError, match="is of another seed or track"):
+            made_pack(tiny_root, tmp_path / str(place), (), [other])
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -682,6 +694,24 @@ def test_nothing_is_imported(tiny_root: Path, tmp_path: Path, monkeypatch: pytes
         assert done.returncode == 0 and "evil" in done.stdout, done.stderr
         assert not sentinel.exists()
     assert not list(tmp_path.rglob("sentinel.txt"))
+
+
+def test_a_prior_of_ones_own_travels_and_the_engines_do_not(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(PRIOR.format(name="mine", cls="Mine"))
+    monkeypatch.setenv(VARIABLE, str(mine))
+    folder = made_pack(tiny_root, tmp_path, attack="ppa[prior=mine]")
+    monkeypatch.delenv(VARIABLE)
+    assert (folder / "plugins/priors/mine.py").read_text() == mine.read_text()
+    verdict = verify(folder, Registry(tiny_root))
+    assert verdict.ok and "Prior mine is new here" in str(verdict.checks)
+    (folder / "plugins/priors/mine.py").unlink()
+    edit_index(folder, lambda index: index["plugins"].pop(-1))
+    reseal(folder)
+    last = verify(folder, Registry(tiny_root)).checks[-1]
+    assert (last.name, last.ok) == ("methods", False) and "name the methods of its runs" in last.message
 
 
 # --- packing -------------------------------------------------------------------------------------------------------

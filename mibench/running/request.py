@@ -168,15 +168,21 @@ def _text(value: Any) -> str:
 
 
 def build_plan(
-    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: Sequence[Seeds]
+    registry: Registry,
+    track: Track,
+    defenses: list[Selection],
+    attacks: list[Selection],
+    seeds: Sequence[Seeds],
+    controlled: bool = False,
 ) -> Plan:
-    """The plan for defenses x attacks x seeds on a track, the undefended model first."""
+    """The plan for defenses x attacks x seeds on a track, the undefended model first. ``controlled``: with the
+    controls, as always where the track has a panel."""
     baseline = Selection("defense", BASELINE)
     if all(s.id != BASELINE for s in defenses):
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
-    floors, once = _controls(registry, track, attack_facts)
+    floors, once = _controls(registry, track, attack_facts) if controlled or track.panel is not None else ([], [])
     attack_facts += floors
     evaluation = {
         "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
@@ -201,9 +207,9 @@ def build_plan(
 
 
 def _controls(registry: Registry, track: Track, attacks: list[Facts]) -> tuple[list[Facts], list[Facts]]:
-    """What runs by itself where the track has a panel, unless it is asked for anyway: the floors of the attacks'
+    """What runs by itself with a panel and in an audit, unless it is asked for anyway: the floors of the attacks'
     priors, for every target, and, for every seed, what asks no target."""
-    if registry.controls is None or track.panel is None:
+    if registry.controls is None:
         return [], []
     asked, named = {facts.label for facts in attacks}, registry.controls
     priors = [ref for facts in attacks if (ref := facts.prior)]

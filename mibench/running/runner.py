@@ -71,8 +71,8 @@ def outdated(plan: Plan, done: Mapping[str, Manifest]) -> dict[str, list[str]]:
 def _outdated_sentence(changed: Mapping[str, list[str]]) -> str:
     kinds = dict.fromkeys(kind for each in changed.values() for kind in each)
     return (
-        f"The files of {', '.join(changed)} have changed since these results were computed, their versions have not, so "
-        f"nothing was computed again. Whoever changed what a method computes raises `version` in its file, or adds "
+        f"The files of {', '.join(changed)} have changed since these results were computed, their versions have not, "
+        f"so nothing was computed again. Whoever changed what a method computes raises `version` in its file, or adds "
         f"{' '.join(f'--force {kind}' for kind in kinds)}."
     )
 

@@ -47,8 +47,24 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    [".DS_Store", "._1.jpg", ".thumbnails", "@eaDir", "__MACOSX", "Thumbs.db", "#recycle", "1.jpg~", "1.jpg.part"]
-    + ["SYNOFILE_THUMB_M.jpg", "$RECYCLE.BIN", "desktop.ini", ".picasaoriginals", "Icon\r", "~$photos.docx"],
+    [
+        ".DS_Store",
+        "._1.jpg",
+        ".thumbnails",
+        "@eaDir",
+        "__MACOSX",
+        "Thumbs.db",
+        "#recycle",
+        "1.jpg~",
+        "1.jpg.part",
+        "SYNOFILE_THUMB_M.jpg",
+        "$RECYCLE.BIN",
+        "desktop.ini",
+        ".picasaoriginals",
+        "Icon\r",
+        "~$photos.docx",
+        "lost+found",
+    ],
 )
 def test_what_programs_leave_is_no_photo(name: str) -> None:
     assert left_by_programs(name)

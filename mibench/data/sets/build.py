@@ -86,8 +86,8 @@ def _is_this(folder: Path, signature: str) -> bool:
 
 
 def _chunks(data_set: DataSet, root: Path, listing: Listing, size: int) -> Iterator[Work]:
-    """The listing cut into chunks, each with a signature of its files: names, labels, sizes, times (that of the last change of anything about a file
-    cannot be set back, so an exchanged file is noticed), which file it is."""
+    """The listing cut into chunks, each with a signature of its files: names, labels, sizes, times (that of the last
+    change of anything about a file cannot be set back, so an exchanged file is noticed), which file it is."""
     stamps: dict[str, tuple[int, ...]] = {}
     for split, items in listing.splits.items():
         for start in range(0, len(items), size):

@@ -19,9 +19,9 @@ from mibench.data.sets.base import Step
 
 Box = tuple[int, int, int, int]
 READERS = ("photo", "imagefolder", "opencv")
-"""How a file becomes 8-bit pixels. ``photo``: transparency lies on white, 16 bits are divided by 257, floats are 0 to 1.
-``imagefolder``: Pillow's ``convert("RGB")`` alone, as torchvision's ImageFolder: transparency is dropped, what exceeds 8
-bits is as Pillow has it. ``opencv``: as ``photo``, but transparency is dropped."""
+"""How a file becomes 8-bit pixels. ``photo``: transparency lies on white, 16 bits are divided by 257, floats are 0 to
+1. ``imagefolder``: Pillow's ``convert("RGB")`` alone, as torchvision's ImageFolder: transparency is dropped, what
+exceeds 8 bits is as Pillow has it. ``opencv``: as ``photo``, but transparency is dropped."""
 
 
 class DamagedImage(Exception):

@@ -33,8 +33,8 @@ _LEFT = re.compile(
     re.IGNORECASE,
 )
 _PREVIEWS = re.compile(r"_?(thumb(nail)?s?|previews?)", re.IGNORECASE)  # folders below a class
-_NOT_OURS = frozenset(".heic .heif .hif .jxl .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw".split())
-_NEVER = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow starts a program for them, or only knows the name
+_NOT_OURS = re.compile(r"\.(hei[cf]|hif|jxl|cr[23]|nef|arw|dng|orf|rw2|raf|pef|srw)")  # of telephones and cameras
+_NEVER = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow starts a program for them, or knows only the name
 _SIGNED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")  # told by their first bytes
 
 
@@ -112,7 +112,7 @@ def _why_not(path: Path) -> str | None:
     ending = path.suffix.lower()
     if ending in IMAGE_ENDINGS or ending in _endings():
         return None
-    if ending in _NOT_OURS:
+    if _NOT_OURS.fullmatch(ending):
         return UNREADABLE
     try:
         with warnings.catch_warnings():

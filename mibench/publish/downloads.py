@@ -16,6 +16,7 @@ from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.rows import Board
 from mibench.publish.standings import standings
+from mibench.publish.tradeoff import Tradeoff, standings_table
 from mibench.records import SCHEMA, RunRecord
 
 SEEDS = ("seed", "attack_seed", "prior_seed", "evaluator_seed")
@@ -46,7 +47,15 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
 
 
 def as_csv(runs: Sequence[RunRecord]) -> str:
-    head, lines = table(runs)
+    return _inert_csv(*table(runs))
+
+
+def standings_csv(board: Board, found: Tradeoff) -> str:
+    """One line per defense and setting."""
+    return _inert_csv(*standings_table(board, found))
+
+
+def _inert_csv(head: list[str], lines: list[list[Any]]) -> str:
     return _csv(head, [[_inert(item) for item in line] for line in lines])
 
 

@@ -33,7 +33,7 @@ class File(_Strict):
 class Plugin(_Strict):
     """A method's source. ``entry``: its section in the submitter's registry."""
 
-    kind: Literal["defense", "attack"]
+    kind: Literal["defense", "attack", "prior"]
     id: Name
     version: Version
     source_sha256: Key

@@ -700,7 +700,10 @@ class Assault:
     def invert(self, labels: list[int]) -> tuple[dict[int, Reconstruction], dict[str, Any]]:
         """The reconstructions by label and the queries."""
         oracle = self.oracle_of()
-        results = list(self.attack.invert(oracle, self.model, labels, self.ctx))
+        results = []
+        for item in self.attack.invert(oracle, self.model, labels, self.ctx):
+            invert._check(self.job, item)
+            results.append(item)
         assert [item.label for item in results] == sorted(item.label for item in results)
         return {item.label: item for item in results}, oracle.counts()
 

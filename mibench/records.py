@@ -174,6 +174,11 @@ class RunRecord:
         return Seeds(self.seed, of.get("invert", self.seed), of.get("prior", evaluator), evaluator)
 
     @property
+    def searches(self) -> bool:
+        """Whether the attack searches a prior."""
+        return any(stage.kind == "prior" for stage in self.stages)
+
+    @property
     def seconds(self) -> float:
         """Seconds of computing behind this run, over all its stages."""
         return sum(stage.seconds for stage in self.stages)
@@ -186,7 +191,7 @@ class RunRecord:
             "defense": self.defense,
             "attack": self.attack,
             "seed": self.seed,
-            "seeds": asdict(self.seeds),
+            "seeds": asdict(self.seeds) | ({} if self.searches else {"prior": None}),
             "status": self.status,
             "reason": self.reason,
             "cached": cached,

@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from typing import Any
 
 import mibench
@@ -32,7 +31,7 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
     lines = []
     for run in runs:
         line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label]
-        line += astuple(run.seeds)
+        line += [run.seed, run.seeds.attack, run.seeds.prior if run.searches else None, run.seeds.evaluator]
         line += [run.status, run.reason, run.origin, run.chance, round(run.seconds, 3)]
         for name in names:
             metric = run.metrics.get(name)

@@ -1,4 +1,4 @@
-"""The conformance checks of the specification of evaluation, section 8, that no other test holds: 3 and 6 to 11. 1 is in
+"""The conformance checks of the specification of evaluation, section 8, that no other test holds: 3, 6 to 11. 1 is in
 test_distributions.py, 2, 4 and 5 are in test_statistics.py."""
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def _trial(
         attacking = [each for each in attacking if each.label not in skipped]
     if not attacking:
         raise UserError("Every attack that was asked for needs public images. Add --public DIR.")
-    plan = build_plan(registry, track, defenses, attacking, numbered(1), controlled=True)
+    plan = build_plan(registry, track, defenses, attacking, numbered(1), controlled=own.id)
     skipped |= {cell.attack.label: reason for cell, reason in plan.skipped}
     named = registry.controls
     controls = (named.floor, named.ceiling, named.photos) if named is not None else ()

@@ -197,6 +197,7 @@ class RunRecord:
             "attack_params": self.attack_params,
             "metrics": {name: metric.public() for name, metric in self.metrics.items()},
             "identities": len(self.identities),
+            "exposure": self.exposure,
             "queries": self.asked(),
             "stages": [{key: getattr(stage, key) for key in STAGE_FACTS} for stage in self.stages],
         }
@@ -217,6 +218,25 @@ class RunRecord:
             return None
         one, other = (math.fsum(group) / len(group) for group in groups)
         return one, other
+
+    @property
+    def leakage(self) -> str:
+        """What ranks a run: the majority of the judges where there is a panel, else E1's top-1."""
+        return "att_maj" if "att_maj" in self.metrics else "att1"
+
+    @property
+    def exposure(self) -> dict[str, Any] | None:
+        """How what leaks spreads over people (``mibench.stats.exposure``), with ``images`` for each of them, without
+        which ``any`` cannot be compared; None where it is not known person by person."""
+        from mibench.stats.exposure import QUANTILES, exposure
+
+        metric = self.metrics.get(self.leakage, MetricValue(None))
+        people = list(metric.per_identity.values())
+        if not people:
+            return None
+        found = asdict(exposure(people))
+        spread = {f"p{100 * q:.0f}": value for q, value in zip(QUANTILES, found.pop("quantiles"), strict=True)}
+        return {"metric": self.leakage, "people": len(people), "images": metric.n / len(people)} | spread | found
 
     def published(self) -> dict[str, Any]:
         """What ``export --format results`` writes: the public object, and all but the images under ``record``."""

@@ -116,6 +116,9 @@ def export(
                 writer.writerow((*cell, "", None, None, None, 0, f"failed: {run.reason}"))
             for name, m in run.metrics.items():
                 writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason))
+            for name, value in (run.exposure or {}).items():
+                if name not in ("metric", "people", "images"):
+                    writer.writerow((*cell, f"exposure_{name}", value, None, None, len(run.identities), None))
         text = buffer.getvalue()
     if output is None:
         click.echo(text, nl=False)

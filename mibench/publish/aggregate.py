@@ -20,6 +20,7 @@ from mibench.publish.rows import (
     columns,
     design_of,
     failures,
+    interval_of,
     leakage_of,
     of_trainings,
 )
@@ -148,7 +149,8 @@ def _interval(
 ) -> tuple[float | None, float | None, str | None]:
     """Low, high and what it is over."""
     if len(values) == 1:
-        return known[0].ci_low, known[0].ci_high, None if known[0].ci_low is None else "bootstrap"
+        interval = interval_of(known[0], bounds)
+        return *interval, None if interval[0] is None else "bootstrap"
     if max(values) > min(values):
         low, high = seed_interval(values) or bounds
         return max(low, bounds[0]), min(high, bounds[1]), "seeds"

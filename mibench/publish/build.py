@@ -23,7 +23,7 @@ from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.claims import outcomes
 from mibench.publish.claims_page import claims_view
 from mibench.publish.compare import compare_view
-from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
+from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex, standings_csv
 from mibench.publish.features import feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
@@ -44,6 +44,7 @@ from mibench.publish.reported import reported_view
 from mibench.publish.rows import Board
 from mibench.publish.runs import run_view
 from mibench.publish.study import study_view
+from mibench.publish.tradeoff import Tradeoff, tradeoff, tradeoff_view
 from mibench.records import RunRecord
 from mibench.resources import resource_root
 from mibench.store import atomic, locks
@@ -125,9 +126,14 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
     pictures = _run_pages(runs, folder, page, catalogue, options)
     legend = Legend(shown)
+    tradeoffs = {}
     for board in shown:
-        downloads = _downloads(board, folder, catalogue)
+        found = tradeoff(board, catalogue.baselines)
+        tradeoffs[text.anchor("results", board.key)] = tradeoff_view(board, found, catalogue)
+        downloads = _downloads(board, folder, catalogue, found)
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
+        view["tradeoff"] = tradeoffs[text.anchor("results", board.key)]
+        view["island"] |= {"dominated": found.dominated}
         page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
     _claims(shown, page, catalogue)
@@ -136,7 +142,7 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     for kind, place in (("defense", defense_page), ("attack", attack_page)):
         for name in methods(kind, shown, catalogue):
             view = method_view(kind, name, shown, catalogue)
-            page(place(name), "method.html", method=view | {"bibtex": bibtex(name, view["facts"])})
+            page(place(name), "method.html", method=view | {"bibtex": bibtex(name, view["facts"])}, tradeoffs=tradeoffs)
     for name in tracks(shown, catalogue):
         page(track_page(name), "track.html", track=track_view(name, shown, catalogue))
     page("protocol.html", "protocol.html", **protocol_view(shown, catalogue))
@@ -200,16 +206,17 @@ def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
     return points
 
 
-FORMATS = ("csv", "json", "parquet", "tex", "bib")
+FORMATS = ("csv", "json", "parquet", "tex", "bib", "defenses.csv")
 
 
-def _downloads(board: Board, folder: Folder, catalogue: Catalogue) -> list[dict[str, str]]:
+def _downloads(board: Board, folder: Folder, catalogue: Catalogue, found: Tradeoff) -> list[dict[str, str]]:
     runs = sorted((run for row in board.rows for run in row.runs), key=lambda run: run.run)
     texts = {
         "csv": as_csv(runs),
         "json": as_json(runs),
         "tex": as_latex(board, catalogue),
         "bib": as_bibtex(board, catalogue),
+        "defenses.csv": standings_csv(board, found),
     }
     for suffix, content in texts.items():
         folder.write(_download(board, suffix), content)

@@ -344,11 +344,7 @@ def _comparison(
     least: float,
 ) -> Comparison:
     facts = (found.seeds, found.attacks, found.missing, found.complete and found.seeds >= TRAININGS)
-    why = (
-        "some of its judges and public priors have the seeds of their trainings and some have not"
-        if found.mixed
-        else ""
-    )
+    why = "its sides were judged by judges of different seeds" if found.mixed else ""
     return Comparison(id, title, sides, tuple(figures), test, least, *facts, why=why, differences=differences)
 
 

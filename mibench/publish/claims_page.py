@@ -35,11 +35,20 @@ def _claim(outcome: Outcome) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "tone": TONES[outcome.verdict],
         "test": how_tested(outcome),
+        "headline": _headline(outcome),
         "comparisons": [_comparison(comparison) for comparison in outcome.comparisons],
+        "untold": [f"{c.title} ({c.why})" for c in outcome.comparisons if not c.figures],
         "done": outcome.wanted - missing,
         "wanted": outcome.wanted,
         "missing": missing_in_words(outcome.missing, outcome.trainings),
     }
+
+
+def _headline(outcome: Outcome) -> str:
+    """The difference that settles a statement; of an open one the first that is known."""
+    known = [c for c in outcome.comparisons if c.figures]
+    settling = [c for c in known if c.verdict == outcome.verdict] or known
+    return f"{settling[0].title} {_difference(settling[0])}" if settling else ""
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
@@ -204,5 +213,4 @@ def _short(outcome: Outcome) -> str:
     """Its title, and, where it is settled, a difference that settles it."""
     if outcome.verdict == OPEN:
         return outcome.claim.title
-    one = next(comparison for comparison in outcome.comparisons if comparison.verdict == outcome.verdict)
-    return f"{outcome.claim.title}: {one.title} {_difference(one)}"
+    return f"{outcome.claim.title}: {_headline(outcome)}"

@@ -184,7 +184,7 @@ def cell_view(value: Value, unit: str | None = "fraction") -> dict[str, Any]:
         "people": f"95 % interval over people: {value.seeds} seeds that agree to the digit tell nothing of others",
         "attacks": f"over {value.seeds} seeds, each with the attack that was worst on the others; the upper end holds "
         "for all required attacks at once",
-        "bootstrap": "95 % bootstrap interval of one run",
+        "bootstrap": "95 % interval of one training, over people",
     }
     return {
         "text": text.number(value.mean, unit),

@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mibench.publish.rows import Case, Row, Value, Verdict, design_of, failures
+from mibench.publish.rows import Case, Row, Value, Verdict, design_of, failures, interval_of
 from mibench.stats.comparisons import Paired, holm, paired_means, shared_ranks
 from mibench.stats.intervals import Table, benchmark_interval, seed_interval
 from mibench.stats.tradeoff import pareto_front
@@ -144,7 +144,8 @@ def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
     if worst.bound is None:
         row = next(row for row in rows if row.attack_label == worst.attack)
         metric = row.by_seed[0]
-        return Value(worst.mean, metric.ci_low, metric.ci_high, seeds=1, of=1, source="bootstrap")
+        low, high = interval_of(metric, (0.0, 1.0))
+        return Value(worst.mean, low, high, seeds=1, of=1, source="bootstrap")
     low, _ = seed_interval(worst.values) or (None, None)
     high = worst.bound
     for row in rows:

@@ -17,7 +17,7 @@ from mibench.metrics.weights import at_hand
 from mibench.planning.plan import Cell, Plan, make_plan
 from mibench.protocol.grid_files import read_grid
 from mibench.protocol.methods import Facts, Kind, Selection
-from mibench.protocol.params import BUDGET, parse_value
+from mibench.protocol.params import BUDGET, PRECISION, RunParams, parse_value
 from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
 from mibench.records import ATTACKS_APART, Seeds, numbered
@@ -49,11 +49,19 @@ class Asked:
     suite: str | None = None
     cells: tuple[str, ...] = ()
     budget: int | None = None
+    precision: str | None = None
 
     @property
     def names(self) -> bool:
         """Whether methods or a track were named."""
-        return bool(self.defenses or self.attacks or self.settings or self.budget or self.track != DEFAULT_TRACK)
+        return bool(
+            self.defenses
+            or self.attacks
+            or self.settings
+            or self.budget
+            or self.precision
+            or self.track != DEFAULT_TRACK
+        )
 
 
 class Planner:
@@ -84,8 +92,8 @@ class Planner:
             if not equals:
                 raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
             settings[key.strip()] = value
-        if asked.budget is not None:
-            settings[f"attack.{BUDGET}"] = str(asked.budget)
+        beside = {BUDGET: asked.budget, PRECISION: asked.precision}
+        settings |= {f"attack.{name}": str(given) for name, given in beside.items() if given is not None}
         track = self.track(asked.track)
         return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), seeds, settings)
 
@@ -238,8 +246,8 @@ def apply_settings(registry: Registry, selections: list[Selection], settings: di
     for key in settings:
         single = [part for s in selections for part in s.parts or (s,)]
         models = {s.id: registry.plugin(s.kind, s.id).Params for s in single}
-        capped = {s.id for s in single if s.kind == "attack" and key == BUDGET}
-        taking = [name for name, model in models.items() if key in model.model_fields or name in capped]
+        every = {s.id for s in single if s.kind == "attack" and key in RunParams.model_fields}
+        taking = [name for name, model in models.items() if key in model.model_fields or name in every]
         if not taking:
             fields = sorted({name for model in models.values() for name in model.model_fields})
             raise unknown(f"parameter of {', '.join(models)}", key, fields)

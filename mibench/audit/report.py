@@ -59,11 +59,10 @@ def next_steps(report: Mapping[str, Any], request: AuditRequest) -> list[str]:
 def notes(request: AuditRequest, compared: str, function: Sequence[str], known: Accuracy) -> list[str]:
     """What the figures mean and do not; ``compared``: the architecture of what was trained for comparison;
     ``function``: what of the network's answers is attacked; ``known``: how often it names the class of its images."""
-    where = "--val" if request.val is not None else "--data"
     sentences = [
         *function,
         f"Before anything was attacked, the network named the class of {percent(known.value)} of {known.n} images of "
-        f"{where}; its gradients follow its answers.",
+        f"--data; its gradients follow its answers.",
         "Recognised means: a second classifier, trained here on four fifths of --data and never shown to an attack, "
         "names the attacked class first. It is a stand-in for a person who knows the class."
         if request.val is None

@@ -111,9 +111,14 @@ def export(
             )
         )
         for run in runs:
+            cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
+            if run.status != "done":
+                writer.writerow((*cell, "", None, None, None, 0, f"failed: {run.reason}"))
             for name, m in run.metrics.items():
-                cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
                 writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason))
+            for name, value in (run.exposure or {}).items():
+                if name not in ("metric", "people", "images"):
+                    writer.writerow((*cell, f"exposure_{name}", value, None, None, len(run.identities), None))
         text = buffer.getvalue()
     if output is None:
         click.echo(text, nl=False)

@@ -62,7 +62,17 @@ def make_runs() -> list[RunRecord]:
     ]
     runs.append(make_run(defense="partial", attack="gmi", nat1=0.95, att1=0.01))
     runs.append(make_run(defense="partial", attack="kedmi", nat1=0.95, att1=None))
-    runs.append(make_run(defense="re", attack="gmi", seed=3, status="failed", metrics={}, images=[]))
+    runs.append(
+        make_run(
+            defense="partial",
+            attack="gmi",
+            seed=1,
+            status="failed",
+            metrics={},
+            images=[],
+            reason="The loss became nan.",
+        )
+    )
     runs += [make_run(track="mnist", defense=d, nat1=0.98, seed=s) for d in ("none", "re") for s in range(3)]
     return runs
 

@@ -27,7 +27,7 @@ JudgeName = Annotated[str, Field(pattern=r"^e[123]$")]
 Created = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
 
 SCHEMA = 1
-STAGE_FACTS = ("kind", "plugin", "seconds", "peak_memory_mib", "attempts", "device_seconds")  # in the public object
+STAGE_FACTS = ("kind", "plugin", "version", "seed", "seconds", "peak_memory_mib", "attempts", "device_seconds")  # in the public object
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class StageInfo:
     attempts: Count | None = None  # how often it was begun
     device_seconds: Seconds | None = None  # of a GPU: for how long it was held; of a CPU: in which a core worked
     device: Text | None = None
+    non_default: dict[str, Any] | None = None  # those of ``params`` that enter the key
 
 
 FIRST_TUNING_SEED = 100  # seeds from here on are for choosing settings; their runs are on no page

@@ -6,7 +6,8 @@ import hashlib
 import random
 from typing import Any
 
-from mibench.keys import digest
+from mibench.keys import digest, joint_version
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.store.manifest import Manifest
@@ -145,8 +146,8 @@ def make_run(**overrides: Any) -> RunRecord:
         "created": "2026-11-23T12:00:00Z",
         "metrics": make_metrics(att1, nat1, rng),
         "stages": [
-            StageInfo("target", "5e" * 8, values["defense"], 1001, {"epochs": 100}, values["seed"], 31.5),
-            StageInfo("invert", "a7" * 8, values["attack"], 1001, {"steps": 1500, "lr": 0.02}, values["seed"], 204.25),
+            make_stage("target", values["defense"], {"epochs": 100}, values["seed"], 31.5),
+            make_stage("invert", values["attack"], {"steps": 1500, "lr": 0.02}, values["seed"], 204.25),
         ],
         "environment": {"python": "3.11.9", "device": "cpu", "packages": {"torch": "2.15.0"}},
         "queries": {
@@ -172,6 +173,14 @@ def make_run(**overrides: Any) -> RunRecord:
         "deviations": ["Adam in place of SGD with momentum."],
     }
     return RunRecord(**(defaults | values))
+
+
+def make_stage(
+    kind: str, plugin: str, params: dict[str, Any], seed: int = 0, seconds: float = 1.0, version: int = 1
+) -> StageInfo:
+    """A stage of this code."""
+    key = {"target": "5e" * 8, "invert": "a7" * 8}.get(kind, "9c" * 8)
+    return StageInfo(kind, key, plugin, joint_version(STAGE_KINDS[kind].version, version), params, seed, seconds)
 
 
 def run_manifest(record: RunRecord, key: str = "") -> Manifest:

@@ -70,6 +70,7 @@ def _track_facts(track: Track) -> dict[str, object]:
         "resolution": f"{track.resolution} x {track.resolution}, {track.channels} channel(s)",
         "private": track.private.model_dump(),
         "public": track.public.model_dump(),
+        "presets": list(track.presets),
         "images_per_identity": track.attack.images_per_identity,
         "target": track.target.model_dump(),
         "evaluator": track.evaluator.model_dump(),

@@ -36,7 +36,7 @@ class Selection:
         """How to ask for it again."""
         if self.parts:
             return "+".join(part.label for part in self.parts)
-        parts = [*self.presets, *(f"{key}={_text(value)}" for key, value in sorted(self.params.items()))]
+        parts = [*self.presets, *(f"{key}={text_of(value)}" for key, value in sorted(self.params.items()))]
         return f"{self.id}[{','.join(parts)}]" if parts else self.id
 
     def with_params(self, params: dict[str, Any], only: Container[str] | None = None) -> Selection:
@@ -101,9 +101,10 @@ def joined_by_plus(text: str) -> list[str]:
     return re.split(r"\+(?![^\[]*\])", text)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A parameter as a label has it."""
     if isinstance(value, (list, tuple)):
-        return ":".join(_text(item) for item in value)
+        return ":".join(text_of(item) for item in value)
     return json.dumps(value) if isinstance(value, bool | None) else str(value)
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import stat
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def build_site(runs: list[RunRecord], catalogue: Catalogue, out: Path, options: 
     once the new site is complete; on an error the old one stays. Raises UserError when ``out`` holds
     something else than a site, MissingError when the disk is full or read-only."""
     out = Path(out).resolve()
-    shown = current_runs(runs)
+    shown = current_runs(runs, catalogue)
     _check(shown)
     with atomic.writing(out), _replacing(out) as folder:
         _write(Folder(folder, out), shown, catalogue, options)
@@ -112,7 +111,7 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
 
     shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
-    pictures = _run_pages(runs, folder, page, catalogue, options)
+    pictures = _run_pages([row.runs for board in shown for row in board.rows], folder, page, catalogue, options)
     legend = Legend(shown)
     for board in shown:
         downloads = _downloads(board, folder, catalogue)
@@ -146,12 +145,13 @@ def _docs(folder: Folder, docs: Path) -> None:
 
 
 def _run_pages(
-    runs: Sequence[RunRecord], folder: Folder, page: Callable[..., None], catalogue: Catalogue, options: SiteOptions
+    cells: Sequence[list[RunRecord]],
+    folder: Folder,
+    page: Callable[..., None],
+    catalogue: Catalogue,
+    options: SiteOptions,
 ) -> dict[str, dict[int, int]]:
-    """Write the page of every run; for each run the index of each identity's first picture."""
-    cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
+    """Write the page of every run of every cell; for each run the index of each identity's first picture."""
 
     def write(siblings: list[RunRecord]) -> dict[str, dict[int, int]]:
         first = {}
@@ -164,7 +164,7 @@ def _run_pages(
             first[run.run] = {label: indices[0] for label, indices in shown if indices}
         return first
 
-    written = on_all_cores(write, list(cells.values()))
+    written = on_all_cores(write, cells)
     return {run: pictures for part in written for run, pictures in part.items()}
 
 
@@ -198,7 +198,7 @@ def _download(board: Board, suffix: str) -> str:
 
 def _download_links(board: Board, catalogue: Catalogue) -> dict[str, Any]:
     return {
-        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "title": catalogue.board_title(board),
         "key": board.key,
         "files": [{"format": suffix, "href": _download(board, suffix)} for suffix in FORMATS],
     }

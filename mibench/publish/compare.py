@@ -74,7 +74,7 @@ def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapp
     labels = sorted({label for run in runs for label in run.identities})
     reference = next((s for s in defenses if is_baseline(catalogue, s.defense)), None)
     return {
-        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "title": catalogue.board_title(board),
         "sensitive": catalogue.sensitive(board.track),
         "reference": reference.label if reference else None,
         "panel": board.leakage == MAJORITY,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mibench
+from mibench.keys import canonical, version_text
 from mibench.publish import text
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue, Facts
@@ -18,6 +19,7 @@ from mibench.publish.standings import standings
 from mibench.records import SCHEMA, RunRecord
 
 HEAD = ("run", "track", "track_version", "defense", "attack", "seed", "status", "origin", "chance", "seconds")
+MADE = ("defense_params", "attack_params", "versions", "seeds")  # JSON; the last two by stage
 PARTS = ("", "_low", "_high", "_n", "_reason")
 
 
@@ -29,6 +31,7 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
     for run in runs:
         line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label, run.seed]
         line += [run.status, run.origin, run.chance, round(run.seconds, 3)]
+        line += [canonical(made) for made in made_of(run)]
         for name in names:
             metric = run.metrics.get(name)
             if metric is None:
@@ -36,7 +39,13 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
             else:
                 line += [metric.value, metric.ci_low, metric.ci_high, metric.n, metric.reason]
         lines.append(line)
-    return [*HEAD, *(name + part for name in names for part in PARTS)], lines
+    return [*HEAD, *MADE, *(name + part for name in names for part in PARTS)], lines
+
+
+def made_of(run: RunRecord) -> tuple[dict[str, Any], ...]:
+    """Parameters of defense and attack; versions (the engine's and the method's) and seeds by stage."""
+    versions = {stage.kind: version_text(stage.version) for stage in run.stages}
+    return run.defense_params, run.attack_params, versions, {stage.kind: stage.seed for stage in run.stages}
 
 
 def as_csv(runs: Sequence[RunRecord]) -> str:
@@ -81,7 +90,7 @@ def as_parquet(runs: Sequence[RunRecord]) -> bytes:
 
 
 def _arrow_type(pa: Any, name: str) -> Any:
-    if name in ("run", "track", "defense", "attack", "status", "origin") or name.endswith("_reason"):
+    if name in ("run", "track", "defense", "attack", "status", "origin", *MADE) or name.endswith("_reason"):
         return pa.string()
     return pa.int64() if name in ("track_version", "seed") or name.endswith("_n") else pa.float64()
 

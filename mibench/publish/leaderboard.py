@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mibench.publish import text
@@ -31,7 +32,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "track": board.track,
         "version": board.version,
         "current": board.current,
-        "title": facts.get("title") or board.track,
+        "title": catalogue.board_title(board),
         "track_href": track_page(board.track),
         "identities": facts.get("identities"),
         "chance": text.number(board.chance, "fraction"),
@@ -40,7 +41,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "sensitive": catalogue.sensitive(board.track),
         "boards": [
             {
-                "title": catalogue.tracks.get(b.track, {}).get("title") or b.track,
+                "title": catalogue.board_title(b),
                 "version": None if b.current else b.version,
                 "href": board_page(b, boards),
                 "here": b is board,
@@ -151,7 +152,7 @@ def _row(
         "worst_attack": s.worst.attack_label if s.worst else None,
         "worst_href": _run_href(s.worst),
         "seeds": s.seeds,
-        "cells": [_cell(s.cells.get(attack["label"])) for attack in attacks],
+        "cells": [_cell(s.cells.get(attack["label"]), s.seeds) for attack in attacks],
     }
 
 
@@ -161,11 +162,12 @@ def _run_href(row: Row | None) -> str | None:
     return run_page((runs or (row.runs if row else []))[0]) if row else None
 
 
-def _cell(row: Row | None) -> dict[str, Any]:
+def _cell(row: Row | None, seeds: int) -> dict[str, Any]:
+    """``seeds``: of the defense; a cell of fewer says so."""
     if row is None:
         return cell_view(Value(None, reason="not run")) | {"href": None, "failed": 0, "top1": None, "way": None}
     failed = sum(run.status != "done" for run in row.runs)
-    return cell_view(row.leaked) | {
+    return cell_view(replace(row.leaked, of=max(row.leaked.of, seeds))) | {
         "href": _run_href(row),
         "failed": failed,
         "top1": _top1(row),

@@ -43,7 +43,7 @@ def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalo
 def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:
     shown = [metric_facts(catalogue, name, board.chance, board.leakage == MAJORITY) for name in columns(board.leakage)]
     return {
-        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "title": catalogue.board_title(board),
         "version": None if board.current else board.version,
         "anchor": text.anchor("results", board.key),
         "href": board_page(board, boards),

@@ -12,6 +12,7 @@ from mibench.records import RunRecord
 
 if TYPE_CHECKING:
     from mibench.publish.figures_file import Reported
+    from mibench.publish.rows import Board
 
 Facts = Mapping[str, Any]
 SAMPLE = 6  # identities of each run whose pictures a sample holds
@@ -45,6 +46,10 @@ class Catalogue:
     def baselines(self) -> frozenset[str]:
         """The undefended model."""
         return frozenset(name for name, facts in self.defenses.items() if facts.get("kind") == "baseline")
+
+    def board_title(self, board: Board) -> str:
+        title = self.tracks.get(board.track, {}).get("title") or board.track
+        return f"{title} ({board.generation})" if board.generation else str(title)
 
     def sensitive(self, track: str) -> bool:
         """Whether reconstructions on this track can be faces of real people."""

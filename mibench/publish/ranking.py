@@ -65,7 +65,8 @@ def arranged(
 def _tested(cases: Sequence[Case], baselines: Container[str]) -> list[Case]:
     """With the primary test of every defense against the undefended model, over the trainings that both have, Holm over
     the defenses; in the order of what it says, then of what leaks. Whatever else is compared is exploratory."""
-    base = next((case for case in cases if case.defense in baselines), None)
+    undefended = [case for case in cases if case.defense in baselines]
+    base = min(undefended, key=lambda case: (case.label != case.defense, case.label), default=None)
     if base is not None:
         tests = {case.label: _against(case, base) for case in cases if case is not base}
         sure = {label: test.p for label, test in tests.items() if test.p is not None}

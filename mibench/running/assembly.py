@@ -78,6 +78,7 @@ def _stage(role: str, manifest: Manifest) -> StageInfo:
         attempts=manifest.usage.get("attempts"),
         device_seconds=manifest.usage.get("device_seconds"),
         device=manifest.environment.get("device"),
+        non_default=manifest.non_default,
     )
 
 

@@ -227,11 +227,15 @@ def test_failed_runs_are_shown_but_not_averaged() -> None:
     assert board.rows[0].runs == [make_run(att1=0.4), failed]
 
 
-def test_runs_of_an_older_method_do_not_enter_the_mean() -> None:
+def test_runs_of_another_method_do_not_enter_the_mean() -> None:
     old = [make_run(seed=s, run=f"{s:012x}", created="2025-01-01T00:00:00Z", attack_params={"lr": 1}) for s in (0, 1)]
-    new = make_run(seed=0)
+    new = make_run(seed=0, att1=0.5)
     crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed", stages=[])
-    assert current_runs([*old, new, crashed]) == [new, crashed]
+    (board,) = boards(current_runs([*old, new, crashed]))
+    assert sorted([run.run for run in row.runs] for row in board.rows) == sorted(
+        [[old[0].run, old[1].run], [new.run, crashed.run]]
+    )
+    assert 0.5 in [row.leaked.mean for row in board.rows]
 
 
 def test_a_stage_that_no_metric_comes_from_does_not_split_the_seeds() -> None:

@@ -25,7 +25,7 @@ from mibench.cli.site_data import catalogue
 from mibench.errors import UserError
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue, SiteOptions, build_site
-from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.aggregate import boards
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
 from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex
 from mibench.publish.figures_file import load_reported
@@ -154,10 +154,13 @@ def test_runs_of_an_older_version_are_stale(now: int, old: bool) -> None:
 
 
 def test_runs_of_an_older_engine_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "stale code" not in words(only([make_run()])[0])
-    monkeypatch.setitem(STAGE_KINDS, "invert", replace(STAGE_KINDS["invert"], version=2))
-    (badge,) = [badge for badge in only([make_run()])[0].badges if badge.word == "stale code"]
+    run, now = make_run(), STAGE_KINDS["invert"].version
+    assert "stale code" not in words(only([run])[0])
+    monkeypatch.setitem(STAGE_KINDS, "invert", replace(STAGE_KINDS["invert"], version=now + 1))
+    (badge,) = [badge for badge in only([run])[0].badges if badge.word == "stale code"]
     assert "invert" in badge.meaning and "target" not in badge.meaning
+    monkeypatch.setitem(STAGE_KINDS, "invert", replace(STAGE_KINDS["invert"], version=0))
+    assert {"stale code", "newer code"} & words(only([run])[0]) == {"newer code"}
 
 
 def test_the_registrys_own_runs_are_not_stale() -> None:
@@ -232,6 +235,9 @@ def test_parquet_holds_what_csv_holds() -> None:
     for typed, line in zip(table, lines, strict=True):
         assert {name: "" if value is None else str(value) for name, value in typed.items()} == line
     assert isinstance(table[0]["att1"], float) and isinstance(table[0]["seed"], int) and table[1]["att1"] is None
+    assert json.loads(lines[0]["attack_params"]) == {"lr": 0.02, "restarts": 4, "steps": 1500}
+    versions = {kind: f"{STAGE_KINDS[kind].version}.1" for kind in ("target", "invert")}
+    assert (json.loads(lines[0]["versions"]), json.loads(lines[0]["seeds"])) == (versions, {"target": 0, "invert": 0})
 
 
 def test_with_a_panel_latex_and_the_comparison_hold_the_majority() -> None:
@@ -300,21 +306,6 @@ def test_what_export_writes_is_read_again(tmp_path: Path) -> None:
     assert load_results(tmp_path / "nowhere") == []
     assert {bool(run.images) for run in merged(runs[:1], read)} == {True, False}
     assert sorted(run.run for run in merged(runs[:1], read)) == sorted(run.run for run in runs)
-
-
-def test_a_newer_record_of_one_seed_evicts_no_published_seed() -> None:
-    """A method gained parameters since; the first command runs seed 0 again, with the same id."""
-    published = [make_run(defense="re", attack="kedmi", seed=seed, att1=0.5 + seed / 50) for seed in range(3)]
-    fresh = replace(
-        published[0],
-        created="2027-01-01T00:00:00+00:00",
-        attack_params=published[0].attack_params | {"align": None},
-        defense_params={"recipe": None},
-    )
-    kept = current_runs(merged([fresh], published))
-    assert [run.seed for run in kept] == [0, 1, 2] and kept[0] == fresh
-    changed = replace(fresh, run="f" * 12, attack_params=fresh.attack_params | {"lr": 0.5})
-    assert [run.run for run in current_runs(merged([changed], published))] == ["f" * 12]
 
 
 @pytest.mark.parametrize(

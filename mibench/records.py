@@ -27,7 +27,8 @@ JudgeName = Annotated[str, Field(pattern=r"^e[123]$")]
 Created = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
 
 SCHEMA = 1
-STAGE_FACTS = ("kind", "plugin", "version", "seed", "seconds", "peak_memory_mib", "attempts", "device_seconds")  # in the public object
+# Of a stage, in the public object:
+STAGE_FACTS = ("kind", "plugin", "version", "seed", "seconds", "peak_memory_mib", "attempts", "device_seconds")
 
 
 @dataclass(frozen=True)

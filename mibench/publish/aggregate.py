@@ -72,7 +72,10 @@ def _board(
     required = required_attacks([row for row in rows if row.attack not in controls])
     cases = arranged(rows, required, controls, baselines, natural)
     ordered = sorted(rows, key=lambda row: row.position)
-    return Board(track, version, current, ordered, required, runs[0].chance, leakage, cases, generation)
+    board = Board(track, version, current, ordered, required, runs[0].chance, leakage, cases, generation)
+    for row in rows:
+        row.board = board.key
+    return board
 
 
 def natural(rows: Sequence[Row]) -> Value:

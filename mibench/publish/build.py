@@ -19,12 +19,13 @@ import mibench
 from mibench.errors import UserError
 from mibench.publish import text
 from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.cells import page_view
 from mibench.publish.compare import compare_view
 from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
 from mibench.publish.features import feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
-from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
+from mibench.publish.links import attack_page, board_page, cell_page, compare_page, defense_page, run_page, track_page
 from mibench.publish.methods import method_view, methods, protocol_view, track_view, tracks
 from mibench.publish.model import Catalogue, SiteOptions
 from mibench.publish.parallel import on_all_cores
@@ -118,6 +119,9 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
         page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
+        for row in board.rows:
+            view = page_view(row, board, catalogue)
+            page(cell_page(row), "cell.html", cell=view, board_href=board_page(board, shown))
     if not shown:
         page("index.html", "empty.html")
     for kind, place in (("defense", defense_page), ("attack", attack_page)):

@@ -10,7 +10,7 @@ from typing import Any
 from mibench.publish import text
 from mibench.publish.downloads import papers
 from mibench.publish.legend import Legend
-from mibench.publish.links import attack_page, board_page, defense_page, run_page, track_page
+from mibench.publish.links import attack_page, board_page, cell_page, defense_page, track_page
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
 from mibench.publish.ranking import TRAININGS
@@ -150,16 +150,10 @@ def _row(
         "worst": cell_view(s.case.value),
         "verdict": _verdict(s.case.verdict),
         "worst_attack": s.worst.attack_label if s.worst else None,
-        "worst_href": _run_href(s.worst),
+        "worst_href": cell_page(s.worst) if s.worst else None,
         "seeds": s.seeds,
         "cells": [_cell(s.cells.get(attack["label"]), s.seeds) for attack in attacks],
     }
-
-
-def _run_href(row: Row | None) -> str | None:
-    """The page of the row's first finished run."""
-    runs = [run for run in row.runs if run.status == "done"] if row else []
-    return run_page((runs or (row.runs if row else []))[0]) if row else None
 
 
 def _cell(row: Row | None, seeds: int) -> dict[str, Any]:
@@ -168,7 +162,7 @@ def _cell(row: Row | None, seeds: int) -> dict[str, Any]:
         return cell_view(Value(None, reason="not run")) | {"href": None, "failed": 0, "top1": None, "way": None}
     failed = sum(run.status != "done" for run in row.runs)
     return cell_view(replace(row.leaked, of=max(row.leaked.of, seeds))) | {
-        "href": _run_href(row),
+        "href": cell_page(row),
         "failed": failed,
         "top1": _top1(row),
         "way": cell_view(row.way),
@@ -216,7 +210,7 @@ def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue,
         "case": _case(s, attacks),
         "ranked": s.case.rank is not None,
         "y": [_triple(s.cells[a["label"]].leaked) if a["label"] in s.cells else None for a in attacks],
-        "href": [_run_href(s.cells.get(a["label"])) for a in attacks],
+        "href": [cell_page(s.cells[a["label"]]) if a["label"] in s.cells else None for a in attacks],
     }
 
 

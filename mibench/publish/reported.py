@@ -7,7 +7,7 @@ from typing import Any
 
 from mibench.publish import text
 from mibench.publish.figures_file import Reported
-from mibench.publish.links import run_page
+from mibench.publish.links import cell_page
 from mibench.publish.model import Catalogue
 from mibench.publish.rows import Board
 
@@ -47,7 +47,7 @@ def _measured(line: Reported, boards: Sequence[Board], catalogue: Catalogue) -> 
                 measured.append(
                     {
                         "label": f"{row.defense_label} against {row.attack_label}, {board.key}",
-                        "href": run_page(row.runs[0]),
+                        "href": cell_page(row),
                         "value": text.number(value.mean, "fraction"),
                         "interval": text.interval(value.low, value.high, "fraction"),
                     }

@@ -79,6 +79,7 @@ class Row:
     way: Value  # its share of the way from its prior's floor to the ceiling
     position: int = 0  # in the default order
     worst: bool = False  # the attack that recovers most from this defense
+    board: str = ""  # the key of the board that it is on
 
     @property
     def leaked(self) -> Value:

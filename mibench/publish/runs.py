@@ -11,9 +11,9 @@ from mibench.keys import version_text
 from mibench.publish import text
 from mibench.publish.judges import FLAGS, flags, knowledge_view
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
-from mibench.publish.metrics import SHORT, metric_facts
+from mibench.publish.metrics import SHORT, metric_facts, ordered
 from mibench.publish.model import Catalogue
-from mibench.publish.rows import MAJORITY, TABLE_METRICS, TOP1, UTILITY, leakage_of
+from mibench.publish.rows import MAJORITY, leakage_of
 from mibench.publish.standings import Badge
 from mibench.records import RunRecord, StageInfo
 
@@ -31,8 +31,7 @@ def run_view(
     about the first ``most`` identities. ``siblings`` are the runs of the same cell."""
     leakage = leakage_of([run.metrics])
     panel = leakage == MAJORITY
-    order = [UTILITY, MAJORITY, "att_min", *TOP1.values(), *catalogue.metrics, *TABLE_METRICS]
-    names = sorted(run.metrics, key=lambda name: (order.index(name) if name in order else len(order), name))
+    names = ordered(run.metrics, catalogue)
     gallery = _gallery(run, picture, most)
     return {
         "run": run,

@@ -318,7 +318,7 @@ def test_what_is_shown_can_be_saved(site: Path, visit: Callable[..., Any]) -> No
     assert set(re.findall(r"@inproceedings\{(\w+),", saved("BibTeX"))) == {"re2020", "gmi2020"}
 
 
-def test_a_point_leads_to_its_run(site: Path, visit: Callable[..., Any]) -> None:
+def test_a_point_leads_to_its_cell(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
     board(page).locator(".plot").evaluate(
         """plot => {
@@ -326,7 +326,7 @@ def test_a_point_leads_to_its_run(site: Path, visit: Callable[..., Any]) -> None
             plot.emit("plotly_click", { points: [{ customdata: trace.customdata[0] }] });
         }"""
     )
-    page.wait_for_url(re.compile(r"/run/[0-9a-f]{12}\.html"))
+    page.wait_for_url(re.compile(r"/cell/orl32/[^/]+/[^/]+\.html"))
 
 
 def test_compare_agrees_with_python(site: Path, visit: Callable[..., Any]) -> None:

@@ -224,6 +224,17 @@ def test_the_comparison_says_what_is_told_apart() -> None:
     assert {row["defense"]: row["difference"] for row in view["rows"]} == {"re": "−75.5", "bido": "0.0"}
 
 
+def test_both_columns_and_the_difference_are_over_the_same_runs() -> None:
+    """By hand: of seeds 0 and 1, (0.2 + 0.4) / 2 and (0.5 + 0.3) / 2; seed 2 of the undefended model is in neither."""
+    shares = {"re": (0.2, 0.4), "none": (0.5, 0.3, 1.0)}
+    runs = [per_identity({0: v, 1: v}, defense=d, seed=s) for d, own in shares.items() for s, v in enumerate(own)]
+    (row,) = compare_view(boards(runs)[0], make_catalogue(), {})["rows"]
+    assert (row["own"], row["reference"], row["difference"], row["seeds"]) == ("30.0", "40.0", "−10.0", 2)
+    apart = [per_identity({0: 0.5}, defense="re", seed=1), per_identity({0: 0.5}, seed=0)]
+    (row,) = compare_view(boards(apart)[0], make_catalogue(), {})["rows"]
+    assert (row["own"], row["reference"], row["difference"]) == ("–", "–", None)
+
+
 # --- downloads -----------------------------------------------------------------------------------------------------
 
 

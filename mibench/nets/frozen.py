@@ -60,8 +60,10 @@ def _fold(net: nn.Module) -> None:
                 continue
             if type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
                 sequence[index] = fuse_linear_bn_eval(layer, norm)
-            elif type(layer) in (nn.Conv2d, nn.ConvTranspose2d) and type(norm) is nn.BatchNorm2d:
-                sequence[index] = fuse_conv_bn_eval(layer, norm, transpose=type(layer) is nn.ConvTranspose2d)
+            elif type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+                sequence[index] = fuse_conv_bn_eval(layer, norm)
+            elif type(layer) is nn.ConvTranspose2d and type(norm) is nn.BatchNorm2d:
+                sequence[index] = fuse_conv_bn_eval(layer, norm, transpose=True)
             else:
                 continue
             sequence[index + 1] = nn.Identity()

@@ -11,7 +11,7 @@ import numpy as np
 
 from mibench.publish.model import Catalogue
 from mibench.publish.ranking import arranged, required_attacks
-from mibench.publish.rows import UTILITY, Board, Row, Value, bounds_of, columns, leakage_of
+from mibench.publish.rows import UTILITY, Board, Row, Value, bounds_of, columns, leakage_of, of_trainings
 from mibench.publish.variants import apart, named
 from mibench.publish.way import Bounds, Scale
 from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord
@@ -20,11 +20,12 @@ from mibench.stats.intervals import benchmark_interval, seed_interval
 
 def current_runs(runs: Iterable[RunRecord], catalogue: Catalogue | None = None) -> list[RunRecord]:
     """The runs that count, sorted, under the labels of their rows (``mibench.publish.variants``). Of several runs of
-    one method and seed the finished one that knows most, then the newest. Runs of tuning seeds never count."""
+    one method, training and attack on it the finished one that knows most, then the newest. Runs of tuning seeds never
+    count."""
     cells: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
     for key, own in apart(run for run in runs if run.seed < FIRST_TUNING_SEED).items():
         for run in named(own, catalogue):
-            cells[(*key, run.defense_label, run.attack_label, run.seed)].append(run)
+            cells[(*key, run.defense_label, run.attack_label, run.seed, run.seeds.attack)].append(run)
     return [max(cells[key], key=_counts) for key in sorted(cells)]
 
 
@@ -102,13 +103,15 @@ def _row(runs: list[RunRecord], leakage: str, scale: Scale) -> Row:
 
 
 def way_value(scale: Scale, runs: Sequence[RunRecord], leakage: str) -> Value:
-    """The share of the way from floor to ceiling, the mean over the finished runs of a cell."""
-    shares, reason = scale.shares(runs, leakage)
-    if not shares:
-        return Value(None, reason=reason, of=len(runs))
+    """The share of the way from floor to ceiling, the mean over the trainings of a cell."""
+    found, reason = scale.shares(runs, leakage)
+    of = len({run.seed for run in runs})
+    if not found:
+        return Value(None, reason=reason, of=of)
+    shares = [math.fsum(attacks) / len(attacks) for attacks in found.values()]
     mean, interval = math.fsum(shares) / len(shares), seed_interval(shares)
     low, high = interval or (None, None)
-    return Value(mean, low, high, seeds=len(shares), of=len(runs), source="seeds" if interval else None)
+    return Value(mean, low, high, seeds=len(shares), of=of, source="seeds" if interval else None)
 
 
 def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
@@ -117,14 +120,15 @@ def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
     if not runs:
         return Value(None, reason="no run finished")
     metrics = [run.metrics[name] for run in runs if name in run.metrics]
-    known = [metric for metric in metrics if metric.value is not None]
+    known = list(of_trainings(name, runs).values())
+    trainings = len({run.seed for run in runs})
     if not known:
         reasons = sorted({metric.reason for metric in metrics if metric.reason})
-        return Value(None, reason="; ".join(reasons) or "not measured on this track", of=len(runs))
+        return Value(None, reason="; ".join(reasons) or "not measured on this track", of=trainings)
     values = [metric.value for metric in known if metric.value is not None]
     mean = math.fsum(values) / len(values)
     low, high, source = _interval(known, values, bounds_of(name))
-    return Value(mean, low, high, seeds=len(values), of=len(runs), source=source)
+    return Value(mean, low, high, seeds=len(values), of=trainings, source=source)
 
 
 def _interval(

@@ -25,7 +25,7 @@ def page_view(row: Row, board: Board, catalogue: Catalogue) -> dict[str, Any]:
         "defense_href": defense_page(row.defense),
         "attack_href": attack_page(row.attack),
         "version": board.version,
-        "seeds": [{"seed": r.seed, "href": run_page(r), "failed": r.status != "done"} for r in row.runs],
+        "seeds": [{"seed": str(r.seeds), "href": run_page(r), "failed": r.status != "done"} for r in row.runs],
         "metrics": [_line(row, name, board, catalogue) for name in names],
         "way": None if row.way.reason else cell_view(row.way),
     }

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import mibench
@@ -18,8 +19,9 @@ from mibench.publish.rows import Board
 from mibench.publish.standings import standings
 from mibench.records import SCHEMA, RunRecord
 
-HEAD = ("run", "track", "track_version", "defense", "attack", "seed", "status", "origin", "chance", "seconds")
-MADE = ("defense_params", "attack_params", "versions", "seeds")  # JSON; the last two by stage
+SEEDS = ("seed", "attack_seed", "prior_seed", "evaluator_seed")
+HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "origin", "chance", "seconds")
+MADE = ("defense_params", "attack_params", "versions")  # JSON; versions by stage
 PARTS = ("", "_low", "_high", "_n", "_reason")
 
 
@@ -29,7 +31,8 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
     names = sorted({name for run in runs for name in run.metrics})
     lines = []
     for run in runs:
-        line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label, run.seed]
+        line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label]
+        line += astuple(run.seeds)
         line += [run.status, run.origin, run.chance, round(run.seconds, 3)]
         line += [canonical(made) for made in made_of(run)]
         for name in names:
@@ -43,9 +46,9 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
 
 
 def made_of(run: RunRecord) -> tuple[dict[str, Any], ...]:
-    """Parameters of defense and attack; versions (the engine's and the method's) and seeds by stage."""
+    """Parameters of defense and attack; versions (the engine's and the method's) by stage."""
     versions = {stage.kind: version_text(stage.version) for stage in run.stages}
-    return run.defense_params, run.attack_params, versions, {stage.kind: stage.seed for stage in run.stages}
+    return run.defense_params, run.attack_params, versions
 
 
 def as_csv(runs: Sequence[RunRecord]) -> str:
@@ -92,7 +95,7 @@ def as_parquet(runs: Sequence[RunRecord]) -> bytes:
 def _arrow_type(pa: Any, name: str) -> Any:
     if name in ("run", "track", "defense", "attack", "status", "origin", *MADE) or name.endswith("_reason"):
         return pa.string()
-    return pa.int64() if name in ("track_version", "seed") or name.endswith("_n") else pa.float64()
+    return pa.int64() if name in ("track_version", *SEEDS) or name.endswith("_n") else pa.float64()
 
 
 def as_latex(board: Board, catalogue: Catalogue) -> str:

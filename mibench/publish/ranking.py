@@ -91,7 +91,7 @@ def _case(group: Sequence[Row], required: Sequence[str], controls: Container[str
     seeds = _prefix(list(faced.values())) if faced else 0
     worst = None
     if seeds:
-        by_attack = {label: [_leaked(row, seed) for seed in range(seeds)] for label, row in faced.items()}
+        by_attack = {label: _leaked(row, seeds) for label, row in faced.items()}
         worst = worst_attack(by_attack)
         value = _value(worst, [faced[label] for label in sorted(faced)], seeds)
     else:
@@ -122,7 +122,7 @@ def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
     interval of any single attack's people allows."""
     if worst.bound is None:
         row = next(row for row in rows if row.attack_label == worst.attack)
-        metric = row.by_seed[0].metrics[row.leakage]
+        metric = row.by_seed[0]
         return Value(worst.mean, metric.ci_low, metric.ci_high, seeds=1, of=1, source="bootstrap")
     low, _ = seed_interval(worst.values) or (None, None)
     high = worst.bound
@@ -139,7 +139,8 @@ def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
 
 def table_of(row: Row, seeds: Iterable[int]) -> Table | None:
     """(S, I) of what leaks, people in the order of their labels; None unless every run tells it of the same people."""
-    runs = [row.by_seed[seed].metrics[row.leakage].per_identity for seed in seeds]
+    of = row.by_seed
+    runs = [of[seed].per_identity for seed in seeds]
     if not runs or not runs[0] or any(run.keys() != runs[0].keys() for run in runs):
         return None
     return np.array([[run[label] for label in sorted(runs[0])] for run in runs], dtype=np.float64)
@@ -151,10 +152,9 @@ def _prefix(rows: Sequence[Row]) -> int:
     return next(n for n in range(len(seeds) + 1) if n not in seeds)
 
 
-def _leaked(row: Row, seed: int) -> float:
-    value = row.by_seed[seed].metrics[row.leakage].value
-    assert value is not None
-    return value
+def _leaked(row: Row, seeds: int) -> list[float]:
+    of = row.by_seed
+    return [value for seed in range(seeds) if (value := of[seed].value) is not None]
 
 
 def _ranks(cases: Sequence[Case]) -> list[int]:

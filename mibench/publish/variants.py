@@ -8,10 +8,10 @@ ones, which do not, it is taken that a parameter which others of the same label 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from mibench.errors import UserError
 from mibench.keys import canonical, split_version
@@ -19,10 +19,14 @@ from mibench.protocol.methods import Kind, joined_by_plus, text_of
 from mibench.protocol.params import parse_call
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish.model import Catalogue
+from mibench.publish.rows import design_of
 from mibench.records import RunRecord, StageInfo
 
 VERSION = "version"
+JUDGES = ("of every training", "of seed 0")
 ALWAYS = {name for name, kind in STAGE_KINDS.items() if not kind.extra and (kind.always or kind.where)}
+
+_Number = TypeVar("_Number", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,8 @@ def _labels(
     return labels
 
 
-def _groups(places: Iterable[int], numbers: Iterable[int]) -> dict[int, list[int]]:
-    groups: dict[int, list[int]] = defaultdict(list)
+def _groups(places: Iterable[int], numbers: Iterable[_Number]) -> dict[_Number, list[int]]:
+    groups: dict[_Number, list[int]] = defaultdict(list)
     for place, number in zip(places, numbers, strict=True):
         groups[number].append(place)
     return groups
@@ -173,15 +177,15 @@ def _known(settings: Sequence[Setting]) -> dict[str, Any]:
 
 def _marks(
     runs: Sequence[RunRecord],
-    rivals: Mapping[int, Sequence[int]],
-    known: Mapping[int, Mapping[str, Any]],
+    rivals: Mapping[_Number, Sequence[int]],
+    known: Mapping[_Number, Mapping[str, Any]],
     asked: Mapping[str, Any],
-) -> dict[int, str]:
+) -> dict[_Number, str]:
     """What sets each of several methods with one name apart; nothing of the one that has the name to itself: that which
     is ``asked`` for, as far as one knows."""
     fits = {n: all(known[n].get(name, value) == value for name, value in asked.items()) for n in rivals}
 
-    def rank(number: int) -> tuple[Any, ...]:
+    def rank(number: _Number) -> tuple[Any, ...]:
         own = [runs[place] for place in rivals[number]]
         return fits[number], len(own), max((run.created, run.run) for run in own)
 
@@ -190,7 +194,7 @@ def _marks(
     return {number: "" if number == plain else _difference(known, number) for number in rivals}
 
 
-def _difference(known: Mapping[int, Mapping[str, Any]], number: int) -> str:
+def _difference(known: Mapping[_Number, Mapping[str, Any]], number: _Number) -> str:
     """What sets one of several methods apart: its values of what they do not all have in common."""
     names = sorted({name for values in known.values() for name in values})
     apart = [
@@ -198,7 +202,7 @@ def _difference(known: Mapping[int, Mapping[str, Any]], number: int) -> str:
     ]
     own = known[number]
     said = [_said(name, own[name]) if name in own else f"{name} default" for name in apart]
-    return ", ".join(said) or f"variant {number + 1}"
+    return ", ".join(said) or f"variant {list(known).index(number) + 1}"
 
 
 def _said(name: str, value: Any) -> str:
@@ -243,10 +247,18 @@ def apart(runs: Iterable[RunRecord]) -> dict[tuple[str, int, str], list[RunRecor
     found: dict[tuple[str, int, str], list[RunRecord]] = defaultdict(list)
     for key, own in versions.items():
         settings = [engine_setting(run) for run in own]
-        numbers = classes(settings)
-        rivals = _groups(range(len(own)), numbers)
-        known = {n: _known([settings[place] for place in places]) for n, places in rivals.items()}
-        marks = _marks(own, rivals, known, _here())
-        for run, number in zip(own, numbers, strict=True):
-            found[(*key, marks[number])].append(run)
+        rivals: dict[Any, list[int]] = {}
+        known = {}
+        for number, places in _groups(range(len(own)), classes(settings)).items():
+            old = [place for place in places if design_of(own[place]) is False]  # seed 0 is the same in both
+            if old and any(design_of(own[place]) for place in places):
+                parts = dict(zip(JUDGES, ([place for place in places if place not in old], old), strict=True))
+            else:
+                parts = {"": places}
+            for judges, part in parts.items():
+                rivals[number, judges] = part
+                known[number, judges] = _known([settings[p] for p in part]) | ({"judges": judges} if judges else {})
+        marks = _marks(own, rivals, known, _here() | {"judges": JUDGES[0]})
+        for number, places in rivals.items():
+            found[(*key, marks[number])] += [own[place] for place in places]
     return found

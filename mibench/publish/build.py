@@ -30,7 +30,7 @@ from mibench.publish.methods import method_view, methods, protocol_view, track_v
 from mibench.publish.model import Catalogue, SiteOptions
 from mibench.publish.parallel import on_all_cores
 from mibench.publish.reported import reported_view
-from mibench.publish.rows import Board
+from mibench.publish.rows import Board, Row
 from mibench.publish.runs import run_view
 from mibench.publish.study import study_view
 from mibench.records import RunRecord
@@ -112,16 +112,13 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
 
     shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
-    pictures = _run_pages([row.runs for board in shown for row in board.rows], folder, page, catalogue, options)
+    pictures = _run_pages(shown, folder, page, catalogue, options)
     legend = Legend(shown)
     for board in shown:
         downloads = _downloads(board, folder, catalogue)
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
         page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
-        for row in board.rows:
-            view = page_view(row, board, catalogue)
-            page(cell_page(row), "cell.html", cell=view, board_href=board_page(board, shown))
     if not shown:
         page("index.html", "empty.html")
     for kind, place in (("defense", defense_page), ("attack", attack_page)):
@@ -149,26 +146,26 @@ def _docs(folder: Folder, docs: Path) -> None:
 
 
 def _run_pages(
-    cells: Sequence[list[RunRecord]],
-    folder: Folder,
-    page: Callable[..., None],
-    catalogue: Catalogue,
-    options: SiteOptions,
+    shown: Sequence[Board], folder: Folder, page: Callable[..., None], catalogue: Catalogue, options: SiteOptions
 ) -> dict[str, dict[int, int]]:
-    """Write the page of every run of every cell; for each run the index of each identity's first picture."""
+    """Write the page of every cell and of its runs; for each run the index of each identity's first picture."""
 
-    def write(siblings: list[RunRecord]) -> dict[str, dict[int, int]]:
+    def write(cell: tuple[Board, Row]) -> dict[str, dict[int, int]]:
+        board, row = cell
+        view = page_view(row, board, catalogue)
+        page(cell_page(row), "cell.html", cell=view, board_href=board_page(board, shown))
         first = {}
-        for run in siblings:
+        for run in row.runs:
             picture = _pictures(folder, run, options, catalogue)
-            view = run_view(run, catalogue, picture, siblings, options.identities_shown)
+            view = run_view(run, catalogue, picture, row.runs, options.identities_shown)
             view["features"] = feature_view(run.features, _points(run, options))
+            view["cell_href"] = cell_page(row)
             page(run_page(run), "run.html", **view, studies=study_view(options.studies.get(run.run, ())))
-            shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
-            first[run.run] = {label: indices[0] for label, indices in shown if indices}
+            pictured = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
+            first[run.run] = {label: indices[0] for label, indices in pictured if indices}
         return first
 
-    written = on_all_cores(write, cells)
+    written = on_all_cores(write, [(board, row) for board in shown for row in board.rows])
     return {run: pictures for part in written for run, pictures in part.items()}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -72,6 +72,23 @@ class JudgeFacts(TypedDict, total=False):
     threshold: Annotated[float, Field(allow_inf_nan=False)]
     verified: Share
     weights: Key
+
+
+@with_config(ConfigDict(extra="forbid"))
+class MethodFacts(TypedDict, total=False):
+    """What a page says of a method besides its figures, as it was when a run of it was recorded. ``reference``: its
+    paper as the registry has it."""
+
+    title: Text
+    kind: Text | None
+    family: Text | None
+    access: Text | None
+    prior: Text | None
+    adaptive: bool
+    presets: dict[Text, dict[str, Any]]
+    costs: dict[Text, Text]
+    deviations: Annotated[list[str], Field(max_length=50)]
+    reference: dict[Text, Any]
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,7 @@ class RunRecord:
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
+    methods: dict[Literal["defense", "attack"], MethodFacts] | None = None  # None in older records
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property

@@ -75,9 +75,7 @@ class Workspace:
             docs=docs,
         )
         runs = merged(self.database.runs(), load_results(results))
-        return build_site(
-            runs, catalogue(self.registry, (run.defense for run in runs)), out or self.home / "site", options
-        )
+        return build_site(runs, catalogue(self.registry, runs), out or self.home / "site", options)
 
     def _private_image(self, track: str, label: int, index: int) -> Path | None:
         from mibench.data.pictures import private_image

@@ -61,6 +61,13 @@ class Entry(BaseModel):
     reported: tuple[str, ...] = ()  # its names in results/reported.csv
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What a page says of the method: the fields that are set (``mibench.records.MethodFacts``)."""
+        names = ("title", "kind", "family", "access", "prior", "adaptive", "presets", "costs")
+        facts = {name: value for name in names if (value := getattr(self, name))}
+        return facts | ({"reference": self.paper.model_dump(mode="json", exclude_defaults=True)} if self.paper else {})
+
+    @property
     def control(self) -> bool:
         """Whether it is there to tell what others' figures mean, and does not compete with them."""
         return CONTROL in (self.kind, self.family)

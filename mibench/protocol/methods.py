@@ -69,6 +69,7 @@ class Facts:
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
     served: tuple[tuple[str, ...], ...] = ()  # of a defense: paths in ``params`` to what only serving the target reads
     against: str = "white_box"  # of a defense: the most that an attack may see and still meet it
+    about: dict[str, Any] = field(default_factory=dict)  # title, presets, paper: what a page says of it
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Facts:
@@ -135,5 +136,6 @@ def combined(parts: Sequence[Facts]) -> Facts:
         adapts=any(part.adapts for part in parts),
         deviations=tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
         served=tuple((part.id, *path) for part in parts for path in part.served),
+        about={"title": " with ".join(part.about.get("title", part.id) for part in parts), "kind": "combination"},
         against=min((part.against for part in parts), key=lambda access: ACCESS_RANK[access]),
     )

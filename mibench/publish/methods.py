@@ -12,6 +12,7 @@ from mibench.publish.links import attack_page, board_page, compare_page, defense
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.rows import MAJORITY, Board, Row, columns, leakage_of
+from mibench.records import RunRecord
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
 EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None}
@@ -28,8 +29,10 @@ def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalo
     known = catalogue.defenses if kind == "defense" else catalogue.attacks
     facts = EMPTY | dict(known.get(name, {}))
     mine = [(board, [row for row in board.rows if getattr(row, kind) == name]) for board in boards]
-    deviations = {d for _, rows in mine for row in rows for run in row.runs for d in run.deviations}
-    own = [d for d in facts.get("deviations") or () if d] or sorted(deviations)
+    runs = [run for _, rows in mine for row in rows for run in row.runs]
+    own = [d for d in facts.get("deviations") or () if d] or sorted(
+        {d for run in runs for d in _told(kind, run, catalogue)}
+    )
     return {
         "kind": kind,
         "id": name,
@@ -38,6 +41,15 @@ def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalo
         "deviations": own,
         "boards": [_results(board, rows, kind, boards, catalogue) for board, rows in mine if rows],
     }
+
+
+def _told(kind: str, run: RunRecord, catalogue: Catalogue) -> Iterable[str]:
+    """The deviations of a run's method; of an older record, which has both methods' in one list, without those that
+    are known to be the other's."""
+    if run.methods:
+        return run.methods["defense" if kind == "defense" else "attack"].get("deviations", ())
+    other = catalogue.attacks.get(run.attack, {}) if kind == "defense" else catalogue.defenses.get(run.defense, {})
+    return set(run.deviations) - set(other.get("deviations") or ())
 
 
 def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:

@@ -8,7 +8,7 @@ ones, which do not, it is taken that a parameter which others of the same label 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -183,7 +183,10 @@ def _marks(
 ) -> dict[_Number, str]:
     """What sets each of several methods with one name apart; nothing of the one that has the name to itself: that which
     is ``asked`` for, as far as one knows."""
-    fits = {n: all(known[n].get(name, value) == value for name, value in asked.items()) for n in rivals}
+    apart = _apart(known.values())
+    fits = {
+        n: all(own.get(name, asked[name]) == asked[name] for name in apart & asked.keys()) for n, own in known.items()
+    }
 
     def rank(number: _Number) -> tuple[Any, ...]:
         own = [runs[place] for place in rivals[number]]
@@ -191,18 +194,28 @@ def _marks(
 
     first = max(rivals, key=rank)
     plain = first if fits[first] or len(rivals) == 1 else None
-    return {number: "" if number == plain else _difference(known, number) for number in rivals}
+    return {number: "" if number == plain else said for number, said in _differences(known).items()}
 
 
-def _difference(known: Mapping[_Number, Mapping[str, Any]], number: _Number) -> str:
-    """What sets one of several methods apart: its values of what they do not all have in common."""
-    names = sorted({name for values in known.values() for name in values})
-    apart = [
-        n for n in names if len({canonical(values.get(n)) if n in values else "" for values in known.values()}) > 1
-    ]
-    own = known[number]
-    said = [_said(name, own[name]) if name in own else f"{name} default" for name in apart]
-    return ", ".join(said) or f"variant {list(known).index(number) + 1}"
+def _differences(known: Mapping[_Number, Mapping[str, Any]]) -> dict[_Number, str]:
+    """What sets each of several methods apart: what they have in common with other values, and, where that does not
+    tell all of them apart, what only some of them have."""
+    apart = _apart(known.values())
+    common = {name for name in apart if all(name in own for own in known.values())}
+    for names in (sorted(common), sorted(apart)):
+        said = {
+            number: ", ".join(_said(name, own[name]) if name in own else f"{name} default" for name in names)
+            for number, own in known.items()
+        }
+        if len(set(said.values())) == len(said):
+            return said
+    return {number: f"variant {place}" for place, number in enumerate(known, start=1)}
+
+
+def _apart(known: Collection[Mapping[str, Any]]) -> set[str]:
+    """The names of what several methods do not have in common."""
+    names = {name for values in known for name in values}
+    return {n for n in names if len({canonical(own[n]) if n in own else "" for own in known}) > 1}
 
 
 def _said(name: str, value: Any) -> str:

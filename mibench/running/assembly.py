@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mibench.protocol.stage_kinds import ASKING
 from mibench.protocol.tracks import Track
-from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord, Seeds, StageInfo
+from mibench.records import FIRST_TUNING_SEED, MethodFacts, MetricValue, RunRecord, Seeds, StageInfo
 from mibench.store.manifest import Manifest
 
 
@@ -23,6 +23,7 @@ class Question:
     defense: str
     attack: str
     deviations: list[str]
+    methods: dict[Literal["defense", "attack"], MethodFacts] | None = None
 
     @property
     def command(self) -> str:
@@ -60,6 +61,7 @@ def assemble(
         chance=asked.track.chance,
         command=asked.command,
         deviations=asked.deviations,
+        methods=asked.methods,
         features=manifests["features"].result if "features" in manifests else None,
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
         protected=manifests["target"].result.get("protected"),

@@ -18,7 +18,7 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,6 +40,7 @@ class Paper(BaseModel):
     year: int
     url: str = Field(pattern=r"^https?://")
     authors: tuple[str, ...] = ()
+    form: Literal["inproceedings", "article", "misc"] = "inproceedings"  # as BibTeX calls it
 
 
 class Entry(BaseModel):

@@ -21,7 +21,7 @@ from mibench.publish import text
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.cells import page_view
 from mibench.publish.compare import compare_view
-from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
+from mibench.publish.downloads import LATEX_FORMS, as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex, own_bibtex
 from mibench.publish.features import feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
@@ -106,7 +106,9 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
             folder.copy(source, source.relative_to(site).as_posix())
     if options.docs is not None:
         _docs(folder, options.docs)
-    render = _renderer(site / "templates", options)
+    day = max((run.created[:10] for run in runs), default=None)
+    own = own_bibtex(day, options.commit) if day else None
+    render = _renderer(site / "templates", options, day=day, own_bibtex=own)
 
     def page(name: str, template: str, **view: Any) -> None:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
@@ -115,7 +117,7 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     pictures = _run_pages(shown, folder, page, catalogue, options)
     legend = Legend(shown)
     for board in shown:
-        downloads = _downloads(board, folder, catalogue)
+        downloads = _downloads(board, folder, catalogue, own or "")
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
         page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
@@ -142,7 +144,17 @@ def _docs(folder: Folder, docs: Path) -> None:
         raise UserError(f"{docs} holds no index.html. Build the documentation: mkdocs build --site-dir {docs}")
     for source in sorted(docs.rglob("*")):
         if source.is_file() and not source.is_symlink():
-            folder.copy(source, f"docs/{source.relative_to(docs).as_posix()}")
+            name = f"docs/{source.relative_to(docs).as_posix()}"
+            if source.suffix == ".html":
+                folder.write(name, _with_way_back(source.read_text(encoding="utf-8"), "../" * name.count("/")))
+            else:
+                folder.copy(source, name)
+
+
+def _with_way_back(page: str, root: str) -> str:
+    """A page of the documentation with a link to the leaderboard that it is a part of."""
+    link = f'<p style="margin: .4rem 1.2rem"><a href="{root}index.html">Leaderboard</a></p>'
+    return re.sub(r"<body[^>]*>", lambda match: match.group() + link, page, count=1)
 
 
 def _run_pages(
@@ -176,17 +188,18 @@ def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
     return points
 
 
-FORMATS = ("csv", "json", "parquet", "tex", "bib")
+TABLES = {f"{form}.tex".lstrip("."): form for form in LATEX_FORMS}
+FORMATS = ("csv", "json", "parquet", *TABLES, "bib")
 
 
-def _downloads(board: Board, folder: Folder, catalogue: Catalogue) -> list[dict[str, str]]:
+def _downloads(board: Board, folder: Folder, catalogue: Catalogue, own: str) -> list[dict[str, str]]:
     runs = sorted((run for row in board.rows for run in row.runs), key=lambda run: run.run)
     texts = {
         "csv": as_csv(runs),
         "json": as_json(runs),
-        "tex": as_latex(board, catalogue),
-        "bib": as_bibtex(board, catalogue),
+        "bib": as_bibtex(board, catalogue, own),
     }
+    texts |= {suffix: as_latex(board, catalogue, form) for suffix, form in TABLES.items()}
     for suffix, content in texts.items():
         folder.write(_download(board, suffix), content)
     folder.write_bytes(_download(board, "parquet"), as_parquet(runs))
@@ -205,7 +218,7 @@ def _download_links(board: Board, catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _renderer(templates: Path, options: SiteOptions) -> Callable[..., str]:
+def _renderer(templates: Path, options: SiteOptions, **known: Any) -> Callable[..., str]:
     environment = Environment(
         loader=FileSystemLoader(templates),
         autoescape=True,
@@ -215,7 +228,7 @@ def _renderer(templates: Path, options: SiteOptions) -> Callable[..., str]:
         keep_trailing_newline=True,
     )
     environment.filters |= {"duration": text.duration, "safe_url": text.safe_url, "plain": text.plain}
-    environment.globals |= {"anchor": text.anchor, "version": mibench.__version__, "options": options}
+    environment.globals |= {"anchor": text.anchor, "version": mibench.__version__, "options": options} | known
 
     def render(template: str, **values: Any) -> str:
         return environment.get_template(template).render(**values)

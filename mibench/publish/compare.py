@@ -12,7 +12,7 @@ from mibench.publish.links import run_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
 from mibench.publish.rows import MAJORITY, Board, Row, of_trainings
-from mibench.publish.standings import Standing, is_baseline, standings
+from mibench.publish.standings import Standing, baseline, standings
 from mibench.records import RunRecord
 from mibench.stats.intervals import seed_interval
 
@@ -80,7 +80,7 @@ def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapp
     defenses = standings(board, catalogue)
     runs = [run for s in defenses for run in s.runs if run.status == "done" and run.metrics.get(board.leakage)]
     labels = sorted({label for run in runs for label in run.identities})
-    reference = next((s for s in defenses if is_baseline(catalogue, s.defense)), None)
+    reference = baseline(defenses, catalogue)
     return {
         "title": catalogue.board_title(board),
         "sensitive": catalogue.sensitive(board.track),

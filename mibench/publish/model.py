@@ -69,7 +69,8 @@ class SiteOptions:
     index. It is asked on tracks that allow it, and on all when ``private_images`` is set: such a site is for this
     machine only. ``feature_source`` finds a run's ``features.json``. studies: what
     people said, by run (``mibench.study.load_studies``). reported: published figures, shown apart. docs: the built
-    documentation, a folder with index.html, which becomes a part of the site."""
+    documentation, a folder with index.html, which becomes a part of the site. commit: of the code that
+    builds it; licence: of code and figures."""
 
     images: Literal["none", "sample", "all"] = "none"
     private_images: bool = False
@@ -79,6 +80,8 @@ class SiteOptions:
     studies: Mapping[str, Sequence[Facts]] = field(default_factory=dict)
     reported: tuple[Reported, ...] = ()
     docs: Path | None = None
+    commit: str | None = None
+    licence: str | None = None
 
     @property
     def shows_private(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,12 @@ def _adaptive(row: Row, catalogue: Catalogue) -> bool:
 def is_baseline(catalogue: Catalogue, defense: str) -> bool:
     """Whether this is the undefended model."""
     return catalogue.defenses.get(defense, {}).get("kind") == "baseline"
+
+
+def baseline(defenses: Sequence[Standing], catalogue: Catalogue) -> Standing | None:
+    """The undefended model on a board; of several the one under its plain name."""
+    own = [s for s in defenses if is_baseline(catalogue, s.defense)]
+    return min(own, key=lambda s: (s.label != s.defense, s.label), default=None)
 
 
 def other_code(runs: list[RunRecord], catalogue: Catalogue) -> tuple[list[str], list[str]]:

@@ -82,6 +82,10 @@ class Registry:
             raise UserError(f"{path} cannot be read: {error}") from None
 
     @property
+    def licence(self) -> str | None:
+        return self._file.licence
+
+    @property
     def audit(self) -> AuditSection | None:
         return self._file.audit
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import vendor
 from factories import make_catalogue, make_run
 
+import mibench
 from mibench.cli import tables
 from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, text
@@ -314,6 +315,25 @@ def test_with_a_panel_the_majority_ranks_and_the_evaluator_does_not() -> None:
 def test_without_a_majority_nothing_ranks_and_the_reason_is_told() -> None:
     (board,) = boards([judged(None, att1=0.9)])
     assert board.cases["none"].rank is None and board.rows[0].leaked.reason == "no third judge"
+
+
+def test_every_page_says_of_what_it_is_made_and_how_to_cite_it(tmp_path: Path) -> None:
+    options = SiteOptions(commit="abc123def456", licence="Apache-2.0")
+    runs = [make_run(), make_run(seed=1, created="2026-12-24T00:00:00+00:00")]
+    site = build_site(runs, make_catalogue(), tmp_path / "site", options).parent
+    pages = list(site.rglob("*.html"))
+    assert len(pages) >= 12
+    for page in pages:
+        foot = page.read_text().partition("<footer>")[2]
+        for said in (
+            f"mibench {mibench.__version__}",
+            "abc123def456",
+            "results up to 2026-12-24",
+            "licence Apache-2.0",
+        ):
+            assert said in foot, page
+        assert "@misc{mibench2026," in foot
+    assert (site / "download" / "orl32.bib").read_text().startswith("@misc{mibench2026,")
 
 
 def test_versions_of_a_track_are_never_mixed() -> None:

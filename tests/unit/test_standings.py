@@ -28,7 +28,7 @@ from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue, SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
-from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex
+from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex, own_bibtex
 from mibench.publish.figures_file import load_reported
 from mibench.publish.judges import flags
 from mibench.publish.reported import reported_view
@@ -261,7 +261,9 @@ def test_with_a_panel_latex_and_the_comparison_hold_the_majority() -> None:
 
     (board,) = boards([judged(0.5), judged(0.25, defense="re")])
     assert "% orl32, version 1; majority attack accuracy" in as_latex(board, make_catalogue())
-    assert r"re & 95.0 & 25.0 & 25.0 \\" in as_latex(board, make_catalogue())
+    assert r"re & 95.0 {\scriptsize 87.0--100.0} & 25.0 & 25.0 \\" in as_latex(board, make_catalogue())
+    baselined = replace(make_catalogue(), defenses={"none": {"kind": "baseline"}})
+    assert r"re & -- & $-$25.0 {\scriptsize $-$25.0 to $-$25.0} \\" in as_latex(board, baselined, "differences")
     view = compare_view(board, make_catalogue(), {})
     (row,) = view["rows"]
     assert (row["own"], row["reference"], row["difference"]) == ("25.0", "50.0", "−25.0")
@@ -273,9 +275,12 @@ def test_latex_has_a_line_per_defense_and_no_loose_characters() -> None:
     hostile = r"a&b_c%d#e$f{g}h~i^j\k"
     runs = [make_run(defense=hostile, att1=0.5, nat1=0.9), make_run(att1=0.25, nat1=0.95)]
     text = as_latex(boards(runs)[0], make_catalogue())
-    assert r"none & 95.0 & 25.0 & 25.0 \\" in text
+    line = r"none & 95.0 {\scriptsize 87.0--100.0} & 25.0 {\scriptsize 17.0--34.0} & 25.0 {\scriptsize 17.0--34.0} \\"
+    assert line in text and text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\caption{") == 1
+    turned = as_latex(boards(runs)[0], make_catalogue(), "transposed").splitlines()
+    assert sum(row.endswith(r"\\") for row in turned) == 4 and r"Attack & none &" in "\n".join(turned)
     assert latex(hostile) == r"a\&b\_c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
-    assert latex(hostile) + r" & 90.0 & 50.0 & 50.0 \\" in text
+    assert latex(hostile) + r" & 90.0 {\scriptsize 82.0--99.0} & 50.0 {\scriptsize 42.0--59.0} & 50.0 " in text
     assert text.count(r"\\") == 3
 
 
@@ -303,6 +308,27 @@ def test_bibtex_of_what_the_registry_names() -> None:
         attacks={"gmi": {"reference": paper}}, defenses={"none": {"reference": paper | {"year": 2021}}}
     )
     assert as_bibtex(boards([make_run()])[0], catalogue).count("@inproceedings") == 2
+    own = own_bibtex("2026-11-26", "abc123")
+    fields = dict(re.findall(r"  (\w+) = \{(.*)\},", own))
+    assert own.startswith("@misc{mibench2026,") and fields["author"] == "{The mibench maintainers}"
+    assert re.fullmatch(r"Version [\d.]+, results of 2026-11-26, commit abc123", fields["note"])
+    assert as_bibtex(boards([make_run()])[0], catalogue, own).startswith(own)
+
+
+def test_every_paper_has_its_authors_and_its_form() -> None:
+    found = catalogue(Registry())
+    entries = [bibtex(name, facts) for known in (found.defenses, found.attacks) for name, facts in known.items()]
+    made = [entry for entry in entries if entry]
+    assert len(made) >= 39
+    places = {"inproceedings": "booktitle", "article": "journal", "misc": "howpublished"}
+    for entry in made:
+        form = re.match(r"@(\w+)\{\w+,", entry)[1]  # type: ignore[index]
+        fields = dict(re.findall(r"  (\w+) = \{(.*)\},", entry))
+        assert fields.keys() == {"author", "title", places[form], "year", "url"}, entry
+        assert form == {"TMLR": "article", "TDSC": "article", "arXiv": "misc"}.get(
+            fields[places[form]], "inproceedings"
+        )
+        assert " and " in fields["author"] and "," not in fields["author"]
 
 
 # --- published results ---------------------------------------------------------------------------------------------

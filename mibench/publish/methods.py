@@ -131,8 +131,10 @@ def protocol_view(boards: Sequence[Board], catalogue: Catalogue) -> dict[str, An
     """Everything that exists, each with a link to its page."""
     runs = [run for board in boards for row in board.rows for run in row.runs]
     others = sorted({name for run in runs for name in run.metrics} - set(catalogue.metrics))
+    ran = {id for run in runs for id in (run.track, run.defense, run.attack)}
     return {
         "tracks": [{"id": t, "href": track_page(t)} | _title(catalogue.tracks, t) for t in tracks(boards, catalogue)],
+        "measured": ran,
         "metrics": [metric_facts(catalogue, name) for name in [*catalogue.metrics, *others]],
         "defenses": [
             {"id": n, "href": defense_page(n)} | _title(catalogue.defenses, n)

@@ -31,6 +31,7 @@ from mibench.publish.compare import compare_view, paired_difference, t_quantiles
 from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex, own_bibtex
 from mibench.publish.figures_file import load_reported
 from mibench.publish.judges import flags
+from mibench.publish.methods import method_view, protocol_view
 from mibench.publish.reported import reported_view
 from mibench.publish.results import load_results, merged
 from mibench.publish.standings import standings
@@ -331,6 +332,26 @@ def test_every_paper_has_its_authors_and_its_form() -> None:
         assert " and " in fields["author"] and "," not in fields["author"]
 
 
+# --- what runs say of their methods --------------------------------------------------------------------------------
+
+
+def test_a_page_keeps_what_its_runs_say_of_a_method_that_nobody_has_here() -> None:
+    """Of a plugin's file, which a later command is not told of; the attack's deviations are the attack's."""
+    about = {"title": "Mine of mine", "presets": {"bold": {"p": 0.5}}, "deviations": ["Mine alone."]}
+    paper = {"title": "On mine", "venue": "ICML", "year": 2026, "url": "https://example.org", "authors": ["A B"]}
+    told = {"defense": about | {"reference": paper}, "attack": {"title": "GMI", "deviations": ["The attack's."]}}
+    run = replace(make_run(defense="mine"), methods=told, deviations=["Mine alone.", "The attack's."])
+    run = RunRecord.from_json(json.loads(json.dumps(run.to_json())))
+    known = catalogue(Registry(), [replace(run, created="2020-01-01T00:00:00+00:00", methods=None), run])
+    page = method_view("defense", "mine", boards([run]), known)
+    assert page["facts"]["title"] == "Mine of mine" and page["facts"]["paper"] == "On mine (ICML 2026)"
+    assert page["presets"] == [("bold", [("p", "0.5")], None)] and page["deviations"] == ["Mine alone."]
+    assert "author = {A B}" in (bibtex("mine", page["facts"]) or "")
+    assert known.attacks["gmi"]["title"] == Registry().entry("attack", "gmi").title, "what is here is asked first"
+    older = replace(make_run(defense="mine"), deviations=["Adam in place of SGD with momentum.", "Mine alone."])
+    assert method_view("defense", "mine", boards([older]), make_catalogue())["deviations"] == ["Mine alone."]
+
+
 # --- published results ---------------------------------------------------------------------------------------------
 
 
@@ -445,8 +466,20 @@ def test_measured_stands_beside_reported_where_a_track_repeats_the_setting() -> 
         {"gmi": {"reported": [line.attack]}},
     )
     runs = [make_run(att1=0.5), make_run(track="other"), make_run(attack="ppa"), make_run(defense="re")]
-    (item,) = reported_view([line], boards(runs), catalogue)["lines"]
-    assert [row["value"] for row in item["measured"]] == ["50.0"]
+    empty, unknown = replace(line, natural_acc=None, attack_acc_top1=None), replace(line, defense="not stated")
+    view = reported_view([line, empty, unknown], boards(runs), catalogue)
+    ((item,),) = [group["lines"] for group in view["groups"]]
+    (track,) = item["tracks"]
+    assert [row["value"] for row in track["measured"]] == ["50.0"] and view["count"] == 1
+    (track,) = reported_view([line], [], catalogue)["groups"][0]["lines"][0]["tracks"]
+    assert track["measured"] == [] and track["href"] == "track/orl32.html"
+    assert reported_view([replace(line, attack="unheard of")], [], catalogue)["groups"][0]["lines"][0]["tracks"] == []
+
+
+def test_what_has_no_runs_is_marked() -> None:
+    view = protocol_view(boards([make_run()]), make_catalogue(mnist={"title": "MNIST"}))
+    known = {item["id"] for kind in ("tracks", "defenses", "attacks") for item in view[kind]}
+    assert known - view["measured"] == {"mnist", "re"}
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------

@@ -18,24 +18,26 @@ from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.rows import Board
 from mibench.publish.standings import Standing, baseline, standings
+from mibench.publish.tradeoff import Tradeoff, standings_table
 from mibench.records import SCHEMA, RunRecord
 from mibench.stats.comparisons import Paired
 
 SEEDS = ("seed", "attack_seed", "prior_seed", "evaluator_seed")
-HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "origin", "chance", "seconds")
+HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "reason", "origin", "chance", "seconds")
 MADE = ("defense_params", "attack_params", "versions")  # JSON; versions by stage
+EXPOSED = ("p10", "p25", "p50", "p75", "p90", "ids50", "any", "never", "tail10", "gini")
 PARTS = ("", "_low", "_high", "_n", "_reason")
 
 
 def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
     """Column names and one line per run: of every metric the value, the interval, the number of images and, without a
-    value, the reason."""
+    value, the reason; how what leaks spreads over people."""
     names = sorted({name for run in runs for name in run.metrics})
     lines = []
     for run in runs:
         line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label]
         line += astuple(run.seeds)
-        line += [run.status, run.origin, run.chance, round(run.seconds, 3)]
+        line += [run.status, run.reason, run.origin, run.chance, round(run.seconds, 3)]
         line += [canonical(made) for made in made_of(run)]
         for name in names:
             metric = run.metrics.get(name)
@@ -43,8 +45,10 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
                 line += [None, None, None, None, "not measured"]
             else:
                 line += [metric.value, metric.ci_low, metric.ci_high, metric.n, metric.reason]
-        lines.append(line)
-    return [*HEAD, *MADE, *(name + part for name in names for part in PARTS)], lines
+        exposed = run.exposure or {}
+        lines.append([*line, *(exposed.get(name) for name in EXPOSED)])
+    heads = [name + part for name in names for part in PARTS]
+    return [*HEAD, *MADE, *heads, *(f"exposure_{name}" for name in EXPOSED)], lines
 
 
 def made_of(run: RunRecord) -> tuple[dict[str, Any], ...]:
@@ -54,7 +58,15 @@ def made_of(run: RunRecord) -> tuple[dict[str, Any], ...]:
 
 
 def as_csv(runs: Sequence[RunRecord]) -> str:
-    head, lines = table(runs)
+    return _inert_csv(*table(runs))
+
+
+def standings_csv(board: Board, found: Tradeoff) -> str:
+    """One line per defense and setting."""
+    return _inert_csv(*standings_table(board, found))
+
+
+def _inert_csv(head: list[str], lines: list[list[Any]]) -> str:
     return _csv(head, [[_inert(item) for item in line] for line in lines])
 
 
@@ -95,7 +107,7 @@ def as_parquet(runs: Sequence[RunRecord]) -> bytes:
 
 
 def _arrow_type(pa: Any, name: str) -> Any:
-    if name in ("run", "track", "defense", "attack", "status", "origin", *MADE) or name.endswith("_reason"):
+    if name in ("run", "track", "defense", "attack", "status", "reason", "origin", *MADE) or name.endswith("_reason"):
         return pa.string()
     return pa.int64() if name in ("track_version", *SEEDS) or name.endswith("_n") else pa.float64()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,9 +55,8 @@ def test_a_new_defense_runs_from_an_empty_folder(here: Cli, tmp_path: Path) -> N
     paper = {"title": "On mine", "venue": "ICML", "year": 2026, "url": "https://example.org", "authors": ["A B"]}
     entry = {"title": "Mine of mine", "presets": {"bold": {}}, "paper": paper}
     plugin.with_suffix(".yaml").write_text(yaml.safe_dump(entry))
-    plugin.write_text(
-        re.sub(r"(class \w+\(Defense\):\n)", r'\1    deviations = ("Mine alone.",)\n', plugin.read_text())
-    )
+    own = '    deviations = ("Mine alone.",)\n\n    class Params'
+    plugin.write_text(plugin.read_text().replace("    class Params", own, 1))
     answer = here.run("--plugin", str(plugin), "--defense", "mine", "--attack", "miface")
     pages = [
         Path(here("site", "build", "--out", str(tmp_path / name), *more).stdout.strip()).parent / "defense/mine.html"

@@ -25,7 +25,7 @@ logarithm of probabilities; or the log-odds of independent ones."""
 class Way:
     """How pixels become logits, besides the network. ``mean`` and ``std`` are one number for all channels, or one each;
     ``side`` is what images are resized to first; ``bgr``: channels are turned round. ``head``: the name of the linear
-    layer whose output is the answer, '' where there is none."""
+    layer whose output is the answer, '' where there is none. ``scale`` multiplies what is taken for logits."""
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -33,6 +33,7 @@ class Way:
     bgr: bool = False
     head: str = ""
     answer: Answer = "logits"
+    scale: float = 1.0
 
 
 class Foreign(Classifier):
@@ -74,7 +75,7 @@ class Foreign(Classifier):
             x = functional.interpolate(x, (way.side, way.side), mode="bilinear", antialias=True)
         if not way.head:
             scores = _scores(self.network(x))
-            logits = _LOGITS[way.answer](scores)
+            logits = way.scale * _LOGITS[way.answer](scores)
             return Output(logits, logits, {"features": logits})
 
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
@@ -88,7 +89,7 @@ class Foreign(Classifier):
         features, own = given[-1]
         logits = own if way.answer == "head" else _LOGITS[way.answer](scores)
         features = features.flatten(1)
-        return Output(logits, features, {"features": features})
+        return Output(way.scale * logits, features, {"features": features})
 
 
 def _scores(answer: Any) -> Tensor:

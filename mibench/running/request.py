@@ -173,17 +173,16 @@ def build_plan(
     defenses: list[Selection],
     attacks: list[Selection],
     seeds: Sequence[Seeds],
-    controlled: bool = False,
+    controlled: str | None = None,
 ) -> Plan:
-    """The plan for defenses x attacks x seeds on a track, the undefended model first. ``controlled``: with the
-    controls, as always where the track has a panel."""
+    """The plan for defenses x attacks x seeds on a track, the undefended model first. Where the track has
+    a panel, with the controls; ``controlled``: with them, but floors only for the defense of this id."""
     baseline = Selection("defense", BASELINE)
     if all(s.id != BASELINE for s in defenses):
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
     floors, once = _controls(registry, track, attack_facts) if controlled or track.panel is not None else ([], [])
-    attack_facts += floors
     evaluation = {
         "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
         "weights": at_hand(track.metrics),
@@ -191,9 +190,10 @@ def build_plan(
     evaluation = {name: value for name, value in evaluation.items() if value}
     cells = [
         Cell(track, defense, attack, seed, evaluation)
-        for attack in attack_facts
+        for attack in [*attack_facts, *floors]
         for defense in defense_facts
         for seed in seeds
+        if attack not in floors or controlled in (None, defense.id)
     ]
     first = [each for each in seeds if not each.again] or [seeds[0]]
     cells += [

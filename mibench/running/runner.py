@@ -54,6 +54,8 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
         for key in parents:
             if _whole(store, plan.stages[key], notes, verify=True) is None:
                 del done[key]
+    if changed := outdated(plan, done):
+        notes.append(_outdated_sentence(changed))
     return done
 
 
@@ -114,9 +116,7 @@ def execute(
     recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
     todo = needed(plan, recorder.manifests)
     result.todo = {stage.key for stage in todo}
-    if changed := outdated(plan, recorder.manifests):
-        result.outdated = list(changed)
-        result.notes.append(_outdated_sentence(changed))
+    result.outdated = list(outdated(plan, recorder.manifests))
     if todo:
         seconds = estimate(todo, past_seconds(database.durations()))
         with grids.open_grid(store.home, plan, seconds):

@@ -17,19 +17,21 @@ FILTERS = {"attack": "Attack", "defense": "Defense", "private_dataset": "Private
 def reported_view(lines: Sequence[Reported], boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:
     """The lines that say what of whom, by source; beside one that a track repeats, what was measured there."""
     shown = [line for line in lines if _told(line)]
-    groups: dict[tuple[str, str], list[Reported]] = {}
+    groups: dict[str, list[Reported]] = {}
     for line in shown:
-        groups.setdefault((line.source, line.source_ref), []).append(line)
+        groups.setdefault(line.source, []).append(line)
     return {
         "count": len(shown),
         "groups": [
             {
                 "source": source,
-                "href": arxiv(reference),
-                "anchor": text.anchor("source", source, reference),
-                "lines": [{"line": line, "tracks": _tracks(line, boards, catalogue)} for line in own],
+                "anchor": text.anchor("source", source),
+                "lines": [
+                    {"line": line, "href": arxiv(line.source_ref), "tracks": _tracks(line, boards, catalogue)}
+                    for line in own
+                ],
             }
-            for (source, reference), own in groups.items()
+            for source, own in groups.items()
         ],
         "filters": [
             {"id": name, "title": title, "values": sorted({getattr(line, name) for line in shown} - {""})}

@@ -118,7 +118,8 @@ def export(
                 writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason))
             for name, value in (run.exposure or {}).items():
                 if name not in ("metric", "people", "images"):
-                    writer.writerow((*cell, f"exposure_{name}", value, None, None, len(run.identities), None))
+                    why = "nobody is recognised" if value is None else None
+                    writer.writerow((*cell, f"exposure_{name}", value, None, None, len(run.identities), why))
         text = buffer.getvalue()
     if output is None:
         click.echo(text, nl=False)

@@ -78,7 +78,8 @@ def _cell(ws: Workspace, cell: Any, plan: Any, records: list[Any], lines: list[A
                     "notes": line.notes,
                 }
                 for line in lines
-                if line.attack in names
+                if track.reported
+                and line.attack in names
                 and line.defense in published
                 and all(str(getattr(line, key)) == str(value) for key, value in track.reported.items())
             ],

@@ -59,6 +59,7 @@ def run_audit(
     place: Place,
     listening: Listening,
     decoding: Decoding | None = None,
+    skip_damaged: bool = False,
 ) -> Audit:
     """Attack the network and the two that are trained for comparison, and write ``request.out``: audit.html and
     audit.json, and what ``prepare`` writes. Stages that were computed before are not computed again.
@@ -68,7 +69,7 @@ def run_audit(
     attacks, defense = _methods(request, registry)
     subject = prepare(request, store.home)
     use_file(subject.plugin)
-    track = Planner(registry, store.home, decoding).track(str(subject.track))
+    track = Planner(registry, store.home, decoding, skip_damaged).track(str(subject.track))
     trial = _trial(request, registry, track, subject, attacks, defense)
     with listening(len(trial.plan.stages)) as listener:
         result = execute(store, trial.plan, place, listener, database)

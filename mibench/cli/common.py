@@ -211,12 +211,12 @@ def describe_time(seconds: float) -> str:
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
 
 
-def planner(ws: Workspace, decode: bool = False, quiet: bool = False) -> Planner:
+def planner(ws: Workspace, decode: bool = False, quiet: bool = False, skip_damaged: bool = False) -> Planner:
     """What makes plans on this machine. ``decode``: folders of images are decoded first, ``quiet`` or with progress."""
     from mibench.cli.progress import decoding
     from mibench.running.request import Planner
 
-    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None)
+    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, skip_damaged)
 
 
 def read_asked(options: dict[str, Any]) -> Asked:

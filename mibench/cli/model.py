@@ -36,12 +36,15 @@ def model() -> None:
 @click.option("--identities", type=click.IntRange(1), help="Attack only the first so many classes.")
 @click.option("--images", default=4, show_default=True, type=click.IntRange(1), help="Reconstructions of each class.")
 @click.option("--out", default="audit", show_default=True, type=click.Path(path_type=Path), help="Where to write.")
+@click.option("--skip-damaged", is_flag=True, help="Leave images out that cannot be read.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--jobs", type=click.IntRange(1), help="Stages at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print audit.json and nothing else on standard output.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
-def audit(ws: Workspace, device: str, jobs: int | None, as_json: bool, quiet: bool, **asked: Any) -> None:
+def audit(
+    ws: Workspace, skip_damaged: bool, device: str, jobs: int | None, as_json: bool, quiet: bool, **asked: Any
+) -> None:
     """Attack a trained classifier, and beside it one trained here on the same images without and one with a defense.
 
     CHECKPOINT is a file of weights (.pth, .pt, .safetensors; nothing in it is run) for --arch, or module:function, a
@@ -70,6 +73,7 @@ def audit(ws: Workspace, device: str, jobs: int | None, as_json: bool, quiet: bo
         place=Placement(device, jobs),
         listening=partial(listening, quiet=quiet),
         decoding=partial(decoding, quiet=quiet or as_json),
+        skip_damaged=skip_damaged,
     )
     if as_json:
         click.echo(json.dumps(done.answer, allow_nan=False))

@@ -32,6 +32,7 @@ SHOWN = 20  # incomplete runs that are named one by one
 @click.option("--limit", metavar="TIME", help="End a stage that takes longer: 90s, 30m or 4h.")
 @click.option("--retry-failed", is_flag=True, help="Try stages again that failed before.")
 @click.option("--force", "forced", multiple=True, metavar="STAGE", help="Compute again: a kind or a key. Repeatable.")
+@click.option("--skip-damaged", is_flag=True, help="Leave images of your own out that cannot be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
@@ -46,6 +47,7 @@ def run(
     limit: str | None,
     retry_failed: bool,
     forced: tuple[str, ...],
+    skip_damaged: bool,
     as_json: bool,
     quiet: bool,
     **asked: Any,
@@ -67,7 +69,7 @@ def run(
     seconds = read_seconds(limit) if limit is not None else None
     options = slurm_options(executor, slurm)
     placement = Placement(device, jobs, gpus=gpus, per_gpu=per_gpu, limit=seconds, slurm=options)
-    plan = planner(ws, decode=True, quiet=quiet).plan(read_asked(asked))
+    plan = planner(ws, decode=True, quiet=quiet, skip_damaged=skip_damaged).plan(read_asked(asked))
     result = _compute(ws, plan, placement, forced, retry_failed, quiet)
     _show(result, str(ws.build_site()), as_json, ws.registry)
     if result.outcome.interrupted:

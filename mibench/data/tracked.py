@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mibench.boundary import printable
 from mibench.data import cache
 from mibench.data.sets import FOLDER, NONE, SETS, data_set
 from mibench.data.sets import folder as folders
@@ -136,12 +137,32 @@ def _not_decoded(track: Track, root: Path) -> str:
 
 
 def prepare(
-    track: Track, home: Path, jobs: int = 1, progress: Progress | None = None, allow_duplicates: bool = False
+    track: Track,
+    home: Path,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    allow_duplicates: bool = False,
+    skip_damaged: bool = False,
 ) -> None:
     """Decode the track's folders, if it has any and they changed. Named sets need their root: not done here."""
     for need in (private_set(track), public_set(track)):
         if need is not None and need.root is not None:
-            build(need.data_set, need.root, home, jobs=jobs, progress=progress, allow_duplicates=allow_duplicates)
+            build(
+                need.data_set,
+                need.root,
+                home,
+                jobs=jobs,
+                progress=progress,
+                allow_duplicates=allow_duplicates,
+                skip_damaged=skip_damaged,
+            )
+
+
+def skipped(track: Track, home: Path) -> dict[str, str]:
+    """The images of the track's folders that were left out as damaged, each with its fault."""
+    needs = [need for need in (private_set(track), public_set(track)) if need is not None and need.root is not None]
+    known = [(need.root, (facts(need.data_set.name, home) or {}).get("skipped", {})) for need in needs]
+    return {printable(Path(root or ".", path)): each["fault"] for root, own in known for path, each in own.items()}
 
 
 @dataclass(frozen=True)

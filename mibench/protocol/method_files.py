@@ -20,12 +20,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from mibench.boundary import read_text, sentences
 from mibench.errors import UserError
 from mibench.protocol.methods import Kind
-from mibench.protocol.yaml_files import Loader
+from mibench.protocol.yaml_files import read_yaml
 
 VARIABLE = "MIBENCH_PLUGINS"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -118,24 +118,20 @@ def file_source(path: Path) -> MethodFile:
 def read_entry(path: Path) -> Entry | None:
     """The registry entry beside a plugin file, ``mine.yaml``; None if there is none. Raises UserError."""
     beside = path.with_suffix(".yaml")
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         return None
-    try:
-        return Entry.model_validate(yaml.load(beside.read_text(encoding="utf-8"), Loader=Loader))
-    except (OSError, ValueError, yaml.YAMLError, ValidationError) as error:
-        raise UserError(f"{beside} is not a registry entry: {error}") from None
+    with sentences(f"{beside} is not a registry entry"):
+        return Entry.model_validate(read_yaml(beside, "registry entry"))
 
 
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a file. Raises UserError if it cannot be read or is no Python."""
-    try:
-        return ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply to be read.") from None
+    text = read_text(path, "Python file")
+    with sentences(f"{path} is not Python"):
+        try:
+            return ast.parse(text)
+        except SyntaxError as error:
+            raise UserError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from None
 
 
 def kind_of(node: ast.ClassDef) -> Kind | None:

@@ -54,10 +54,13 @@ class Asked:
 
 
 class Planner:
-    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first."""
+    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first, with ``skip_damaged``
+    without those that cannot be read."""
 
-    def __init__(self, registry: Registry, home: Path, decoding: Decoding | None = None) -> None:
-        self._registry, self._home, self._decoding = registry, home, decoding
+    def __init__(
+        self, registry: Registry, home: Path, decoding: Decoding | None = None, skip_damaged: bool = False
+    ) -> None:
+        self._registry, self._home, self._decoding, self._skip = registry, home, decoding, skip_damaged
 
     def plan(self, asked: Asked) -> Plan:
         """Raises UserError for what does not exist or cannot be read."""
@@ -131,7 +134,7 @@ class Planner:
             return track
         if self._decoding is not None:
             with self._decoding(track.id) as tell:
-                tracked.prepare(track, self._home, cores(), tell)
+                tracked.prepare(track, self._home, cores(), tell, skip_damaged=self._skip)
         track = tracked.resolve(track, self._home)
         self._registry.add(track)
         return track

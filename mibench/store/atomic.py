@@ -100,7 +100,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))  # for names of files that are not UTF-8
 
 
 def write_json(path: Path, value: Any) -> None:

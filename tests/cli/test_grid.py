@@ -58,8 +58,8 @@ def test_grid_file(cli: Cli, tmp_path: Path) -> None:
         ("schema: 1\ngrid: [{tracks: [tiny], defenses: [re], attacks: [ppa], seed: 3}]", "grid.0.seed"),
         ("schema: 1\ngrid: [{tracks: [tiny], defenses: [], attacks: [ppa]}]", "grid.0.defenses"),
         ("schema: 1\ngrid: [{tracks: [nowhere], defenses: [re], attacks: [ppa]}]", "nowhere"),
-        ("{", "is not YAML"),
-        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        (None, "There is no grid file"),
     ],
 )
 def test_wrong_grid_file(finished: Cli, tmp_path: Path, content: str | None, said: str) -> None:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mibench.boundary import sentences
 from mibench.errors import MissingError, UserError, unknown
 from mibench.nets.base import Classifier, Output
 from mibench.random import Rng
+from mibench.weights.fit import odd_kind
 
 
 class Foreign(Classifier):
@@ -45,7 +47,11 @@ class Foreign(Classifier):
         if self.side is not None and x.shape[-1] != self.side:
             x = functional.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
         given: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+
+        def look(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            given.append(args[0] if args else next(iter(named.values())))
+
+        hook = self.head.register_forward_pre_hook(look, with_kwargs=True)
         try:
             logits = self.network(x)
         finally:
@@ -53,6 +59,11 @@ class Foreign(Classifier):
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise UserError(
                 f"The network returns {type(logits).__name__}, where a tensor of (N, K) logits was expected."
+            )
+        if not given:
+            raise UserError(
+                f"The network does not call its layer {self._last}, the last linear one with {logits.shape[1]} outputs, "
+                "so it cannot be told what its logits are made of. Call the layer, or take it out if it is not used."
             )
         features = given[-1].flatten(1)
         return Output(logits, features, {"features": features})
@@ -96,10 +107,8 @@ def call_factory(factory: str) -> nn.Module:
     module, colon, name = factory.partition(":")
     if not (module and colon and name):
         raise UserError(f"Cannot read the factory {factory!r}. Expected module:function.")
-    try:
+    with sentences(f"The factory {factory} failed"):
         network: Any = getattr(import_module(module), name)()
-    except Exception as error:
-        raise UserError(f"The factory {factory} failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"The factory {factory} returned {type(network).__name__}, where an nn.Module was expected.")
     return network
@@ -125,7 +134,12 @@ def _named(arch: str, classes: int) -> nn.Module:
 def fingerprint(network: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    with sentences("The network's tensors cannot be read"):
+        tensors = sorted(network.state_dict().items())
+    for name, tensor in tensors:
+        if not isinstance(tensor, Tensor) or (kind := odd_kind(tensor)):
+            what = kind if isinstance(tensor, Tensor) else f"no tensor but {type(tensor).__name__}"
+            raise UserError(f"{name} of the network is {what}. Expected a network of plain numbers, as it was trained.")
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from torch import nn
 
 from mibench.audit.foreign import Foreign, call_factory, fingerprint, load_into, make_network
 from mibench.audit.request import AuditRequest
+from mibench.boundary import sentences
 from mibench.errors import UserError
 from mibench.nets import build_classifier
 from mibench.weights.files import read_checkpoint, read_file
@@ -86,15 +87,10 @@ def _try(network: nn.Module, request: AuditRequest) -> None:
     """One image through it, so that what does not fit is said before anything is computed."""
     count, side, channels = len(request.classes), request.resolution, request.channels
     net = Foreign(network, count, *request.normalisation, request.network_resolution).eval()
-    try:
-        with torch.no_grad():
-            output = net(torch.full((2, channels, side, side), 0.5))
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"The network does not take images of {side}x{side} in {channels} channel(s): {first} Say what it takes "
-            f"with --resolution, --channels or --network-resolution."
-        ) from None
+    what = f"The network does not take images of {side}x{side} in {channels} channel(s)"
+    advice = "Say what it takes with --resolution, --channels or --network-resolution."
+    with sentences(what, advice), torch.no_grad():
+        output = net(torch.full((2, channels, side, side), 0.5))
     if output.logits.shape != (2, count):
         raise UserError(f"The network gives {output.logits.shape[1]} scores for {count} class folders.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 from mibench.data.sets.folder import classes
@@ -96,6 +97,6 @@ def normalisation(text: str, channels: int) -> Normalisation:
             raise UserError(
                 f"Cannot read --normalise {text!r}. Expected {', '.join(NORMALISATIONS)}, or MEAN:STD such as 0.5:0.2."
             ) from None
-    if not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
+    if not {len(mean), len(std)} <= {1, channels} or not all(map(isfinite, mean + std)) or min(std) <= 0:
         raise UserError(f"--normalise {text} does not fit images of {channels} channel(s) with positive deviations.")
     return mean, std

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,22 +31,29 @@ _RUN_COLUMNS = (
 class Database:
     """Stages and runs as rows. One coordinator writes, any number of processes read."""
 
-    def __init__(self, opened: Engine, home: Path) -> None:
+    def __init__(self, opened: Engine, home: Path, copy: TemporaryDirectory[str] | None = None) -> None:
         self._engine = opened
         self.home = home
+        self._copy = copy  # which goes with this object
 
     @classmethod
     def open(cls, url: str | None = None, home: Path | None = None) -> Database:
         """Open, make or migrate the database at ``url``, else ``MIBENCH_DB``, else ``home``/mibench.db.
 
-        A new database takes in what the store already holds, so that a deleted file mends itself.
+        A new database takes in what the store already holds, so that a deleted file mends itself. Of a file that cannot
+        be written, in a home that is read-only or somebody else's, a copy is opened: it answers, and remembers nothing.
 
         Raises:
             UserError: it is damaged, newer than this program, or not a mibench database.
             MissingError: it cannot be reached or written, or its driver is not installed.
         """
         home = home or artifacts.home()
-        database = cls(engine.connect(engine.address(url, home)), home)
+        target, copy = engine.address(url, home), None
+        file = engine.sqlite_file(target)
+        if file is not None and not atomic.writable(file):
+            copy = TemporaryDirectory(prefix="mibench-db-")
+            target = target.set(database=str(engine.copied(file, Path(copy.name))))
+        database = cls(engine.connect(target), home, copy)
         if engine.prepare(database._engine):
             database._ingest_all(Store(home).manifests())
         return database
@@ -74,8 +82,9 @@ class Database:
 
     @property
     def path(self) -> Path | None:
-        """The SQLite file; None for PostgreSQL."""
-        return engine.sqlite_file(self._engine.url)
+        """The SQLite file, the original of a copy; None for PostgreSQL."""
+        file = engine.sqlite_file(self._engine.url)
+        return self.home / file.name if file is not None and self._copy is not None else file
 
     def ingest(self, manifests: Iterable[Manifest]) -> None:
         """Insert or replace stages and runs, in one transaction."""

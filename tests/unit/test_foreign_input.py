@@ -313,3 +313,147 @@ def test_a_good_track_file_stays_good(tmp_path: Path) -> None:
     track = read_track(path)
     assert (track.resolution, track.channels, track.fill, track.private.identities) == (8, 1, (0.0,), 3)
     assert stat.S_ISREG(path.stat().st_mode)
+
+
+# --- other people's networks -----------------------------------------------------------------------------------------
+
+FACTORIES = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(48, 5)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def good():
+    return Base()
+
+
+class Keyword(Base):
+    def forward(self, x):
+        return self.fc(input=x.flatten(1))
+
+
+class Functional(Base):
+    def forward(self, x):
+        return functional.linear(x.flatten(1), self.fc.weight, self.fc.bias)
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(5, 48))
+
+    def forward(self, x):
+        return functional.linear(x.flatten(1), self.weight)
+
+
+class Asserts(Base):
+    def forward(self, x):
+        assert x.shape[1] == 7
+
+
+class Odd(Base):
+    def forward(self, x):
+        raise ValueError("expected 7 bands")
+
+
+class Exits(Base):
+    def forward(self, x):
+        raise SystemExit("no GPU")
+
+
+class Nothing(Base):
+    def forward(self, x):
+        return None
+
+
+class Both(Base):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(9), nn.Linear(9, 5))
+
+
+def meta():
+    with torch.device("meta"):
+        return Base()
+
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(Base(), {nn.Linear})
+
+
+def fails():
+    raise KeyError("weights.pth")
+
+
+def leaves():
+    raise SystemExit(2)
+
+
+def number():
+    return 3
+"""
+
+NETWORKS = {
+    "Functional": "does not call its layer fc",
+    "Bare": "no linear layer",
+    "Asserts": "AssertionError (ournets.py, line",
+    "Odd": "expected 7 bands",
+    "Exits": "no GPU",
+    "Nothing": "NoneType",
+    "Both": "dict",
+    "lazy": "lazy",
+    "meta": "meta",
+    "quantised": "The network|no linear layer|no tensor",
+    "fails": "KeyError: 'weights.pth' (ournets.py, line",
+    "leaves": "SystemExit: 2",
+    "number": "returned int",
+}
+
+
+@pytest.fixture
+def ournets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    (tmp_path / "ournets.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ournets", raising=False)
+
+
+def tried(factory: str) -> str:
+    """As an audit tries a network, with images of 4 x 4 in three colours."""
+    from mibench.audit import foreign
+
+    network = foreign.call_factory(f"ournets:{factory}")
+    mark = foreign.fingerprint(network)
+    net = foreign.Foreign(network, 5, (0.0,), (1.0,)).eval()
+    with sentences("The network does not take images of 4x4"):
+        import torch
+
+        output = net(torch.zeros(2, 3, 4, 4))
+    assert output.logits.shape == (2, 5) and output.features.shape == (2, 48)
+    return mark
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("factory", NETWORKS)
+def test_whatever_a_network_raises_is_a_sentence(factory: str, ournets: None) -> None:
+    with pytest.raises(UserError) as caught:
+        tried(factory)
+    assert any(part in str(caught.value) for part in NETWORKS[factory].split("|")), str(caught.value)
+
+
+@pytest.mark.parametrize("factory", ["good", "Keyword"])
+def test_a_head_may_be_called_in_any_way(factory: str, ournets: None) -> None:
+    assert len(tried(factory)) == 64

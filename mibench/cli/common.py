@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mibench.errors import UserError
+from mibench.errors import UserError, few
 
 if TYPE_CHECKING:
     from mibench.protocol.methods import Kind
@@ -92,7 +92,7 @@ class Workspace:
         if len(matching) == 1:
             return matching[0]
         if matching:
-            raise UserError(f"{text!r} fits {len(matching)} runs: {', '.join(run.run for run in matching)}.")
+            raise UserError(f"{text!r} fits {len(matching)} runs: {few([run.run for run in matching])}.")
         from mibench.errors import unknown
 
         names = {run.run for run in runs} | {run.name for run in runs}

@@ -214,8 +214,8 @@ def _print(result: Result, failures: list[dict[str, Any]], index: str, registry:
     out = tables.console()
     if result.records:
         for table in tables.results(result.records, registry.control_ids, registry.bounds):
-            out.print(table)
-        out.print(tables.seconds(result.records))
+            out.show(table)
+        out.show(tables.seconds(result.records))
         nulls = {
             f"{name}: {metric.reason}"
             for record in result.records

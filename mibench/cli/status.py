@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mibench.cli.common import Workspace, describe_time, workspace
-from mibench.errors import EXIT_INTERRUPTED, UserError, unknown
+from mibench.errors import EXIT_INTERRUPTED, UserError, few, unknown
 
 _EVERY = 2.0  # seconds between looks
 _SHOWN = 12  # stages of a kind
@@ -159,9 +159,9 @@ def _log_files(ws: Workspace, name: str) -> list[Any]:
             return own
     runs = [run for run in ws.database.runs() if run.run.startswith(name) or run.name == name]
     if len(runs) > 1:
-        raise UserError(f"{name!r} fits {len(runs)} runs: {', '.join(run.run for run in runs)}.")
+        raise UserError(f"{name!r} fits {len(runs)} runs: {few([run.run for run in runs])}.")
     if not runs:
-        raise unknown("stage or run", name, [run.name for run in ws.database.runs()] or ["none yet"])
+        raise unknown("stage or run", name, {run.name for run in ws.database.runs()})
     short = {stage.key[:16] for stage in runs[0].stages}
     own = [file for file in every if file.stem.rpartition("-")[2] in short]
     if not own:

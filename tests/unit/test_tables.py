@@ -23,7 +23,7 @@ def printed(items: list[RenderableType], width: int, terminal: bool) -> str:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_identifier_and_no_number_is_cut_on_a_terminal(width: int) -> None:
     runs = [make_run(defense="re", defense_label=LONG, seed=seed, run=f"{seed:x}" * 12) for seed in range(2)]
     shown = printed([*tables.results(runs), tables.seconds(runs), tables.metrics(runs[0])], width, True)

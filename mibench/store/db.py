@@ -180,13 +180,20 @@ class Database:
         with engine.writing(self._engine) as connection:
             _forget(connection, Stage.key, gone)
 
-    def durations(self) -> list[tuple[str, str, str, str, float]]:
-        """Kind, method, track, parameters that are not the default as canonical JSON, and seconds of every stage."""
+    def durations(self) -> list[tuple[str, str, str, str, float, float]]:
+        """Kind, method, track, parameters that are not the default as canonical JSON, seconds and steps (0 where they
+        were not recorded) of every stage."""
         with engine.reading(self._engine) as connection:
             rows = connection.execute(
-                sa.select(Stage.kind, Stage.plugin, Stage.track, Stage.details["non_default"], Stage.seconds)
+                sa.select(
+                    *(Stage.kind, Stage.plugin, Stage.track, Stage.details["non_default"], Stage.seconds),
+                    Stage.details["usage"],
+                )
             )
-            return [(kind, plugin, track, canonical(params), seconds) for kind, plugin, track, params, seconds in rows]
+            return [
+                (kind, plugin, track, canonical(params), seconds, float((usage or {}).get("steps") or 0.0))
+                for kind, plugin, track, params, seconds, usage in rows
+            ]
 
     def check(self) -> list[str]:
         """One sentence for each fault: a damaged file, a dangling row, rows and store that differ."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import traceback
 from collections.abc import Iterator
@@ -35,8 +34,8 @@ def sentences(what: str, advice: str = "", kind: type[UserError] = UserError) ->
 
 
 def in_words(error: BaseException) -> str:
-    """What went wrong, in one line: ``ValueError: 3 is odd (mynets.py, line 7).`` The place is the innermost one outside
-    of this program and of what is installed."""
+    """What went wrong, in one line: ``ValueError: 3 is odd (mynets.py, line 7).`` The place is the innermost one
+    outside of this program and of what is installed."""
     text = " ".join(str(error).split())
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     own = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(Path(f.filename))]
@@ -58,7 +57,7 @@ def read_bytes(path: Path, what: str = "file", kind: type[UserError] = MissingEr
             return path.read_bytes()
         except FileNotFoundError:
             if path.is_symlink():
-                raise kind(f"{printable(path)} is a link to {os.readlink(path)}, which does not exist.") from None
+                raise kind(f"{printable(path)} is a link to {path.readlink()}, which does not exist.") from None
             raise kind(f"There is no {what} {printable(path)}.") from None
         except OSError as error:
             raise kind(f"{printable(path)} cannot be read: {error.strerror or error}.") from None

@@ -62,8 +62,8 @@ class Foreign(Classifier):
             )
         if not given:
             raise UserError(
-                f"The network does not call its layer {self._last}, the last linear one with {logits.shape[1]} outputs, "
-                "so it cannot be told what its logits are made of. Call the layer, or take it out if it is not used."
+                f"The network does not call its layer {self._last}, the last linear one of {logits.shape[1]} outputs, "
+                "so it cannot be told what its logits are made of. Call it, or take it out if it is not used."
             )
         features = given[-1].flatten(1)
         return Output(logits, features, {"features": features})

@@ -16,7 +16,6 @@ from pydantic import (
 
 from mibench.errors import UserError, unknown
 
-
 MOST = 1_000_000  # epochs, images, people
 LARGEST = 1024  # side of an image in pixels
 
@@ -86,7 +85,9 @@ class RecipeSection(_Section):
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
     nesterov: bool = False
     schedule: Literal["one_cycle", "constant", "steps"] = "one_cycle"
-    milestones: tuple[Annotated[int, Field(ge=1, le=MOST)], ...] = Field(default=(), description="epochs after which steps multiplies the rate by gamma")
+    milestones: tuple[Annotated[int, Field(ge=1, le=MOST)], ...] = Field(
+        default=(), description="epochs after which steps multiplies the rate by gamma"
+    )
     gamma: float = Field(default=0.1, gt=0, le=1000)
     crop: tuple[float, float] | None = Field(default=None, description="range of the area of a random resized crop")
     jitter: tuple[float, float, float, float] | None = Field(
@@ -94,7 +95,9 @@ class RecipeSection(_Section):
     )
     drop_last: bool = Field(default=False, description="leave an incomplete last batch out")
     initial: Literal["scratch", "imagenet", "ms1m"] = Field(default="scratch", description="weights to start from")
-    resolution: int | None = Field(default=None, ge=8, le=LARGEST, description="side of the network's input if not the track's")
+    resolution: int | None = Field(
+        default=None, ge=8, le=LARGEST, description="side of the network's input if not the track's"
+    )
     resize: Literal["pil", "tensor", "rendered"] = Field(
         default="pil",
         description="how a reconstruction gets to that side: as an 8-bit picture, as a tensor, or drawn at that side "
@@ -155,7 +158,10 @@ class EvaluatorSection(RecipeSection):
         "released attack code that builds the trained network again without it",
     )
     classes: int | None = Field(
-        default=None, ge=2, le=MOST, description="that it knows; more than the private ones are the public people's, after them"
+        default=None,
+        ge=2,
+        le=MOST,
+        description="that it knows; more than the private ones are the public people's, after them",
     )
 
     ADDED = RecipeSection.ADDED | {"photos", "transform_input", "classes"}

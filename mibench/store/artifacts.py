@@ -35,8 +35,8 @@ def home() -> Path:
     path = Path(os.environ.get("MIBENCH_HOME") or platformdirs.user_data_dir("mibench")).expanduser().absolute()
     there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not there.is_dir():
-        what = f"a link to {os.readlink(there)}, which is no folder" if there.is_symlink() else "no folder"
-        raise MissingError(f"{path} cannot hold what the program stores: {there} is {what}. Set MIBENCH_HOME to a folder.")
+        what = f"a link to {there.readlink()}, which is no folder" if there.is_symlink() else "no folder"
+        raise MissingError(f"{path} cannot hold what is stored: {there} is {what}. Set MIBENCH_HOME to a folder.")
     return path
 
 

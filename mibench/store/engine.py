@@ -222,8 +222,8 @@ def _on_network(file: Path) -> bool:
 
 
 def copied(file: Path, folder: Path) -> Path:
-    """A copy of a SQLite file, if it is there, and of its write-ahead log, in ``folder``: byte by byte, as SQLite itself
-    must write beside a file to read it."""
+    """A copy of a SQLite file, if it is there, and of its write-ahead log, in ``folder``: byte by byte, as SQLite
+    itself must write beside a file to read it."""
     for suffix in ("", "-wal"):
         with suppress(FileNotFoundError):
             shutil.copyfile(file.with_name(file.name + suffix), folder / f"{file.name}{suffix}")

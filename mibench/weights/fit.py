@@ -66,14 +66,14 @@ def _table(content: Any) -> dict[str, Tensor]:
     if other:
         raise UserError(f"Expected a state dict, tensors by name; found no tensor at {_listing(other)}.")
     for name, value in table.items():
-        if kind := odd_kind(value):
-            raise UserError(f"The tensor {name} is {kind}. Expected plain numbers: save the network as it was trained.")
+        if odd := odd_kind(value):
+            raise UserError(f"The tensor {name} is {odd}. Expected plain numbers: save the network as it was trained.")
     return dict(table)
 
 
 def odd_kind(value: Tensor) -> str | None:
     """What a tensor is that is not plain numbers in memory, or None."""
-    if isinstance(value, nn.parameter.UninitializedTensorMixin):
+    if nn.parameter.is_lazy(value):
         return "lazy: it has no shape before the network has seen an image"
     if value.is_quantized:
         return "quantised"
@@ -106,9 +106,9 @@ def load_published(net: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """Load a published state dict into ``net``, in place; what was left aside, by published names.
 
     ``state`` may be wrapped and prefixed (see ``readings``), and training may have kept losses, metrics and counters
-    beside the network. ``net.published_names``, if there is one, maps the published name of a part (``fc_layer``) to ours
-    (``head``); ``net.published_unused`` names parts of the file that the network does without. Raises UserError, and
-    changes nothing, if a tensor is missing, unexpected or of the wrong shape; the message gives the published names.
+    beside the network. ``net.published_names``, if there is one, maps the published name of a part (``fc_layer``) to
+    ours (``head``); ``net.published_unused`` names parts of the file that the network does without. Raises UserError,
+    and changes nothing, if a tensor is missing, unexpected or of the wrong shape; the message has the published names.
     """
     names, unused = getattr(net, "published_names", {}), getattr(net, "published_unused", ())
     table = _table(state)
@@ -219,7 +219,8 @@ def _copy(net: nn.Module, ours: Mapping[str, Tensor]) -> None:
 
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(value is other[key] or torch.equal(value, other[key]) for key, value in one.items())
+    equal = (value is other[key] or torch.equal(value, other[key]) for key, value in one.items() if key in other)
+    return one.keys() == other.keys() and all(equal)
 
 
 def _is_part(name: str, parts: Sequence[str]) -> bool:

@@ -1,5 +1,5 @@
-"""Other people's files and code: what is good is read right, and whatever else they are or raise ends in a sentence that
-names them."""
+"""Other people's files and code: what is good is read right, and whatever else they are or raise ends in a sentence
+that names them."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def test_what_is_no_regular_file_is_named(make: Callable[[Path], None], tmp_path
     with pytest.raises(UserError) as caught:
         read_track(path)
     assert ODD[make] in str(caught.value) and str(path) in str(caught.value)
-    with pytest.raises(MissingError, match="my.yaml"):
+    with pytest.raises(MissingError, match=r"my\.yaml"):
         read_bytes(path)
-    with pytest.raises(UserError, match="my.yaml"):
+    with pytest.raises(UserError, match=r"my\.yaml"):
         read_grid(path)
 
 
@@ -96,9 +96,9 @@ def test_foreign_code_is_named_with_its_line(tmp_path: Path) -> None:
     code.write_text("def net():\n    assert 1 == 2\n")
     space: dict[str, Callable[[], None]] = {}
     exec(compile(code.read_text(), str(code), "exec"), space)
-    with pytest.raises(UserError, match=r"^The factory failed: AssertionError \(mynets.py, line 2\)\. Mend it\.$"):
-        with sentences("The factory failed", "Mend it."):
-            space["net"]()
+    expected = r"^The factory failed: AssertionError \(mynets.py, line 2\)\. Mend it\.$"
+    with pytest.raises(UserError, match=expected), sentences("The factory failed", "Mend it."):
+        space["net"]()
     for error in (SystemExit(3), RecursionError("too deep"), MemoryError(), KeyError("a\nb")):
         with pytest.raises(MissingError) as caught, sentences("X", kind=MissingError):
             raise error
@@ -188,7 +188,7 @@ def test_a_class_without_a_whole_photo_is_not_skipped(tmp_path: Path) -> None:
     root = own(tmp_path)[0]
     for path in (root / "bob").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(MissingError, match="classes without an undamaged image in private_t.*: bob"):
+    with pytest.raises(MissingError, match=r"classes without an undamaged image in private_t.*: bob"):
         build.build(folders.folder(root, 32, "RGB", folders.Split()), root, tmp_path / "home", skip_damaged=True)
 
 
@@ -215,7 +215,7 @@ def test_names_that_are_not_utf_8_are_read(tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(root) + b"/ren\xe9"))
     for number in range(6):
         trees.save(odd / f"{number}.png", 900 + number, (40, 40))
-    os.rename(odd / "0.png", os.fsdecode(os.fsencode(odd) + b"/\xe9t\xe9.png"))
+    (odd / "0.png").rename(os.fsdecode(os.fsencode(odd) + b"/\xe9t\xe9.png"))
     found = folders.folder(root, 32, "RGB", folders.Split())
     place, _ = build.build(found, root, tmp_path / "home")
     meta = cache.read_index(place)["meta"]
@@ -231,7 +231,7 @@ def test_a_strip_is_no_photo(tmp_path: Path) -> None:
     """Resized by its shorter side it would be 64 x 4,194,304 pixels."""
     root = own(tmp_path)[0]
     Image.new("L", (65500, 1)).save(root / "ann" / "strip.png")
-    with pytest.raises(MissingError, match="strip.png.*65500x1"):
+    with pytest.raises(MissingError, match=r"strip\.png.*65500x1"):
         build.build(folders.folder(root, 64, "RGB", folders.Split()), root, tmp_path / "home")
 
 

@@ -72,8 +72,9 @@ WRAPPED: dict[str, Callable[[Net], Any]] = {
         Lightning(net, "net").state_dict(), lambda k: k.replace("net.", "net._orig_mod.")
     ),
     "Lightning, averaged": lambda net: AveragedModel(Lightning(net, "student")).state_dict(),
-    "twice the same": lambda net: renamed(net.state_dict(), "model.{}".format)
-    | renamed(net.state_dict(), "ema.{}".format),
+    "twice the same": lambda net: (
+        renamed(net.state_dict(), "model.{}".format) | renamed(net.state_dict(), "ema.{}".format)
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_lines_count_down_from_the_first(
     seconds = said(capsys)
     first = (1000 - resumed) / 10
     assert len(seconds) >= 4 and first - 12 <= seconds[0] <= first + 1
-    assert all(8 <= one - other <= 12 for one, other in zip(seconds, seconds[1:], strict=False))
+    assert all(8 <= one - other <= 12 for one, other in pairwise(seconds))
 
 
 def test_decoding_counts_down(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

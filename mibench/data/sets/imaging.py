@@ -52,8 +52,7 @@ def as_noted(image: Image.Image) -> Image.Image:
     """The image turned as its camera noted. The other tags are not looked at, and one that cannot be read does not
     condemn a photo: where that hides the camera's note, the image stays as it lies."""
     try:
-        note = image.getexif().get(ExifTags.Base.Orientation)
-        turn = _TURNS.get(note)
+        turn = _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
     except Exception:  # as many ways as there are tags
         return image
     return image if turn is None else image.transpose(turn)
@@ -77,8 +76,8 @@ def apply(image: Image.Image, steps: Iterable[Step], box: Box | None = None) -> 
 
     ``("crop", left, top, right, bottom)``; ``("box",)`` crops to the image's bounding box, if it has one;
     ``("centre", n)`` is torchvision's ``CenterCrop(n)`` of an image that is not smaller; ``("resize", n)`` its
-    ``Resize((n, n))``, bilinear; ``("shorter", n)`` its ``Resize(n)``, which keeps the aspect ratio. Raises DamagedImage
-    for a strip that cannot keep it.
+    ``Resize((n, n))``, bilinear; ``("shorter", n)`` its ``Resize(n)``, which keeps the aspect ratio. Raises
+    DamagedImage for a strip that cannot keep it.
     """
     for name, *values in steps:
         if name == "crop":

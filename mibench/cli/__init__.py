@@ -21,6 +21,7 @@ _COMMANDS = {
     "show": "mibench.cli.inspect:show",
     "status": "mibench.cli.status:status",
     "logs": "mibench.cli.status:logs",
+    "grids": "mibench.cli.status:grids",
     "collect": "mibench.cli.run:collect",
     "gc": "mibench.cli.status:gc",
     "why": "mibench.cli.inspect:why",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
+from pathlib import Path
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ from mibench.errors import EXIT_INTERRUPTED, MissingError, UserError
 if TYPE_CHECKING:
     from mibench.planning.plan import Plan
     from mibench.registry import Registry
+    from mibench.running.grids import Origin
     from mibench.running.placement import Placement
     from mibench.running.runner import Result
 
@@ -71,7 +75,7 @@ def run(
     options = slurm_options(executor, slurm)
     placement = Placement(device, jobs, gpus=gpus, per_gpu=per_gpu, limit=seconds, slurm=options)
     plan = planner(ws, decode=True, quiet=quiet, skip_damaged=skip_damaged).plan(read_asked(asked))
-    result = _compute(ws, plan, placement, forced, retry_failed, quiet)
+    result = _compute(ws, plan, placement, forced, retry_failed, quiet, origin(asked["grid"]))
     _show(result, str(ws.build_site()), as_json, ws.registry)
     if result.outcome.interrupted:
         click.echo(INTERRUPTED, err=True)
@@ -81,7 +85,13 @@ def run(
 
 
 def _compute(
-    ws: Workspace, plan: Plan, place: Placement, forced: tuple[str, ...], retry_failed: bool, quiet: bool
+    ws: Workspace,
+    plan: Plan,
+    place: Placement,
+    forced: tuple[str, ...],
+    retry_failed: bool,
+    quiet: bool,
+    origin: Origin,
 ) -> Result:
     """What the plan came to. Raises MissingError if something has to be computed and its data is not here."""
     from mibench.cli.progress import listening
@@ -97,9 +107,17 @@ def _compute(
     if todo and (lacking := missing_data(plan, ws.home)):
         raise MissingError("\n".join(lacking))
     with listening(len(todo), quiet) as listener:
-        result = execute(ws.store, plan, place, listener, database, retry_failed or bool(again))
+        result = execute(ws.store, plan, place, listener, database, retry_failed or bool(again), origin)
     result.notes = list(dict.fromkeys(notes + result.notes))
     return result
+
+
+def origin(grid: str | None) -> Origin:
+    """What was typed, and the title of the grid file."""
+    from mibench.protocol.grid_files import read_grid
+    from mibench.running.grids import Origin
+
+    return Origin(shlex.join(["mibench", *sys.argv[1:]]), read_grid(Path(grid)).title if grid is not None else "")
 
 
 def _show(result: Result, index: str, as_json: bool, registry: Registry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -37,15 +38,16 @@ def status(ws: Workspace, watch: bool, as_json: bool) -> None:
         _live(ws)
         return
     before: list[str] = []
-    while True:
-        state, moving = _look(ws)
-        lines = _lines(state)
-        if lines != before:
-            click.echo("\n".join(lines))
-        before = lines
-        if not (watch and moving):
-            return
-        time.sleep(_EVERY)
+    with suppress(KeyboardInterrupt):  # who leaves ends nothing
+        while True:
+            state, moving = _look(ws)
+            lines = _lines(state)
+            if lines != before:
+                click.echo("\n".join(lines))
+            before = lines
+            if not (watch and moving):
+                return
+            time.sleep(_EVERY)
 
 
 def _live(ws: Workspace) -> None:
@@ -54,7 +56,7 @@ def _live(ws: Workspace) -> None:
     from rich.text import Text
 
     moving = True
-    with Live(console=Console(), auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(console=Console(), auto_refresh=False) as live:
         while moving:
             state, moving = _look(ws)
             live.update(Text("\n".join(_lines(state))), refresh=True)
@@ -99,16 +101,23 @@ def _lines(state: dict[str, Any]) -> list[str]:
     from mibench.running.grid_states import progress_text
 
     lines = [f"home: {state['home']}"]
-    lines += [f"  {kind:<9} {count}" for kind, count in state["stages"].items()]
+    lines += [f"  {'runs' if kind == 'run' else kind:<9} {count}" for kind, count in state["stages"].items()]
     left = len(state["unfinished"])
     lines.append(
         f"computed in {describe_time(state['seconds'])}; {left} unfinished stages are resumed by the same command"
     )
     for grid in state["grids"]:
         states = ", ".join(f"{count} {name}" for name, count in grid["stages"].items() if count)
-        who = "" if grid["coordinator"] else "; no coordinator is at work, the same command goes on"
         time_left = f"; about {describe_time(grid['seconds_left'])} of computing left" if grid["seconds_left"] else ""
-        lines.append(f"grid {grid['grid']} of {grid['created']}, {grid['runs']} runs: {states}{time_left}{who}")
+        called = f" {grid['title']!r}" if grid["title"] else ""
+        done = f"{grid['runs_done']} of {grid['runs']} runs are done"
+        lines.append(f"grid {grid['grid']}{called} of {grid['created']}: {done}")
+        lines.append(f"  stages: {states}{time_left}")
+        if grid["coordinator"]:
+            lines += [f"  {grid['command']}"] if grid["command"] else []
+        else:
+            lines.append("  no coordinator is at work; the same command goes on, and the other one forgets it:")
+            lines += [f"    {grid['command'] or 'the command that began it'}", f"    mibench grids forget {grid['grid']}"]
         for stage in grid["running"][:_SHOWN]:
             lines.append(f"  running {stage['title']}: {progress_text(stage)}")
         for stage in grid["failed"][:_SHOWN]:
@@ -118,6 +127,27 @@ def _lines(state: dict[str, Any]) -> list[str]:
             if len(grid[name]) > _SHOWN:
                 lines.append(f"  and {len(grid[name]) - _SHOWN} more {name}; --json lists them")
     return lines + [f"damaged: {sentence}" for sentence in state["damaged"]]
+
+
+@click.group()
+def grids() -> None:
+    """The grids that were begun and not ended; `mibench status` shows how they stand."""
+
+
+@grids.command()
+@click.argument("names", metavar="GRID...", nargs=-1, required=True)
+@workspace
+def forget(ws: Workspace, names: tuple[str, ...]) -> None:
+    """Drop grids that nobody wants to go on with, by the beginning of their ids. What they computed stays.
+
+    \b
+    Example:
+      mibench grids forget 3f9ac01b22de
+    """
+    from mibench.running.grids import forget as drop
+
+    for name in names:
+        click.echo(f"grid {drop(ws.home, name)} is forgotten; mibench gc --unused deletes what only it needed.")
 
 
 @click.command()

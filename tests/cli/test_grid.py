@@ -128,7 +128,7 @@ def test_gc_spares_what_listed_runs_need(cli: Cli) -> None:
 
 
 def test_status_watch_ends_when_nothing_moves(cli: Cli) -> None:
-    assert "run       2" in cli("status", "--watch").stdout
+    assert "runs      2" in cli("status", "--watch").stdout
     assert "call it with --json" in cli("status", "--watch", "--json", code=2).stderr
 
 

@@ -210,6 +210,16 @@ def test_first_signal_asks_second_ends(number: int) -> None:
     assert outcome.interrupted and outcome.stopped == {"a", "e"} and not outcome.failed and outcome.exit_code == 0
 
 
+def test_what_another_coordinator_finished_is_no_failure() -> None:
+    """Our worker was ended while it waited for the other one's, which then was done."""
+    looks = {"a": iter(["free", "done"])}
+    executor = Script(1, {"a": Failed(message="It was ended at its limit of 3 s.")})
+    outcome = coordinate(
+        Schedule(DIAMOND), executor, lambda stage, event: None, lambda stage: next(looks.get(stage.key, iter(["free"])))
+    )
+    assert outcome.done == {"a", "b", "c", "d", "e"} and not outcome.failed and outcome.exit_code == 0
+
+
 def test_estimates_from_the_most_alike() -> None:
     past = past_seconds(
         [

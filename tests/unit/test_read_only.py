@@ -49,7 +49,7 @@ def told(*arguments: str) -> str:
 
 
 READING: dict[str, tuple[tuple[str, ...], str]] = {
-    "status": (("status",), "run       2"),
+    "status": (("status",), "runs      2"),
     "show": (("show", RUN.run), RUN.run),
     "why": (("why", RUN.run, "none+gmi.orl32.s0"), ""),
     "export": (("export", "--format", "json"), RUN.run),

@@ -45,6 +45,8 @@ def export(
       mibench export --format markdown --track orl32
       mibench export --format results --track orl32 --onto published.json -o published.json
     """
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for {output.name}. Make it first, or name another.")
     if track is not None:
         ws.registry.track(track)
     if source is not None and form != "markdown":

@@ -6,8 +6,8 @@ import json
 import re
 import shlex
 import sys
-from pathlib import Path
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click

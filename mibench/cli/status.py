@@ -117,7 +117,10 @@ def _lines(state: dict[str, Any]) -> list[str]:
             lines += [f"  {grid['command']}"] if grid["command"] else []
         else:
             lines.append("  no coordinator is at work; the same command goes on, and the other one forgets it:")
-            lines += [f"    {grid['command'] or 'the command that began it'}", f"    mibench grids forget {grid['grid']}"]
+            lines += [
+                f"    {grid['command'] or 'the command that began it'}",
+                f"    mibench grids forget {grid['grid']}",
+            ]
         for stage in grid["running"][:_SHOWN]:
             lines.append(f"  running {stage['title']}: {progress_text(stage)}")
         for stage in grid["failed"][:_SHOWN]:

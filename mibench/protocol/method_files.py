@@ -3,7 +3,8 @@
 Everything here is read from source text; no method is imported. A file is ``mine.py`` with, if there is one, its entry
 beside it in ``mine.yaml``; ``MIBENCH_PLUGINS`` names such files (``--plugin`` adds to it; workers inherit it). A
 package offers entry points in the groups ``mibench.defenses``, ``mibench.attacks``, ``mibench.priors`` and
-``mibench.metrics``; what it offers is called ``package/name``.
+``mibench.metrics``; what it offers is called ``package/name``, and its entry lies as package data beside the module: in
+``name.yaml``, or in the .yaml called like the module.
 """
 
 from __future__ import annotations
@@ -191,9 +192,11 @@ def _offered(kind: Kind, point: EntryPoint) -> MethodFile:
     name = offered_name(point)
     try:
         path, tree, node = offered_class(point)
+        own = path.with_name(f"{name.partition('/')[2]}.py")  # of a module that offers several, each has an entry
+        entry = read_entry(own) or read_entry(path) or entry_of(kind, tree, node)
     except UserError as error:
         return MethodFile(kind, name, Path(), Entry(title=f"unusable: {error}"), problem=str(error))
-    return MethodFile(kind, name, path, entry_of(kind, tree, node), node.name, point.module)
+    return MethodFile(kind, name, path, entry, node.name, point.module)
 
 
 def offered_class(point: EntryPoint) -> tuple[Path, ast.Module, ast.ClassDef]:

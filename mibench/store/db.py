@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from mibench.records import MetricValue, RunRecord
 from mibench.store import artifacts, atomic, engine
 from mibench.store.artifacts import Manifest, Store
 from mibench.store.models import Base, Environment, Metric, MetricSample, Run, Stage, StageInput
+from mibench.store.scratch import scratch
 
 MANY = 500  # keys in one statement
 _STAGE_COLUMNS = ("key", "kind", "plugin", "version", "track", "track_version", "seed", "seconds", "started")
@@ -31,10 +33,10 @@ _RUN_COLUMNS = (
 class Database:
     """Stages and runs as rows. One coordinator writes, any number of processes read."""
 
-    def __init__(self, opened: Engine, home: Path, copy: TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, opened: Engine, home: Path, copied: bool = False) -> None:
         self._engine = opened
         self.home = home
-        self._copy = copy  # which goes with this object
+        self._copied = copied
 
     @classmethod
     def open(cls, url: str | None = None, home: Path | None = None) -> Database:
@@ -48,12 +50,14 @@ class Database:
             MissingError: it cannot be reached or written, or its driver is not installed.
         """
         home = home or artifacts.home()
-        target, copy = engine.address(url, home), None
+        target = engine.address(url, home)
         file = engine.sqlite_file(target)
-        if file is not None and not atomic.writable(file):
-            copy = TemporaryDirectory(prefix="mibench-db-")
-            target = target.set(database=str(engine.copied(file, Path(copy.name))))
-        database = cls(engine.connect(target), home, copy)
+        copied = file is not None and not atomic.writable(file)
+        if file is not None and copied:
+            kept = ExitStack()
+            atexit.register(kept.close)
+            target = target.set(database=str(engine.copied(file, kept.enter_context(scratch("db")))))
+        database = cls(engine.connect(target), home, copied)
         if engine.prepare(database._engine):
             database._ingest_all(Store(home).manifests())
         return database
@@ -84,7 +88,7 @@ class Database:
     def path(self) -> Path | None:
         """The SQLite file, the original of a copy; None for PostgreSQL."""
         file = engine.sqlite_file(self._engine.url)
-        return self.home / file.name if file is not None and self._copy is not None else file
+        return self.home / file.name if file is not None and self._copied else file
 
     def ingest(self, manifests: Iterable[Manifest]) -> None:
         """Insert or replace stages and runs, in one transaction."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 import trees
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save as save_safetensors
@@ -68,10 +68,14 @@ NUMBERS = st.one_of(
 )
 WORDS = st.one_of(
     st.text(max_size=12),
-    st.sampled_from(["photos", "folder", "none", "orl", "all", "convnet", "faces", "\udce9", "a\0b", "/dev/null", "..", ""]),
+    st.sampled_from(
+        ["photos", "folder", "none", "orl", "all", "convnet", "faces", "\udce9", "a\0b", "/dev/null", "..", ""]
+    ),
 )
 VALUES = st.recursive(
-    st.one_of(NUMBERS, WORDS), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=3), max_leaves=5
+    st.one_of(NUMBERS, WORDS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=5,
 )
 SECTIONS: dict[str, Any] = {
     "private": PrivateSection,
@@ -86,7 +90,11 @@ def section(model: Any) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(sorted(model.model_fields)), VALUES, max_size=6)
 
 
-FIELDS = {name: section(SECTIONS[name]) | VALUES if name in SECTIONS else VALUES for name in Track.model_fields if name != "root"}
+FIELDS = {
+    name: section(SECTIONS[name]) | VALUES if name in SECTIONS else VALUES
+    for name in Track.model_fields
+    if name != "root"
+}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +121,9 @@ def test_any_track_file_of_fields_is_a_track_or_a_sentence(photos: Path, content
         assert "my" in str(error)
 
 
-PLAIN = b"root: photos\nresolution: 32\nfill: [0.5]\nchannels: 1\npublic: {class_share: 0.3}\nprivate: {test_share: 0.2}\n"
+PLAIN = (
+    b"root: photos\nresolution: 32\nfill: [0.5]\nchannels: 1\npublic: {class_share: 0.3}\nprivate: {test_share: 0.2}\n"
+)
 
 
 @bounded
@@ -173,9 +183,13 @@ def test_any_checkpoint_of_bytes_is_read_or_a_sentence(kind: str, harm: list[Har
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.float8_e5m2)
 SHAPES = st.lists(st.integers(0, 3), max_size=4)
 TENSORS = st.builds(lambda shape, dtype: torch.zeros(shape).to(dtype), SHAPES, st.sampled_from(DTYPES))
-ODD_TENSORS = st.sampled_from([torch.empty(2, device="meta"), torch.eye(2).to_sparse(), nn.parameter.UninitializedParameter()])
+ODD_TENSORS = st.sampled_from(
+    [torch.empty(2, device="meta"), torch.eye(2).to_sparse(), nn.parameter.UninitializedParameter()]
+)
 NAMES = st.one_of(
-    st.sampled_from([*CRITIC, "module", "model", "state_dict", "n_averaged", "weight", "bias", "", ".", "criterion.weight"]),
+    st.sampled_from(
+        [*CRITIC, "module", "model", "state_dict", "n_averaged", "weight", "bias", "", ".", "criterion.weight"]
+    ),
     st.text(max_size=6),
     st.integers(0, 3),
 )

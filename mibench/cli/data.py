@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def _prepare_set(
             progress=tell,
             allow_duplicates=allow_duplicates,
             skip_damaged=skip_damaged,
+            command=f"mibench data prepare {wanted.name} --root {shlex.quote(str(root))}",
         )
     known = facts(wanted.name, ws.home)
     assert known is not None

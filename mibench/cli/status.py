@@ -94,7 +94,7 @@ def _damaged(ws: Workspace) -> list[str]:
         if not os.path.exists(f"{root}/{kind}/{key[:2]}/{key}/manifest.json")  # noqa: PTH110 (speed)
     ]
     aside = sorted(path.name for path in (ws.home / "damaged").glob("*"))
-    return gone + [f"{name} was damaged and set aside; mibench gc removes it." for name in aside]
+    return gone + [f"{name} was damaged and set aside; `mibench gc` removes it." for name in aside]
 
 
 def _lines(state: dict[str, Any]) -> list[str]:
@@ -150,7 +150,7 @@ def forget(ws: Workspace, names: tuple[str, ...]) -> None:
     from mibench.running.grids import forget as drop
 
     for name in names:
-        click.echo(f"grid {drop(ws.home, name)} is forgotten; mibench gc --unused deletes what only it needed.")
+        click.echo(f"grid {drop(ws.home, name)} is forgotten; `mibench gc --unused` deletes what only it needed.")
 
 
 @click.command()

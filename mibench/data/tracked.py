@@ -6,6 +6,7 @@ then nothing can be computed yet.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,12 @@ def missing(track: Track, home: Path) -> dict[str, str]:
 
 
 def _not_decoded(track: Track, root: Path) -> str:
-    how = f"mibench data prepare {track.file or track.id}"
+    how = _prepare_again(track)
     return f"The images in {root} of track {track.id!r} are not decoded yet. `mibench run` does it. Or type: {how}"
+
+
+def _prepare_again(track: Track) -> str:
+    return f"mibench data prepare {shlex.quote(track.file or track.id)}"
 
 
 def prepare(
@@ -155,6 +160,7 @@ def prepare(
                 progress=progress,
                 allow_duplicates=allow_duplicates,
                 skip_damaged=skip_damaged,
+                command=_prepare_again(track),
             )
 
 
@@ -208,11 +214,7 @@ def locate(track: Track, home: Path) -> ArrayFolders:
 def _sound(track: Track, need: Needed, pinned: str | None, home: Path) -> str:
     folder, name = place(home, need.data_set.name), need.data_set.name
     damage = cache.problems(folder)
-    again = (
-        f"mibench data prepare {name} --root DIR"
-        if need.root is None
-        else f"mibench data prepare {track.file or track.id}"
-    )
+    again = f"mibench data prepare {name} --root DIR" if need.root is None else _prepare_again(track)
     if damage:
         raise MissingError(f"The prepared images of {name} are damaged: {' '.join(damage)} Type: {again}")
     split = str(cache.read_index(folder)["meta"]["split"])

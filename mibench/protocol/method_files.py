@@ -93,7 +93,7 @@ def use_file(path: Path) -> None:
     """Add a plugin file for this process and its workers. Raises UserError if there is no such file."""
     path = path.expanduser().absolute()
     if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"There is no plugin file {path}. Expected a .py file; mibench new defense NAME writes one.")
+        raise UserError(f"There is no plugin file {path}. Expected a .py file; `mibench new defense NAME` writes one.")
     files = [str(path), *(str(known) for known in named_files() if known != path)]
     os.environ[VARIABLE] = os.pathsep.join(files)
 

@@ -109,7 +109,7 @@ def _count(path: Path, root: str | None, share: float | None) -> int:
     if private < 2:
         listed = ", ".join(names) or "no folder at all"
         raise MissingError(
-            f"{root} has {private} private class{'' if private == 1 else 'es'} (folders: {listed}). Expected two "
-            f"or more folders <class>/ with images."
+            f"{path}: {root} has {private} private class{'' if private == 1 else 'es'} (folders: {listed}). Expected "
+            f"two or more folders <class>/ with images."
         )
     return private

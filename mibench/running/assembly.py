@@ -15,7 +15,8 @@ from mibench.store.manifest import Manifest
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked of a run, which its stages' manifests do not say. ``defense`` and ``attack`` are labels."""
+    """What was asked of a run, which its stages' manifests do not say. ``defense`` and ``attack`` are labels;
+    ``plugins``: the files that its methods are in, where they are the user's own."""
 
     run: str
     track: Track
@@ -23,6 +24,7 @@ class Question:
     defense: str
     attack: str
     deviations: list[str]
+    plugins: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -31,7 +33,8 @@ class Question:
         number, again = self.seeds.target, self.seeds.again
         first = ["--first-seed", str(number)] if number >= FIRST_TUNING_SEED else ["--seeds", str(number + 1)]
         attacks = ["--attack-seeds", str(again + 1)] if again else []
-        return shlex.join([*words, "--attack", self.attack, *first, *attacks])
+        plugins = [word for file in self.plugins for word in ("--plugin", file)]
+        return shlex.join([*words, "--attack", self.attack, *first, *attacks, *plugins])
 
 
 def assemble(

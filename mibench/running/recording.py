@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from mibench.keys import digest
 from mibench.planning.plan import Plan, PlannedRun, Stage
+from mibench.protocol.method_files import named_files
 from mibench.protocol.stage_kinds import EXTRA
 from mibench.records import RunRecord
 from mibench.running.assembly import Question, assemble
@@ -74,12 +76,19 @@ def _record(store: Store, planned: PlannedRun, done: Mapping[str, Manifest]) -> 
     def make() -> RunRecord:
         cell = planned.cell
         deviations = [*cell.defense.deviations, *cell.attack.deviations]
-        asked = Question(planned.run, cell.track, cell.seeds, cell.defense.label, cell.attack.label, deviations)
+        labels = (cell.defense.label, cell.attack.label)
+        asked = Question(planned.run, cell.track, cell.seeds, *labels, deviations, _own_files(*labels))
         table = store.path("evaluate", manifests["evaluate"].key) / "images.json"
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return assemble(asked, manifests, json.loads(table.read_text()), created)
 
     return keep(store, record_key(planned, done), make)
+
+
+def _own_files(*labels: str) -> tuple[str, ...]:
+    """The plugin files that these methods are in, from the folder in which the user typed."""
+    own = {part.partition("[")[0] for label in labels for part in label.split("+")}
+    return tuple(os.path.relpath(file) for file in named_files() if file.stem in own)
 
 
 def keep(store: Store, key: str, make: Callable[[], RunRecord]) -> Manifest:

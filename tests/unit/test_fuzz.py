@@ -15,7 +15,7 @@ import pytest
 import torch
 import trees
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save as save_safetensors
@@ -33,8 +33,9 @@ from mibench.weights.kinds import fit
 
 bounded = settings(
     derandomize="MIBENCH_FUZZ" not in os.environ,
-    max_examples=int(os.environ.get("MIBENCH_FUZZ", 150)),
+    max_examples=int(os.environ.get("MIBENCH_FUZZ", 80)),
     database=None,
+    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 
@@ -69,7 +70,7 @@ NUMBERS = st.one_of(
 WORDS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        ["photos", "folder", "none", "orl", "all", "convnet", "faces", "\udce9", "a\0b", "/dev/null", "..", ""]
+        ["photos", "folder", "none", "orl", "all", "convnet", "faces", "\udce9", "a\0b", "/dev/null", ".."]
     ),
 )
 VALUES = st.recursive(
@@ -77,24 +78,20 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=5,
 )
-SECTIONS: dict[str, Any] = {
-    "private": PrivateSection,
-    "public": PublicSection,
-    "target": RecipeSection,
-    "evaluator": EvaluatorSection,
-    "attack": AttackSection,
+RECIPE = {"arch": "convnet", "epochs": 2, "batch": 8, "lr": 0.003, "weight_decay": 0.0}
+SECTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "private": (PrivateSection, {"test_share": 0.5}),
+    "public": (PublicSection, {"class_share": 0.3}),
+    "target": (RecipeSection, RECIPE),
+    "evaluator": (EvaluatorSection, RECIPE),
+    "attack": (AttackSection, {"images_per_identity": 2}),
 }
-
-
-def section(model: Any) -> st.SearchStrategy[dict[str, Any]]:
-    return st.dictionaries(st.sampled_from(sorted(model.model_fields)), VALUES, max_size=6)
-
-
-FIELDS = {
-    name: section(SECTIONS[name]) | VALUES if name in SECTIONS else VALUES
-    for name in Track.model_fields
-    if name != "root"
+GOOD = {"root": "photos", "resolution": 32, "channels": 1, "fill": [0.5]} | {
+    name: own for name, (_, own) in SECTIONS.items()
 }
+PLACES = [(name,) for name in Track.model_fields]
+PLACES += [(name, field) for name, (model, _) in SECTIONS.items() for field in model.model_fields]
+CHANGES = st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -105,36 +102,43 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def as_planned(path: Path) -> None:
-    track = read_track(path)
-    if tracked.is_tracked(track):
-        tracked.missing(tracked.resolve(track, path.parent / "home"), path.parent / "home")
+    """As ``plan`` reads it: a track, or a sentence that names the file or the track."""
+    try:
+        track = read_track(path)
+        if tracked.is_tracked(track):
+            tracked.missing(tracked.resolve(track, path.parent / "home"), path.parent / "home")
+    except UserError as error:
+        assert "my.yaml" in str(error) or "Track" in str(error)
 
 
 @bounded
-@given(st.fixed_dictionaries({"root": st.just("photos") | WORDS}, optional=FIELDS))
-def test_any_track_file_of_fields_is_a_track_or_a_sentence(photos: Path, content: dict[str, Any]) -> None:
+@given(CHANGES)
+@example([(("public", "class_share"), float("nan"))])  # rounding it failed
+@example([(("public", "root"), "a\0b")])  # and so did looking for a folder of that name
+@example([(("root",), "\udce9")])
+@example([(("channels",), [])])
+def test_any_track_file_of_fields_is_a_track_or_a_sentence(photos: Path, changes: list[Any]) -> None:
+    content = {name: dict(value) if isinstance(value, dict) else value for name, value in GOOD.items()}
+    for (*above, last), value in changes:
+        place: Any = content[above[0]] if above else content
+        if isinstance(place, dict):
+            place[last] = value
     path = photos / "my.yaml"
-    try:
-        path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8", errors="surrogateescape")
-        as_planned(path)
-    except UserError as error:
-        assert "my" in str(error)
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8", errors="surrogateescape")
+    as_planned(path)
 
 
-PLAIN = (
-    b"root: photos\nresolution: 32\nfill: [0.5]\nchannels: 1\npublic: {class_share: 0.3}\nprivate: {test_share: 0.2}\n"
-)
+PLAIN = b"root: photos\nresolution: 32\nfill: [0.5]\nchannels: 1\npublic: {class_share: 0.3}\n"
 
 
 @bounded
 @given(harms(len(PLAIN)) | st.binary(max_size=60).map(lambda data: [("replace", 0, data)]))
+@example([("replace", 0, b"? [a, b]\n: c")])  # a key that cannot be one
+@example([("replace", 0, b"2024-13-45: 1\n")])  # what looks like a date
 def test_any_track_file_of_bytes_is_a_track_or_a_sentence(photos: Path, harm: list[Harm]) -> None:
     path = photos / "my.yaml"
     path.write_bytes(harmed(PLAIN, harm))
-    try:
-        as_planned(path)
-    except UserError as error:
-        assert "my" in str(error)
+    as_planned(path)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -158,52 +162,68 @@ FILES = {
 }
 
 
+def as_loaded(content: Any) -> None:
+    try:
+        load_published(nn.Linear(2, 3), content)
+    except UserError as error:
+        assert str(error)
+
+
 def as_imported(content: Any) -> None:
-    for use in (lambda: fit("gmi_critic", content), lambda: load_published(nn.Linear(2, 3), content)):
-        with pytest.raises(UserError) as caught:
-            use()
-        assert str(caught.value)
+    try:
+        fit("gmi_critic", content)
+    except UserError as error:
+        assert str(error)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", FILES)
 @bounded
-@given(harm=harms(600))
+@given(kind=st.sampled_from(sorted(FILES)), harm=harms(600))
 def test_any_checkpoint_of_bytes_is_read_or_a_sentence(kind: str, harm: list[Harm]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             content = read_checkpoint(harmed(FILES[kind], harm))
         except UserError as error:
-            assert str(error).startswith("It ")
+            assert str(error)
             return
-        as_imported(content)
+        as_loaded(content)
 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.float8_e5m2)
 SHAPES = st.lists(st.integers(0, 3), max_size=4)
-TENSORS = st.builds(lambda shape, dtype: torch.zeros(shape).to(dtype), SHAPES, st.sampled_from(DTYPES))
-ODD_TENSORS = st.sampled_from(
-    [torch.empty(2, device="meta"), torch.eye(2).to_sparse(), nn.parameter.UninitializedParameter()]
+LAZY = nn.parameter.UninitializedParameter()
+TENSORS = st.one_of(
+    st.builds(lambda shape, dtype: torch.zeros(shape).to(dtype), SHAPES, st.sampled_from(DTYPES)),
+    st.sampled_from([torch.empty(2, device="meta"), torch.eye(2).to_sparse(), LAZY, torch.full((3, 2), float("nan"))]),
 )
+LAYER = {"weight": torch.ones(3, 2), "bias": torch.ones(3)}
 NAMES = st.one_of(
     st.sampled_from(
-        [*CRITIC, "module", "model", "state_dict", "n_averaged", "weight", "bias", "", ".", "criterion.weight"]
+        [*CRITIC, *LAYER, "module", "model", "state_dict", "n_averaged", "", ".", "loss.weight", "a.weight"]
     ),
     st.text(max_size=6),
     st.integers(0, 3),
 )
-CONTENTS = st.recursive(
-    st.one_of(TENSORS, ODD_TENSORS, st.none(), st.integers(), st.text(max_size=5)),
-    lambda inner: st.dictionaries(NAMES, inner, max_size=5) | st.lists(inner, max_size=2),
-    max_leaves=8,
-)
+PREFIXES = st.sampled_from(["", "module.", "model.", "_orig_mod.", "backbone.", "."])
 
 
 @pytest.mark.filterwarnings("ignore")
 @bounded
-@given(CONTENTS)
-def test_any_content_of_a_checkpoint_is_a_sentence(content: Any) -> None:
+@given(
+    base=st.sampled_from([CRITIC, LAYER, {}]),
+    prefix=PREFIXES,
+    changes=st.dictionaries(NAMES, TENSORS | st.none() | st.integers() | st.just({}), max_size=3),
+    wrap=st.sampled_from([lambda s: s, lambda s: {"state_dict": s}, lambda s: {"net": s, "model": {}}, lambda s: [s]]),
+)
+@example(LAYER, "", {"weight": torch.eye(2).to_sparse()}, lambda state: state)  # nobody looks whether that is finite
+@example(LAYER, "", {"weight": LAZY}, lambda state: state)  # it has no shape to compare
+@example(CRITIC, "", {"ls.0.weight": torch.ones(3)}, lambda state: state)  # nor channels
+def test_any_content_of_a_checkpoint_is_read_or_a_sentence(
+    base: dict[str, Any], prefix: str, changes: dict[Any, Any], wrap: Any
+) -> None:
+    content = wrap({f"{prefix}{name}": value for name, value in base.items()} | changes)
+    as_loaded(content)
     as_imported(content)
 
 
@@ -247,9 +267,13 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-@bounded
-@given(harm=harms(300), mode=st.sampled_from(["RGB", "L"]))
+STRIP = [("replace", 16, b"\0\0\xff\xff\0\0\0\1")]  # width and height of a PNG
+
+
+@settings(bounded, max_examples=2 * bounded.max_examples)
+@given(kind=st.sampled_from(sorted(PICTURES)), harm=harms(300), mode=st.sampled_from(["RGB", "L"]))
+@example("jpeg", [("replace", 40, b"\xff\xff\xff\x7f")], "RGB")  # tags that lie behind the end of the file
+@example("png", STRIP, "RGB")
 def test_any_image_of_bytes_is_pixels_or_damaged(kind: str, harm: list[Harm], mode: str) -> None:
     try:
         image = imaging.decode(harmed(PICTURES[kind], harm), mode, upright=True)

@@ -13,7 +13,13 @@ import pytest
 
 from mibench.store.scratch import LOCK, scratch, sweep
 
-HOLD = "import sys, time; from mibench.store.scratch import scratch\nwith scratch('run') as f: print(f, flush=True); time.sleep(99)"
+HOLD = """
+import time
+from mibench.store.scratch import scratch
+with scratch("run") as folder:
+    print(folder, flush=True)
+    time.sleep(99)
+"""
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,13 +43,15 @@ def build(
     progress: Progress | None = None,
     allow_duplicates: bool = False,
     skip_damaged: bool = False,
+    command: str = "",
     chunk: int = CHUNK,
 ) -> tuple[Path, bool]:
     """Prepare ``data_set`` from the files in ``root``; its folder, and whether anything had to be done.
 
     Safe against kills (the next call goes on) and other processes (the second waits). Memory is a chunk per process.
     ``skip_damaged``: images that cannot be read are left out and listed in the index; later calls leave the same files
-    out without being told, as long as they stay as they were. Raises MissingError that names every wrong file.
+    out without being told, as long as they stay as they were. ``command``: what to type with further options. Raises
+    MissingError that names every wrong file.
     """
     root = root.resolve() if root.is_dir() else root
     tell = progress or (lambda what, done, total: None)
@@ -73,13 +75,13 @@ def build(
                 works = _open(work, data_set, shapes, chunks)
                 decoder = Decoder(root, data_set.mode, data_set.size, data_set.upright)
                 hashes = decode(decoder, works, work / JOURNAL, jobs, tell)
-                facts = _facts(data_set, kept, hashes, root, allow_duplicates)
+                facts = _facts(data_set, kept, hashes, root, allow_duplicates, command)
                 facts |= {"signature": signature} | ({"skipped": skipped} if skipped else {})
                 _finish(work, folder, kept, hashes, root, facts, tell)
                 return folder, True
             except DamagedFiles as error:
                 if not skip_damaged:
-                    raise MissingError(f"{error}{_leaving_out(data_set)}") from None
+                    raise MissingError(f"{error}\n{_leaving_out(data_set, command)}") from None
                 found = {path: {"fault": fault, "stamp": _stamp(root / path)} for path, fault in error.files.items()}
                 skipped = dict(sorted((skipped | found).items()))
             except OSError as error:
@@ -114,11 +116,15 @@ def _without(data_set: DataSet, root: Path, listing: Listing, skipped: Skipped) 
     return kept
 
 
-def _leaving_out(data_set: DataSet) -> str:
+def _leaving_out(data_set: DataSet, command: str) -> str:
     """What to do about damaged files; a set whose counts are published cannot do without them."""
     if data_set.counts:
-        return "\nGet these files again."
-    return "\nMend or remove them, or add --skip-damaged: then they are left out, and the prepared set lists them."
+        return "Get these files again."
+    return f"Mend or remove them. Or leave them out, which is written down: {_with(command, '--skip-damaged')}"
+
+
+def _with(command: str, option: str) -> str:
+    return f"type {command} {option}" if command else f"add {option}"
 
 
 def _stamp(path: Path) -> list[int]:
@@ -203,7 +209,7 @@ def _open(
 
 
 def _facts(
-    data_set: DataSet, listing: Listing, hashes: dict[str, list[str]], root: Path, allow_duplicates: bool
+    data_set: DataSet, listing: Listing, hashes: dict[str, list[str]], root: Path, allow_duplicates: bool, command: str
 ) -> dict[str, Any]:
     """What the index records. Raises MissingError for duplicates, unless they are allowed."""
     first: dict[str, tuple[str, Item]] = {}
@@ -221,7 +227,8 @@ def _facts(
                     "files with the same bytes as another", f"{root / other.path} and {root / item.path} ({where})"
                 )
     if problems and not allow_duplicates:
-        problems.say("Remove one of each, or, if the owners distribute them so, add --allow-duplicates.")
+        allow = _with(command, "--allow-duplicates")
+        problems.say(f"Remove one of each. Or, if they are meant to be there twice, {allow}")
         problems.stop()
     files = [
         [split, item.name, item.label, item.box, value]

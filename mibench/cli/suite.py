@@ -78,7 +78,8 @@ def _cell(ws: Workspace, cell: Any, plan: Any, records: list[Any], lines: list[A
                     "notes": line.notes,
                 }
                 for line in lines
-                if line.attack in names
+                if track.reported
+                and line.attack in names
                 and line.defense in published
                 and all(str(getattr(line, key)) == str(value) for key, value in track.reported.items())
             ],
@@ -119,7 +120,7 @@ def _print(name: str, suite: Any, cells: dict[str, dict[str, Any]]) -> None:
     for key, cell in cells.items():
         needs = ", ".join(str(reasons.index(reason) + 1) for reason in cell["missing"])
         words = (key, cell["attack"], cell["private"], cell["public"], cell["target"], str(cell["resolution"]))
-        table.add_row(*map(Text, (*words, cell["confidence"], f"{cell['done']} of {cell['runs']}", needs)))
+        table.add_row(*map(Text, (*words, cell["confidence"] or "", f"{cell['done']} of {cell['runs']}", needs)))
     out.show(table)
     for number, reason in enumerate(reasons, start=1):
         out.print(Text(f"{number}: {reason}"), soft_wrap=True)

@@ -117,7 +117,8 @@ def file_source(path: Path) -> MethodFile:
 
 
 def read_entry(path: Path) -> Entry | None:
-    """The registry entry beside a plugin file, ``mine.yaml``; None if there is none. Raises UserError."""
+    """The registry entry beside a plugin file, ``mine.yaml``; None if there is none. That of a package's method is
+    called like its entry point and lies beside its module. Raises UserError."""
     beside = path.with_suffix(".yaml")
     if not os.path.lexists(beside):
         return None

@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -19,7 +20,7 @@ from mibench.protocol.method_files import use_file
 from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.running import recording
-from mibench.running.assembly import Question
+from mibench.running.assembly import question
 from tests.typed import parse
 
 PACKAGE = Path(mibench.__file__).parent
@@ -101,6 +102,9 @@ def test_a_run_names_the_files_of_its_own_methods(tmp_path: Path, monkeypatch: p
         use_file(file)
     track = Registry().track("orl32")
     labels = ("re+mine[p=0.5]", "gmi")
-    asked = Question("0" * 12, track, Seeds.of(0), *labels, [], recording._own_files(*labels))
+    methods = [SimpleNamespace(label=label, deviations=()) for label in labels]
+    cell = SimpleNamespace(track=track, defense=methods[0], attack=methods[1], seeds=Seeds.of(0))
+    planned = SimpleNamespace(run="0" * 12, cell=cell)
+    asked = question(planned, recording.own_files(planned))  # type: ignore[arg-type]
     assert asked.command.endswith("--plugin 'my methods/mine.py'") and "other" not in asked.command
     parse(asked.command)

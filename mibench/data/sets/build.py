@@ -73,7 +73,7 @@ def build(
                 shapes = _shapes(data_set, kept)
                 _room(work, shapes, folder.parent)
                 works = _open(work, data_set, shapes, chunks)
-                decoder = Decoder(root, data_set.mode, data_set.size, data_set.upright)
+                decoder = Decoder(root, data_set.mode, data_set.size, data_set.upright, data_set.reader)
                 hashes = decode(decoder, works, work / JOURNAL, jobs, tell)
                 facts = _facts(data_set, kept, hashes, root, allow_duplicates, command)
                 facts |= {"signature": signature} | ({"skipped": skipped} if skipped else {})
@@ -128,12 +128,12 @@ def _with(command: str, option: str) -> str:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of a file; nothing where it cannot be looked at, which decoding will say."""
+    """Size, times and identity of a file; nothing where it cannot be looked at, which decoding will say."""
     try:
         facts = path.stat()
     except OSError:
         return []
-    return [facts.st_size, facts.st_mtime_ns]
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
 
 
 def _is_this(folder: Path, signature: str) -> bool:
@@ -148,7 +148,8 @@ def _is_this(folder: Path, signature: str) -> bool:
 
 
 def _chunks(data_set: DataSet, root: Path, listing: Listing, size: int) -> Iterator[Work]:
-    """The listing cut into chunks, each with a signature of its files: names, labels, sizes, times."""
+    """The listing cut into chunks, each with a signature of its files: names, labels, sizes, times (that of the last
+    change of anything about a file cannot be set back, so an exchanged file is noticed), which file it is."""
     stamps: dict[str, list[int]] = {}
     for split, items in listing.splits.items():
         for start in range(0, len(items), size):

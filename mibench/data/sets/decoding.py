@@ -74,6 +74,7 @@ class Decoder:
     mode: str
     size: tuple[int, int] | None
     upright: bool
+    reader: str
 
     def run(self, work: Work) -> Decoded:
         """Write the chunk's rows and force them to the disk, if nothing is wrong."""
@@ -109,7 +110,7 @@ class Decoder:
         path = self.root / item.path
         if item.row is None:
             content = read_bytes(path, "photo")
-            return content, imaging.decode(content, self.mode, self.upright)
+            return content, imaging.decode(content, self.mode, self.upright, self.reader)
         pixels = read_idx(path)[item.row]
         return pixels.tobytes(), imaging.Image.fromarray(pixels)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mibench.errors import UserError
+from mibench.errors import UserError, few
 
 if TYPE_CHECKING:
     from mibench.protocol.methods import Kind
@@ -93,7 +93,7 @@ class Workspace:
         if len(matching) == 1:
             return matching[0]
         if matching:
-            raise UserError(f"{text!r} fits {len(matching)} runs: {', '.join(run.run for run in matching)}.")
+            raise UserError(f"{text!r} fits {len(matching)} runs: {few([run.run for run in matching])}.")
         from mibench.errors import unknown
 
         names = {run.run for run in runs} | {run.name for run in runs}
@@ -224,12 +224,12 @@ def describe_time(seconds: float) -> str:
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
 
 
-def planner(ws: Workspace, decode: bool = False, quiet: bool = False) -> Planner:
+def planner(ws: Workspace, decode: bool = False, quiet: bool = False, skip_damaged: bool = False) -> Planner:
     """What makes plans on this machine. ``decode``: folders of images are decoded first, ``quiet`` or with progress."""
     from mibench.cli.progress import decoding
     from mibench.running.request import Planner
 
-    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note)
+    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note, skip_damaged)
 
 
 def note(sentence: str) -> None:

@@ -122,7 +122,7 @@ def _plugins(
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                 raise UserError(
                     f"The source of {kind} {name} changed since the run was computed, so it would not be what is "
-                    f"published. Put it back, or run again: mibench run ... --force {manifest.kind}"
+                    f"published. Put it back, or run again what `mibench show` ends with, with --force {manifest.kind}"
                 )
             files[file_name(kind, name)] = path
             plugins[kind, name] = {

@@ -116,8 +116,8 @@ def combined(parts: Sequence[Facts]) -> Facts:
         own = [part.id for part in parts if hook in part.brings]
         if len(own) > 1:
             raise UserError(
-                f"{' and '.join(own)} each have a {what} of their own and cannot be combined: a target has one, and what "
-                "both would be nobody has said."
+                f"{' and '.join(own)} each have a {what} of their own and cannot be combined: a target has one, and "
+                "nobody has said what both would be."
             )
     for part in parts:
         idle = [p.id for p in parts if p is not part and UNASKED & set(p.brings)]

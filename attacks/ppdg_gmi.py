@@ -107,7 +107,7 @@ class PpdgGmi(Attack):
             rng = ctx.stream(f"tuning.{y}.{step}")
             real = public[rng.integers(len(public), p.tuning_batch)]
             private = rng.uniform(p.tuning_batch) < share
-            real[private] = found[rng.integers(len(found), p.tuning_batch)[private]]
+            real[private] = found.to(real.dtype)[rng.integers(len(found), p.tuning_batch)[private]]
             critic_step(model, D, real, rng, p.penalty)
             if (step + 1) % p.critic_steps == 0:
                 generator_step(model, G, p.tuning_batch, rng)

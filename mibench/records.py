@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -28,7 +28,8 @@ JudgeName = Annotated[str, Field(pattern=r"^e[123]$")]
 Created = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
 
 SCHEMA = 1
-STAGE_FACTS = ("kind", "plugin", "seconds", "peak_memory_mib", "attempts", "device_seconds")  # in the public object
+# Of a stage, in the public object:
+STAGE_FACTS = ("kind", "plugin", "version", "seed", "seconds", "peak_memory_mib", "attempts", "device_seconds")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,23 @@ class GradientFacts(TypedDict):
     accuracy_views: Share
 
 
+@with_config(ConfigDict(extra="forbid"))
+class MethodFacts(TypedDict, total=False):
+    """What a page says of a method besides its figures, as it was when a run of it was recorded. ``reference``: its
+    paper as the registry has it."""
+
+    title: Text
+    kind: Text | None
+    family: Text | None
+    access: Text | None
+    prior: Text | None
+    adaptive: bool
+    presets: dict[Text, dict[str, Any]]
+    costs: dict[Text, Text]
+    deviations: Annotated[list[str], Field(max_length=50)]
+    reference: dict[Text, Any]
+
+
 @dataclass(frozen=True)
 class StageInfo:
     """One stage of a run. ``seconds`` is what it took when it was computed, whoever asked for it then."""
@@ -105,6 +123,7 @@ class StageInfo:
     attempts: Count | None = None  # how often it was begun
     device_seconds: Seconds | None = None  # of a GPU: for how long it was held; of a CPU: in which a core worked
     device: Text | None = None
+    non_default: dict[str, Any] | None = None  # those of ``params`` that enter the key
 
 
 FIRST_TUNING_SEED = 100  # seeds from here on are for choosing settings; their runs are on no page
@@ -171,6 +190,8 @@ class RunRecord:
     gradients: GradientFacts | None = None  # of the served target (stage ``gradients``); None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
+    methods: dict[Literal["defense", "attack"], MethodFacts] | None = None  # None in older records
+    reason: Text | None = None  # why a run failed
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property
@@ -189,6 +210,11 @@ class RunRecord:
         return Seeds(self.seed, of.get("invert", self.seed), of.get("prior", evaluator), evaluator)
 
     @property
+    def searches(self) -> bool:
+        """Whether the attack searches a prior."""
+        return any(stage.kind == "prior" for stage in self.stages)
+
+    @property
     def seconds(self) -> float:
         """Seconds of computing behind this run, over all its stages."""
         return sum(stage.seconds for stage in self.stages)
@@ -201,8 +227,9 @@ class RunRecord:
             "defense": self.defense,
             "attack": self.attack,
             "seed": self.seed,
-            "seeds": asdict(self.seeds),
+            "seeds": asdict(self.seeds) | ({} if self.searches else {"prior": None}),
             "status": self.status,
+            "reason": self.reason,
             "cached": cached,
             "seconds": round(self.seconds, 3),
             "defense_label": self.defense_label,
@@ -211,6 +238,7 @@ class RunRecord:
             "attack_params": self.attack_params,
             "metrics": {name: metric.public() for name, metric in self.metrics.items()},
             "identities": len(self.identities),
+            "exposure": self.exposure,
             "queries": self.asked(),
             "stages": [{key: getattr(stage, key) for key in STAGE_FACTS} for stage in self.stages],
         }
@@ -232,6 +260,25 @@ class RunRecord:
         one, other = (math.fsum(group) / len(group) for group in groups)
         return one, other
 
+    @property
+    def leakage(self) -> str:
+        """What ranks a run: the majority of the judges where there is a panel, else E1's top-1."""
+        return "att_maj" if "att_maj" in self.metrics else "att1"
+
+    @property
+    def exposure(self) -> dict[str, Any] | None:
+        """How what leaks spreads over people (``mibench.stats.exposure``), with ``images`` for each of them, without
+        which ``any`` cannot be compared; None where it is not known person by person."""
+        from mibench.stats.exposure import QUANTILES, exposure
+
+        metric = self.metrics.get(self.leakage, MetricValue(None))
+        people = list(metric.per_identity.values())
+        if not people:
+            return None
+        found = asdict(exposure(people))
+        spread = {f"p{100 * q:.0f}": value for q, value in zip(QUANTILES, found.pop("quantiles"), strict=True)}
+        return {"metric": self.leakage, "people": len(people), "images": metric.n / len(people)} | spread | found
+
     def published(self) -> dict[str, Any]:
         """What ``export --format results`` writes: the public object, and all but the images under ``record``."""
         return self.public() | {"record": self.to_json() | {"images": []}}
@@ -249,12 +296,17 @@ class RunRecord:
         return asdict(self)
 
     def replaces(self, other: RunRecord | None) -> bool:
-        """Whether this is the one to keep of two records of the same run: the one with more stages, else the later,
-        else the one that was reproduced later. A run that is completed by a newer version of the program leaves its
-        first record in the store, and so does one that is reproduced."""
+        """Whether this is the one to keep of two records of the same run: the one that is done, else the one with more
+        stages, else the later, else the one that was reproduced later. A run that failed at first, or is completed by a
+        newer version of the program, leaves its first record in the store, and so does one that is reproduced."""
 
-        def rank(record: RunRecord) -> tuple[int, str, str]:
-            return len(record.stages), record.created, (record.reproduced or {}).get("created", "")
+        def rank(record: RunRecord) -> tuple[bool, int, str, str]:
+            return (
+                record.status == "done",
+                len(record.stages),
+                record.created,
+                (record.reproduced or {}).get("created", ""),
+            )
 
         return other is None or rank(self) >= rank(other)
 

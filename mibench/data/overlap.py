@@ -19,8 +19,8 @@ from mibench.data.sets.decoding import Progress
 
 VERSION = 1
 COARSE, FINE = 0.997, 0.995
-"""Correlations from which two images count as one. Different photos of a person who sits still reach 0.993 at 16 x 16 in
-the AT&T/ORL faces; the same photo at three quarters of its size and JPEG quality 40 keeps 0.997."""
+"""Correlations from which two images count as one. Different photos of a person who sits still reach 0.993 at 16 x 16
+in the AT&T/ORL faces; the same photo at three quarters of its size and JPEG quality 40 keeps 0.997."""
 SHOWN = 5
 _ROWS = 1024  # compared at a time: what fits into a processor's cache
 

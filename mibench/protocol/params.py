@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,23 +21,26 @@ class BaseParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class CommonParams(BaseParams):
+class RunParams(BaseParams):
     """What every attack takes beside its own parameters: the engine sees to it. Without them it is as it says."""
 
     query_budget: int | None = Field(
         None, ge=1, description="images asked about per identity, shared ones included, at least 1"
     )
+    precision: Literal["tf32", "bf16"] | None = Field(
+        None, description="how products and convolutions are rounded while the attack computes; None: to float32"
+    )
     effort: int = Field(1, ge=1, description="times its steps, starts and results, of which the target keeps the best")
     transfer: bool = Field(False, description="an undefended student, distilled on public images, is inverted instead")
 
 
-BUDGET = "query_budget"
+BUDGET, PRECISION, *_ = RunParams.model_fields
 SWAPPED = ("align", "loss")  # parameters of attacks by which gradients that a defense masked are met
 
 
 def common(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an attack's parameters that every attack takes, if they change anything."""
-    defaults = {name: field.default for name, field in CommonParams.model_fields.items()}
+    defaults = {name: field.default for name, field in RunParams.model_fields.items()}
     return {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
 
 

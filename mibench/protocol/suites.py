@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
-from mibench.protocol.yaml_files import Loader, extended
+from mibench.protocol.claims import Claim, Lower
+from mibench.protocol.yaml_files import extended, read_yaml
 
 
 class _Model(BaseModel):
@@ -43,7 +43,8 @@ class SuiteCell(_Model):
 
 class Suite(_Model):
     """``note`` says what the list is and what it is not; ``tracks`` are sections as in registry.yaml, in which
-    ``extends`` takes over another one."""
+    ``extends`` takes over another one. ``claims`` are what its runs are to decide, each over ``seeds`` trainings and a
+    group of ``attacks``."""
 
     schema_: Literal[1] = Field(alias="schema")
     title: str
@@ -52,6 +53,9 @@ class Suite(_Model):
     tracks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     groups: dict[str, tuple[str, ...]]
     cells: dict[str, SuiteCell]
+    seeds: int = Field(1, ge=1)
+    attacks: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    claims: dict[str, Claim] = Field(default_factory=dict)
 
     def chosen(self, names: tuple[str, ...]) -> dict[str, SuiteCell]:
         """The cells called ``names``, all if there are none. Raises UserError for one that does not exist."""
@@ -72,12 +76,16 @@ def load_suite(root: Path, name: str) -> Suite:
         raise unknown("suite", name, names)
     path = root / "suites" / f"{name}.yaml"
     try:
-        suite = Suite.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader))
-    except (yaml.YAMLError, ValidationError) as error:
+        suite = Suite.model_validate(read_yaml(path, "suite"))
+    except ValidationError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     for cell_name, cell in suite.cells.items():
         if cell.defenses not in suite.groups:
             raise UserError(f"{path}: cell {cell_name}: {unknown('group', cell.defenses, suite.groups)}")
+    for claim_name, claim in suite.claims.items():
+        for group in (claim.attacks, *(claim.attacks_on.values() if isinstance(claim, Lower) else ())):
+            if group not in suite.attacks:
+                raise UserError(f"{path}: claim {claim_name}: {unknown('group of attacks', group, suite.attacks)}")
     return suite
 
 

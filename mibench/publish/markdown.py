@@ -30,7 +30,7 @@ def results_table(runs: Sequence[dict[str, Any]]) -> str:
     the t interval; times are means over seeds of the seconds that the stages took, as many beside each other as the
     machine ran; queries are all questions to the target, prior and preparation included, divided by the attacked
     identities; memory is the largest of the attack's processes."""
-    tables = []
+    tables, runs = [], [run for run in runs if run["status"] == "done"]
     for track, defense in dict.fromkeys((run["track"], run["defense_label"]) for run in runs):
         own = [run for run in runs if (run["track"], run["defense_label"]) == (track, defense)]
         attacks = dict.fromkeys(run["attack_label"] for run in own)

@@ -11,7 +11,9 @@ from mibench.protocol.method_files import CONTROL
 from mibench.records import RunRecord
 
 if TYPE_CHECKING:
+    from mibench.protocol.suites import Suite
     from mibench.publish.figures_file import Reported
+    from mibench.publish.rows import Board
 
 Facts = Mapping[str, Any]
 SAMPLE = 6  # identities of each run whose pictures a sample holds
@@ -27,13 +29,14 @@ class Catalogue:
     kind, family, access, prior, adaptive (an attack made to get around a defense), paper, url, year, reference (title,
     venue, year, url), presets, costs, deviations, code_version. metrics: title, direction (``low`` or ``high``,
     whichever is more private, or None), unit (``fraction`` is shown as per cent), help. bounds: the controls that are
-    floor and ceiling of a prior."""
+    floor and ceiling of a prior. claims: the suite whose claims the runs are to decide."""
 
     tracks: Mapping[str, Facts] = field(default_factory=dict)
     defenses: Mapping[str, Facts] = field(default_factory=dict)
     attacks: Mapping[str, Facts] = field(default_factory=dict)
     metrics: Mapping[str, Facts] = field(default_factory=dict)
     bounds: tuple[str, str] | None = None
+    claims: Suite | None = None
 
     @property
     def controls(self) -> frozenset[str]:
@@ -45,6 +48,10 @@ class Catalogue:
     def baselines(self) -> frozenset[str]:
         """The undefended model."""
         return frozenset(name for name, facts in self.defenses.items() if facts.get("kind") == "baseline")
+
+    def board_title(self, board: Board) -> str:
+        title = self.tracks.get(board.track, {}).get("title") or board.track
+        return f"{title} ({board.generation})" if board.generation else str(title)
 
     def sensitive(self, track: str) -> bool:
         """Whether reconstructions on this track can be faces of real people."""
@@ -64,7 +71,8 @@ class SiteOptions:
     index. It is asked on tracks that allow it, and on all when ``private_images`` is set: such a site is for this
     machine only. ``feature_source`` finds a run's ``features.json``. studies: what
     people said, by run (``mibench.study.load_studies``). reported: published figures, shown apart. docs: the built
-    documentation, a folder with index.html, which becomes a part of the site."""
+    documentation, a folder with index.html, which becomes a part of the site. commit: of the code that
+    builds it; licence: of code and figures."""
 
     images: Literal["none", "sample", "all"] = "none"
     private_images: bool = False
@@ -74,6 +82,8 @@ class SiteOptions:
     studies: Mapping[str, Sequence[Facts]] = field(default_factory=dict)
     reported: tuple[Reported, ...] = ()
     docs: Path | None = None
+    commit: str | None = None
+    licence: str | None = None
 
     @property
     def shows_private(self) -> bool:

@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mibench.publish.rows import Case, Row, Value, Verdict, design_of
+from mibench.publish.rows import Case, Row, Value, Verdict, failures, interval_of
 from mibench.stats.comparisons import Paired, holm, paired_means, shared_ranks
 from mibench.stats.intervals import Table, benchmark_interval, seed_interval
 from mibench.stats.tradeoff import pareto_front
@@ -45,8 +45,7 @@ def arranged(
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.defense_label].append(row)
-    base = next((_design(group) for group in groups.values() if group[0].defense in baselines), set())
-    cases = [_case(group, required, controls, natural(group), base) for group in groups.values()]
+    cases = [_case(group, required, controls, natural(group)) for group in groups.values()]
     competing = _tested([c for c in cases if c.worst and not c.missing and c.defense not in controls], baselines)
     ranked = dict(zip((case.label for case in competing), _ranks(competing), strict=True))
     front = _front(competing)
@@ -66,7 +65,8 @@ def arranged(
 def _tested(cases: Sequence[Case], baselines: Container[str]) -> list[Case]:
     """With the primary test of every defense against the undefended model, over the trainings that both have, Holm over
     the defenses; in the order of what it says, then of what leaks. Whatever else is compared is exploratory."""
-    base = next((case for case in cases if case.defense in baselines), None)
+    undefended = [case for case in cases if case.defense in baselines]
+    base = min(undefended, key=lambda case: (case.label != case.defense, case.label), default=None)
     if base is not None:
         tests = {case.label: _against(case, base) for case in cases if case is not base}
         sure = {label: test.p for label, test in tests.items() if test.p is not None}
@@ -84,17 +84,9 @@ def _side(case: Case) -> int:
     return {"leaks less": -1, "leaks more": 1}.get(word, 0)
 
 
-def _design(group: Sequence[Row]) -> set[bool]:
-    """Whose seeds the judges and public priors of a defense's runs have."""
-    return {design for row in group for run in row.runs if (design := design_of(run)) is not None}
-
-
-def _case(
-    group: Sequence[Row], required: Sequence[str], controls: Container[str], natural: Value, base: set[bool]
-) -> Case:
+def _case(group: Sequence[Row], required: Sequence[str], controls: Container[str], natural: Value) -> Case:
     """Of one defense: its worst attack, of the required ones and their adaptive variants (evaluation 7.5). What it has
-    not faced yet is left out and told, and so is a variant on fewer trainings than rank, lest it cost trainings.
-    ``base``: whose seeds the judges of the undefended model have, which must be the same."""
+    not faced yet is left out and told, and so is a variant on fewer trainings than rank, lest it cost trainings."""
     first = group[0]
     faced = {row.attack_label: row for row in group if row.attack_label in required and row.by_seed}
     enough = min(TRAININGS, _prefix(list(faced.values()))) if faced else TRAININGS
@@ -109,9 +101,8 @@ def _case(
         rows = {row.attack_label: row for row in group}
         label = _leakiest(group, controls)
         value = rows[label].leaked if label else Value(None, reason="no attack finished")
-    missing = [_missing(label, faced.get(label)) for label in required]
-    if len(_design(group) | base) > 1:
-        missing.append("judges and public priors of the seeds that the undefended model's have")
+    of = {row.attack_label: row for row in group}
+    missing = [_missing(label, of.get(label)) for label in required]
     return Case(
         defense=first.defense,
         label=first.defense_label,
@@ -124,10 +115,18 @@ def _case(
 
 
 def _missing(label: str, row: Row | None) -> str | None:
+    """What keeps a cell from being ranked: a training that failed, or none of the seeds 0 to S - 1 may lack, S at least
+    three."""
     if row is None:
         return label
+    if failed := failures(row.runs):
+        return f"{label} ({'; '.join(failed)})"
+    if not row.by_seed:
+        return label
     seeds = _prefix([row])
-    return None if seeds >= TRAININGS else f"{label} (trainings 0 to {TRAININGS - 1}; {seeds} done without a gap)"
+    if seeds < TRAININGS:
+        return f"{label} (trainings 0 to {TRAININGS - 1}; {seeds} done without a gap)"
+    return None if seeds == len(row.by_seed) else f"{label} (training {seeds}, of which there are later ones)"
 
 
 def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
@@ -136,7 +135,8 @@ def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
     if worst.bound is None:
         row = next(row for row in rows if row.attack_label == worst.attack)
         metric = row.by_seed[0]
-        return Value(worst.mean, metric.ci_low, metric.ci_high, seeds=1, of=1, source="bootstrap")
+        low, high = interval_of(metric, (0.0, 1.0))
+        return Value(worst.mean, low, high, seeds=1, of=1, source="bootstrap")
     low, _ = seed_interval(worst.values) or (None, None)
     high = worst.bound
     for row in rows:

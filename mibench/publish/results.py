@@ -4,7 +4,6 @@ submissions in ``results/submitted/``, and in ``results/reproduced/`` what runni
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +23,9 @@ def load_results(folder: Path, reproduced: bool = True) -> list[RunRecord]:
 
     Raises UserError for a file that is not such an export.
     """
-    own = [run for path in sorted(folder.glob("*.json")) for run in _load(path)]
+    own = [run for path in sorted(folder.glob("*.json")) for run in load_file(path)]
     known = {run.run for run in own}
-    sent = [_submitted(run) for path in sorted((folder / SUBMITTED).glob("*.json")) for run in _load(path)]
+    sent = [_submitted(run) for path in sorted((folder / SUBMITTED).glob("*.json")) for run in load_file(path)]
     runs = own + [run for run in sent if run.run not in known]
     return [_reproduced(run, folder / REPRODUCED) for run in runs] if reproduced else runs
 
@@ -50,7 +49,8 @@ def _reproduced(run: RunRecord, folder: Path) -> RunRecord:
         raise UserError(f"{path} is not what `mibench reproduce` writes: {error}.") from None
 
 
-def _load(path: Path) -> list[RunRecord]:
+def load_file(path: Path) -> list[RunRecord]:
+    """The runs in one such file. Raises UserError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
@@ -65,27 +65,8 @@ def _load(path: Path) -> list[RunRecord]:
 
 
 def merged(measured: Iterable[RunRecord], published: Iterable[RunRecord]) -> list[RunRecord]:
-    """Both, each run id once: a run in this machine's own database (with its images) before its published copy.
-
-    A parameter that a method gained since a run was published is absent from its record. Where a run is in both, the
-    newer record tells the value that absent ones had (a run's id says that they are the same), and all published runs
-    of the method get it: seeds of one method stay together."""
-    own, theirs = {run.run: run for run in measured}, list(published)
-    defense: dict[str, dict[str, Any]] = defaultdict(dict)
-    attack: dict[str, dict[str, Any]] = defaultdict(dict)
-    for run in theirs:
-        if newer := own.get(run.run):
-            defense[run.defense] |= {k: v for k, v in newer.defense_params.items() if k not in run.defense_params}
-            attack[run.attack] |= {k: v for k, v in newer.attack_params.items() if k not in run.attack_params}
-    filled = {
-        run.run: replace(
-            run,
-            defense_params=defense[run.defense] | run.defense_params,
-            attack_params=attack[run.attack] | run.attack_params,
-        )
-        for run in theirs
-    }
-    return list((filled | own).values())
+    """Both, each run id once: a run in this machine's own database (with its images) before its published copy."""
+    return list(({run.run: run for run in published} | {run.run: run for run in measured}).values())
 
 
 def figures_of(record: RunRecord) -> str:

@@ -8,10 +8,13 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mibench.protocol.params import changed
 from mibench.records import MetricValue, RunRecord
-from mibench.stats.bootstrap import bootstrap_interval
+from mibench.stats import Interval, bootstrap_interval
 from mibench.stats.comparisons import Paired
+from mibench.stats.intervals import population_interval
 from mibench.stats.worst import Worst
 
 TABLE_METRICS = (
@@ -56,6 +59,21 @@ def design_of(run: RunRecord) -> bool | None:
     """Whether judges and public prior are those of the training's seed (True) or, as in older records, of seed 0; None
     where that is the same."""
     return run.seeds.evaluator == run.seed if run.seed else None
+
+
+def interval_of(metric: MetricValue, bounds: tuple[float, float]) -> Interval:
+    """The interval of one run over people. Where all gave the same answer, what so many people allow: an interval of no
+    width would say more than they do."""
+    if metric.ci_low is None or metric.ci_high is None:
+        return None, None
+    if metric.ci_low == metric.ci_high and metric.per_identity:
+        return population_interval(np.array([list(metric.per_identity.values())]), bounds=bounds)
+    return metric.ci_low, metric.ci_high
+
+
+def failures(runs: Iterable[RunRecord]) -> list[str]:
+    """Which runs failed, and why."""
+    return [f"seed {r.seeds} failed" + (f": {r.reason}" if r.reason else "") for r in runs if r.status != "done"]
 
 
 def of_trainings(name: str, runs: Iterable[RunRecord]) -> dict[int, MetricValue]:
@@ -107,6 +125,7 @@ class Row:
     way: Value  # its share of the way from its prior's floor to the ceiling
     position: int = 0  # in the default order
     worst: bool = False  # the attack that recovers most from this defense
+    board: str = ""  # the key of the board that it is on
 
     @property
     def adaptive(self) -> bool:
@@ -165,8 +184,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Board:
-    """One track (one version of it) with its rows in default order. ``required`` are the attacks that a
-    defense has to face to be ranked; ``cases`` the defenses by label, in default order."""
+    """One track (one version of it, from stages of the same versions) with its rows in default order. ``required`` are
+    the attacks that a defense has to face to be ranked; ``cases`` the defenses by label, in default order."""
 
     track: str
     version: int
@@ -176,10 +195,12 @@ class Board:
     chance: float
     leakage: str  # the metric that ranks
     cases: Mapping[str, Case] = field(default_factory=dict)
+    generation: str = ""  # which stages of other code its runs come from
 
     @property
     def key(self) -> str:
-        return self.track if self.current else f"{self.track}-v{self.version}"
+        key = self.track if self.current else f"{self.track}-v{self.version}"
+        return f"{key} ({self.generation})" if self.generation else key
 
     @property
     def front(self) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mibench.publish.variants import marked
 from mibench.records import RunRecord
 
 Bounds = tuple[str, str]  # the ids of floor and ceiling
@@ -32,7 +33,7 @@ class Scale:
             return Scale(floors, {})
         for run in runs:
             value, prior = _value(run, metric), prior_of(run)
-            if value is None or prior is None:
+            if value is None or prior is None or marked(run.attack_label):
                 continue
             if run.attack == bounds[0]:
                 floors[_floor_of(run)] = value
@@ -49,7 +50,7 @@ class Scale:
         none."""
         shares: dict[int, list[float]] = defaultdict(list)
         reason = "no run finished"
-        for run in runs:
+        for run in (run for run in runs if run.status == "done"):
             value, prior = _value(run, metric), prior_of(run)
             if prior is None:
                 reason = "it searches no generative prior"
@@ -80,7 +81,7 @@ def prior_of(run: RunRecord) -> Hashable | None:
 
 def _value(run: RunRecord, metric: str) -> float | None:
     found = run.metrics.get(metric)
-    return found.value if found is not None and run.status == "done" else None
+    return found.value if found is not None else None
 
 
 def frozen(value: Any) -> Hashable:

@@ -11,17 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
 from mibench.metrics import METRICS
 from mibench.protocol.method_files import Entry, MethodFile, file_source, literal, named_files, package_sources, parsed
 from mibench.protocol.methods import Facts, Kind, Selection, combined, joined_by_plus
-from mibench.protocol.params import BaseParams, CommonParams, common, multiplied, non_default, parse_call, resolve
+from mibench.protocol.params import BaseParams, RunParams, common, multiplied, non_default, parse_call, resolve
 from mibench.protocol.suites import suite_tracks
 from mibench.protocol.tracks import Track
-from mibench.protocol.yaml_files import Loader
+from mibench.protocol.yaml_files import read_yaml
 from mibench.registry.facts import further, question_of, remembered
 from mibench.registry.loading import Unusable, imported, track_info
 from mibench.resources import resource_root
@@ -87,13 +86,17 @@ class Registry:
     def _file(self) -> _File:
         path = self.root / "registry.yaml"
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+            data = read_yaml(path, "registry")
             schema = data.get("schema") if isinstance(data, dict) else None
             if isinstance(schema, int) and schema > SCHEMA:  # first, because a newer file may have other fields
                 raise UserError(f"{path} has schema {schema}; this version of mibench reads up to {SCHEMA}.")
             return _File.model_validate(data)
-        except (yaml.YAMLError, ValidationError) as error:
+        except ValidationError as error:
             raise UserError(f"{path} cannot be read: {error}") from None
+
+    @property
+    def licence(self) -> str | None:
+        return self._file.licence
 
     @property
     def audit(self) -> AuditSection | None:
@@ -318,8 +321,8 @@ class Registry:
             return Facts(selection.kind, selection.id, selection.label, 0, {}, {}, "", skip=str(error).rstrip("."))
         if self.controls and (selection.kind, selection.id) == ("defense", self.controls.matched):
             facts = self._matching(facts, track)
-        lacking = self._lacking(selection.kind, selection.id)
-        return replace(facts, skip=facts.skip or lacking) if lacking else facts
+        about = self.entry(selection.kind, selection.id).about
+        return replace(facts, skip=facts.skip or self._lacking(selection.kind, selection.id), about=about)
 
     def _matching(self, facts: Facts, track: Track) -> Facts:
         """The control that is as accurate as a defense, with that defense; skipped where that is."""
@@ -346,8 +349,8 @@ class Registry:
         cls = self.plugin(selection.kind, selection.id)
         shared: dict[str, Any] = {}
         if selection.kind == "attack":
-            given = {name: value for name, value in values.items() if name in CommonParams.model_fields}
-            shared = common(resolve(CommonParams, given, selection.id).model_dump(mode="json"))
+            given = {name: value for name, value in values.items() if name in RunParams.model_fields}
+            shared = common(resolve(RunParams, given, selection.id).model_dump(mode="json"))
         params = _own_params(cls, values, selection.kind, selection.id)
         plugin = self.build(selection.kind, selection.id, params.model_dump() | shared, track)
         return Facts(
@@ -391,5 +394,5 @@ class Registry:
 
 def _own_params(cls: type[Any], values: dict[str, Any], kind: Kind, name: str) -> BaseParams:
     """The parameters that the method itself takes, validated."""
-    shared = CommonParams.model_fields if kind == "attack" else {}
+    shared = RunParams.model_fields if kind == "attack" else {}
     return resolve(cls.Params, {key: value for key, value in values.items() if key not in shared}, name)

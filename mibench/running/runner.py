@@ -9,12 +9,12 @@ from mibench.errors import EXIT_FAILED, UserError, unknown
 from mibench.planning.estimates import estimate, filled, past_seconds
 from mibench.planning.plan import Plan, Stage
 from mibench.planning.schedule import Schedule
-from mibench.protocol.stage_kinds import EXTRA, STAGE_KINDS
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.records import RunRecord
 from mibench.running import grids
 from mibench.running.coordinator import Listener, Outcome, State, coordinate
 from mibench.running.placement import Place
-from mibench.running.recording import Recorder, record_key
+from mibench.running.recording import Recorder, record_keys
 from mibench.stages.events import Failed
 from mibench.store import attempts
 from mibench.store.artifacts import Damaged, Manifest, Store
@@ -54,6 +54,8 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
         for key in parents:
             if _whole(store, plan.stages[key], notes, verify=True) is None:
                 del done[key]
+    if changed := outdated(plan, done):
+        notes.append(_outdated_sentence(changed))
     return done
 
 
@@ -71,8 +73,8 @@ def outdated(plan: Plan, done: Mapping[str, Manifest]) -> dict[str, list[str]]:
 def _outdated_sentence(changed: Mapping[str, list[str]]) -> str:
     kinds = dict.fromkeys(kind for each in changed.values() for kind in each)
     return (
-        f"The files of {', '.join(changed)} have changed since these results were computed, their versions have not, so "
-        f"nothing was computed again. Whoever changed what a method computes raises `version` in its file, or adds "
+        f"The files of {', '.join(changed)} have changed since these results were computed, their versions have not, "
+        f"so nothing was computed again. Whoever changed what a method computes raises `version` in its file, or adds "
         f"{' '.join(f'--force {kind}' for kind in kinds)}."
     )
 
@@ -103,7 +105,13 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
 
 
 def execute(
-    store: Store, plan: Plan, place: Place, listener: Listener, database: Database, retry_failed: bool = False
+    store: Store,
+    plan: Plan,
+    place: Place,
+    listener: Listener,
+    database: Database,
+    retry_failed: bool = False,
+    origin: grids.Origin | None = None,
 ) -> Result:
     """Compute what is missing and return the records of the runs that are complete; all of it is in the database.
 
@@ -114,17 +122,15 @@ def execute(
     recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
     todo = needed(plan, recorder.manifests)
     result.todo = {stage.key for stage in todo}
-    if changed := outdated(plan, recorder.manifests):
-        result.outdated = list(changed)
-        result.notes.append(_outdated_sentence(changed))
+    result.outdated = list(outdated(plan, recorder.manifests))
     if todo:
         seconds = estimate(todo, past_seconds(database.durations()))
-        with grids.open_grid(store.home, plan, seconds):
+        with grids.open_grid(store.home, plan, seconds, origin):
             result.outcome = _compute(store, plan, todo, recorder, place, listener, seconds, retry_failed)
     store.sweep(recorder.manifests)
     records = recorder.finish()
     result.manifests = [*recorder.manifests.values(), *records]
-    database.ingest(database.lacking(result.manifests))
+    database.ingest(database.lacking([*result.manifests, *recorder.failures()]))
     if len(recorder.manifests) == len(plan.stages):
         grids.drop(store.home, grids.grid_id(plan))
     for planned in plan.runs:
@@ -180,7 +186,7 @@ def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
             continue
         recorder = Recorder(store, grid.plan, lookup(store, grid.plan, []), database.ingest)
         records = recorder.finish()
-        database.ingest(database.lacking([*recorder.manifests.values(), *records]))
+        database.ingest(database.lacking([*recorder.manifests.values(), *records, *recorder.failures()]))
         recorded[name] = (len(records), len(grid.plan.runs))
         if len(recorder.manifests) == len(grid.plan.stages) and not grid.alive:
             grids.drop(store.home, name)
@@ -204,9 +210,7 @@ def force(store: Store, plan: Plan, names: Iterable[str]) -> list[Stage]:
             chosen.add(stage.key)
     for planned in plan.runs:
         if not chosen.isdisjoint(stage.key for stage in planned.stages.values()):
-            keys = [stage.key for stage in planned.stages.values()]
-            without = [s.key for role, s in planned.stages.items() if role not in EXTRA]
-            for whole in (keys, without):
-                store.discard("run", record_key(planned, whole))
+            for key in record_keys(planned):
+                store.discard("run", key)
     again = [stage for stage in plan.stages.values() if stage.key in chosen]
     return [stage for stage in again if store.discard(stage.kind, stage.key)]

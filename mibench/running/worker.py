@@ -88,6 +88,7 @@ def _compute(order: Order, store: Store, workdir: Path, device: torch.device, em
         usage={
             "attempts": len(attempts.read(store.home, stage.key)),
             "device_seconds": round(pulse.device_seconds, 3),
+            "steps": stage.steps,
         },
     )
     store.publish(stage.kind, stage.key, workdir, manifest)
@@ -104,6 +105,7 @@ def _device(name: str) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # see ``rounded``
         torch.cuda.set_device(device)
     return device
 

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  (a fixture is imported)
 """Every method, metric and training loop on a device that nobody has: what forgets to move a tensor fails here."""
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def apart(private: Path, other: Path, what: str) -> None:
     """Raises UserError if one of two folders is, or lies in, the other, by whatever name. ``what``: of the other."""
     one, two = private.resolve(), other.resolve()
     if one == two or one in two.parents or two in one.parents or (one.exists() and two.exists() and one.samefile(two)):
-        where = "is" if one == two or one not in two.parents and two not in one.parents else "lies in"
+        where = "is" if one == two or (one not in two.parents and two not in one.parents) else "lies in"
         inner, outer = (other, private) if one in two.parents else (private, other)
         raise UserError(
             f"{inner} {where} {outer}: {what} must not be the private ones. Give them a folder of their own, outside."

@@ -46,9 +46,10 @@ def common(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed(label: str, params: Mapping[str, Any]) -> bool:
     """Whether an attack, by its label and its resolved parameters, is an adaptive variant of what it is by itself."""
-    return bool(params.get("align") or params.get("transfer") or params.get("effort")) or (
-        "loss" in parse_call(label, "attack")[2]
-    )
+    match = _CALL.match(label)  # a stranger's label may be anything
+    given = outside_brackets(match["body"] or "", ",") if match else []
+    swapped = any(item.strip().startswith("loss=") for item in given)
+    return swapped or bool(params.get("align") or params.get("transfer") or params.get("effort"))
 
 
 def multiplied(params: BaseParams, names: Sequence[str], times: int) -> dict[str, Any]:

@@ -111,6 +111,27 @@ def make_catalogue(**tracks: dict[str, Any]) -> Catalogue:
     )
 
 
+def make_claims() -> Suite:
+    """Claims about defenses that made-up runs have, and about some that they have not."""
+    lower = {"title": "less", "statement": "It leaks less.", "test": "lower", "attacks": "all"}
+    trend = {"title": "more", "statement": "More of it leaks less.", "test": "trend", "attacks": "all", "dose": "doses"}
+    return Suite.model_validate(
+        {
+            "schema": 1,
+            "title": "Does it help?",
+            "note": "Made up.",
+            "groups": {},
+            "cells": {},
+            "seeds": 3,
+            "attacks": {"all": ["gmi", "kedmi"]},
+            "claims": {
+                "less": lower | {"pairs": [["re", "none"], ["bido", "none"], ["other", "none"]]},
+                "more": trend | {"doses": {"re": 0.25, "re[strong]": 0.45}},
+            },
+        }
+    )
+
+
 def make_run(**overrides: Any) -> RunRecord:
     """A finished run of ``none`` against ``gmi`` on ``orl32``, with made-up numbers that depend on its
     names and seed.

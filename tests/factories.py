@@ -8,6 +8,7 @@ from typing import Any
 
 from mibench.keys import digest, joint_version
 from mibench.protocol.stage_kinds import STAGE_KINDS
+from mibench.protocol.suites import Suite
 from mibench.publish import Catalogue
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.store.manifest import Manifest

@@ -65,8 +65,8 @@ class Asked:
 
 
 class Planner:
-    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first; ``say`` hears what was
-    read and skipped."""
+    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first, with ``skip_damaged``
+    without those that cannot be read; ``say`` hears what was read and skipped."""
 
     def __init__(
         self,
@@ -74,8 +74,10 @@ class Planner:
         home: Path,
         decoding: Decoding | None = None,
         say: Callable[[str], None] = lambda sentence: None,
+        skip_damaged: bool = False,
     ) -> None:
-        self._registry, self._home, self._decoding, self._say = registry, home, decoding, say
+        self._registry, self._home, self._decoding = registry, home, decoding
+        self._say, self._skip = say, skip_damaged
 
     def plan(self, asked: Asked) -> Plan:
         """Raises UserError for what does not exist or cannot be read."""
@@ -152,7 +154,7 @@ class Planner:
             return track
         if self._decoding is not None:
             with self._decoding(track.id) as tell:
-                said = tracked.prepare(track, self._home, cores(), tell)
+                said = tracked.prepare(track, self._home, cores(), tell, skip_damaged=self._skip)
             for sentence in said:
                 self._say(sentence)
         track = tracked.resolve(track, self._home)

@@ -280,7 +280,7 @@ def test_doctor(finished: Cli) -> None:
     text = finished("doctor", code=None).stdout
     for word in ("mibench 0", "torch 2", "devices: cpu", f"home: {finished.home}", "free space", "track tiny: data as"):
         assert word in text, word
-    assert "database and store agree" in text
+    assert "The database and the store agree." in text
     assert "metric lpips: the lpips weights" in text
 
 

@@ -91,11 +91,12 @@ def photo_files(root: Path, skipped: Skipped, name: str = "") -> list[str]:
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """(folder, folders in it that are left out, files) of everything below, sorted; each folder once, whatever links
-    lead to it."""
+    lead to it, and none above. Raises OSError for a folder that cannot be read."""
     seen: set[str] = set()
     gathered = []
-    for path, below, names in os.walk(folder, followlinks=True):
+    for path, below, names in os.walk(folder, onerror=_refused, followlinks=True):
         real = os.path.realpath(path)
+        below[:] = [name for name in below if not Path(real).is_relative_to(os.path.realpath(Path(path, name)))]
         if real in seen:
             below.clear()
             continue
@@ -104,6 +105,10 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         below[:] = sorted(set(below) - set(left))
         gathered.append((path, sorted(left), sorted(names)))
     yield from sorted(gathered)
+
+
+def _refused(error: OSError) -> None:
+    raise error
 
 
 def _why_not(path: Path) -> str | None:
@@ -117,6 +122,8 @@ def _why_not(path: Path) -> str | None:
         return None
     if _NOT_OURS.fullmatch(ending):
         return UNREADABLE
+    if not path.is_file():  # a pipe would never open
+        return OTHER
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -11,13 +11,13 @@ import click
 
 from mibench.cli.common import (
     Workspace,
-    describe_time,
     planner,
     plugin_option,
     read_asked,
     selection_options,
     workspace,
 )
+from mibench.cli.times import describe_time
 
 if TYPE_CHECKING:
     from mibench.protocol.methods import Kind

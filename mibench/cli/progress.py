@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mibench.cli.common import describe_time
+from mibench.cli.times import describe_time
 from mibench.planning.plan import Stage
 from mibench.running.coordinator import Listener
 from mibench.stages import events

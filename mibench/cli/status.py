@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, describe_time, workspace
+from mibench.cli.common import Workspace, workspace
+from mibench.cli.times import describe_time
 from mibench.errors import EXIT_INTERRUPTED, UserError, few, unknown
 
 _EVERY = 2.0  # seconds between looks

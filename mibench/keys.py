@@ -65,3 +65,8 @@ def joint_version(engine: int, plugin: int) -> int:
 def split_version(version: int) -> tuple[int, int]:
     """The engine's and the method's version of a stage."""
     return divmod(version, 1000)
+
+
+def version_text(version: int) -> str:
+    """``1.2``: the engine's version of this kind of stage, and the method's."""
+    return ".".join(map(str, split_version(version)))

@@ -144,6 +144,8 @@ def _report(begun: Begun, result: Result, again: str, store: Store, templates: P
     answer["unfinished"] = (
         f"{left} of {len(begun.plan.stages)} stages are missing. Go on with: {again}" if left else None
     )
+    if left and not answer["attacks"]:
+        answer["verdict"] |= {"title": "Not finished", "sentence": "No attack on the model has ended yet."}
     answer["next"] = report.next_steps(answer, request)
     shown = report.gallery(
         answer,

@@ -26,6 +26,8 @@ Private = Callable[[int, int], Path | None]  # of a label, the image of this ind
 def next_steps(report: Mapping[str, Any], request: AuditRequest) -> list[str]:
     """What to do with these findings, the most useful first."""
     leaks, steps = report["verdict"]["leaks"], []
+    if leaks is False:
+        steps.append("Do not read this as safe: it is low for these attacks, with these public images and this judge.")
     if leaks:
         steps.append(
             f"Train with a defense: below is what {report['defense_title']} costs and saves on your images; "
@@ -51,8 +53,6 @@ def next_steps(report: Mapping[str, Any], request: AuditRequest) -> list[str]:
     steps.append(
         f"Attack it in other ways: mibench run --track {track} --plugin {plugin} --defense own_model --attack all"
     )
-    if leaks is False:
-        steps.append("Do not read this as safe: it is low for these attacks, with these public images and this judge.")
     return steps
 
 

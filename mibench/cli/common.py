@@ -60,6 +60,7 @@ class Workspace:
         from mibench.publish import SiteOptions, build_site
         from mibench.publish.figures_file import load_reported
         from mibench.publish.results import load_results, merged
+        from mibench.running.environment import commit
         from mibench.running.recording import feature_file, image_file
         from mibench.study import load_studies
 
@@ -73,11 +74,11 @@ class Workspace:
             studies=load_studies(self.home),
             reported=tuple(load_reported(results / "reported.csv")),
             docs=docs,
+            commit=commit(),
+            licence=self.registry.licence,
         )
         runs = merged(self.database.runs(), load_results(results))
-        return build_site(
-            runs, catalogue(self.registry, (run.defense for run in runs)), out or self.home / "site", options
-        )
+        return build_site(runs, catalogue(self.registry, runs), out or self.home / "site", options)
 
     def _private_image(self, track: str, label: int, index: int) -> Path | None:
         from mibench.data.pictures import private_image

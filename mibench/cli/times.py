@@ -1,4 +1,4 @@
-"""How times are written."""
+"""How long something takes, in words."""
 
 from __future__ import annotations
 

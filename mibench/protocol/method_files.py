@@ -19,7 +19,7 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,6 +41,7 @@ class Paper(BaseModel):
     year: int
     url: str = Field(pattern=r"^https?://")
     authors: tuple[str, ...] = ()
+    form: Literal["inproceedings", "article", "misc"] = "inproceedings"  # as BibTeX calls it
 
 
 class Entry(BaseModel):
@@ -60,6 +61,13 @@ class Entry(BaseModel):
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     costs: dict[str, str] = Field(default_factory=dict)
     reported: tuple[str, ...] = ()  # its names in results/reported.csv
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a page says of the method: the fields that are set (``mibench.records.MethodFacts``)."""
+        names = ("title", "kind", "family", "access", "prior", "adaptive", "presets", "costs")
+        facts = {name: value for name in names if (value := getattr(self, name))}
+        return facts | ({"reference": self.paper.model_dump(mode="json", exclude_defaults=True)} if self.paper else {})
 
     @property
     def control(self) -> bool:

@@ -350,8 +350,7 @@ def _comparison(
     least: float,
 ) -> Comparison:
     facts = (found.seeds, found.attacks, found.missing, found.complete and found.seeds >= TRAININGS)
-    why = "its sides were judged by judges of different seeds" if found.mixed else ""
-    return Comparison(id, title, sides, tuple(figures), test, least, *facts, why=why, differences=differences)
+    return Comparison(id, title, sides, tuple(figures), test, least, *facts, differences=differences)
 
 
 def _nothing(id: str, title: str, sides: tuple[str, ...], least: float, found: Evidence) -> Comparison:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mibench.publish import text
 from mibench.publish.downloads import papers
 from mibench.publish.legend import Legend
-from mibench.publish.links import attack_page, board_page, defense_page, run_page, track_page
+from mibench.publish.links import attack_page, board_page, cell_page, defense_page, track_page
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
 from mibench.publish.ranking import TRAININGS
@@ -31,7 +32,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "track": board.track,
         "version": board.version,
         "current": board.current,
-        "title": facts.get("title") or board.track,
+        "title": catalogue.board_title(board),
         "track_href": track_page(board.track),
         "identities": facts.get("identities"),
         "chance": text.number(board.chance, "fraction"),
@@ -40,7 +41,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "sensitive": catalogue.sensitive(board.track),
         "boards": [
             {
-                "title": catalogue.tracks.get(b.track, {}).get("title") or b.track,
+                "title": catalogue.board_title(b),
                 "version": None if b.current else b.version,
                 "href": board_page(b, boards),
                 "here": b is board,
@@ -149,23 +150,18 @@ def _row(
         "worst": cell_view(s.case.value),
         "verdict": _verdict(s.case.verdict),
         "worst_attack": s.worst.attack_label if s.worst else None,
-        "worst_href": _run_href(s.worst),
+        "worst_href": cell_page(s.worst) if s.worst else None,
         "seeds": s.seeds,
-        "cells": [_cell(s.cells.get(attack["label"])) for attack in attacks],
+        "cells": [_cell(s.cells.get(attack["label"]), s.seeds) for attack in attacks],
     }
 
 
-def _run_href(row: Row | None) -> str | None:
-    """The page of the row's first finished run."""
-    runs = [run for run in row.runs if run.status == "done"] if row else []
-    return run_page((runs or (row.runs if row else []))[0]) if row else None
-
-
-def _cell(row: Row | None) -> dict[str, Any]:
+def _cell(row: Row | None, seeds: int) -> dict[str, Any]:
+    """``seeds``: of the defense; a cell of fewer says so."""
     if row is None:
         return cell_view(Value(None, reason="not run")) | {"href": None, "failed": [], "top1": None, "way": None}
-    return cell_view(row.leaked) | {
-        "href": _run_href(row),
+    return cell_view(replace(row.leaked, of=max(row.leaked.of, seeds))) | {
+        "href": cell_page(row),
         "failed": failures(row.runs),
         "top1": _top1(row),
         "way": cell_view(row.way),
@@ -213,7 +209,7 @@ def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue,
         "case": _case(s, attacks),
         "ranked": s.case.rank is not None,
         "y": [_triple(s.cells[a["label"]].leaked) if a["label"] in s.cells else None for a in attacks],
-        "href": [_run_href(s.cells.get(a["label"])) for a in attacks],
+        "href": [cell_page(s.cells[a["label"]]) if a["label"] in s.cells else None for a in attacks],
     }
 
 

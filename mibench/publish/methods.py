@@ -12,6 +12,7 @@ from mibench.publish.links import attack_page, board_page, compare_page, defense
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.rows import MAJORITY, Board, Row, columns, leakage_of
+from mibench.records import RunRecord
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
 EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None}
@@ -28,8 +29,10 @@ def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalo
     known = catalogue.defenses if kind == "defense" else catalogue.attacks
     facts = EMPTY | dict(known.get(name, {}))
     mine = [(board, [row for row in board.rows if getattr(row, kind) == name]) for board in boards]
-    deviations = {d for _, rows in mine for row in rows for run in row.runs for d in run.deviations}
-    own = [d for d in facts.get("deviations") or () if d] or sorted(deviations)
+    runs = [run for _, rows in mine for row in rows for run in row.runs]
+    own = [d for d in facts.get("deviations") or () if d] or sorted(
+        {d for run in runs for d in _told(kind, run, catalogue)}
+    )
     return {
         "kind": kind,
         "id": name,
@@ -40,10 +43,19 @@ def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalo
     }
 
 
+def _told(kind: str, run: RunRecord, catalogue: Catalogue) -> Iterable[str]:
+    """The deviations of a run's method; of an older record, which has both methods' in one list, without those that
+    are known to be the other's."""
+    if run.methods:
+        return run.methods["defense" if kind == "defense" else "attack"].get("deviations", ())
+    other = catalogue.attacks.get(run.attack, {}) if kind == "defense" else catalogue.defenses.get(run.defense, {})
+    return set(run.deviations) - set(other.get("deviations") or ())
+
+
 def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:
     shown = [metric_facts(catalogue, name, board.chance, board.leakage == MAJORITY) for name in columns(board.leakage)]
     return {
-        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "title": catalogue.board_title(board),
         "version": None if board.current else board.version,
         "anchor": text.anchor("results", board.key),
         "href": board_page(board, boards),
@@ -122,8 +134,10 @@ def protocol_view(boards: Sequence[Board], catalogue: Catalogue) -> dict[str, An
     """Everything that exists, each with a link to its page."""
     runs = [run for board in boards for row in board.rows for run in row.runs]
     others = sorted({name for run in runs for name in run.metrics} - set(catalogue.metrics))
+    ran = {id for run in runs for id in (run.track, run.defense, run.attack)}
     return {
         "tracks": [{"id": t, "href": track_page(t)} | _title(catalogue.tracks, t) for t in tracks(boards, catalogue)],
+        "measured": ran,
         "metrics": [metric_facts(catalogue, name) for name in [*catalogue.metrics, *others]],
         "defenses": [
             {"id": n, "href": defense_page(n)} | _title(catalogue.defenses, n)

@@ -81,6 +81,10 @@ class Registry:
             raise UserError(f"{path} cannot be read: {error}") from None
 
     @property
+    def licence(self) -> str | None:
+        return self._file.licence
+
+    @property
     def audit(self) -> AuditSection | None:
         return self._file.audit
 
@@ -294,8 +298,8 @@ class Registry:
             if not selection.optional:
                 raise
             return Facts(selection.kind, selection.id, selection.label, 0, {}, {}, "", skip=str(error).rstrip("."))
-        lacking = self._lacking(selection.kind, selection.id)
-        return replace(facts, skip=facts.skip or lacking) if lacking else facts
+        about = self.entry(selection.kind, selection.id).about
+        return replace(facts, skip=facts.skip or self._lacking(selection.kind, selection.id), about=about)
 
     def _lacking(self, kind: Kind, name: str) -> str | None:
         """Which package that the plugin names in ``requires`` is not installed, and what to type."""

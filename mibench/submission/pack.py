@@ -52,6 +52,8 @@ def gather(
 
     Raises UserError for a run that cannot be submitted: unfinished, its source changed since, its artefacts gone.
     """
+    if failed := next((run for run in runs if run.status != "done"), None):
+        raise UserError(f"Run {failed.run} failed and has nothing to submit: {failed.reason}")
     files: dict[str, Path] = {}
     manifests = {stage.key: _manifest(store, stage.kind, stage.key) for run in runs for stage in run.stages}
     weights: list[dict[str, Any]] = []

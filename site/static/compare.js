@@ -18,20 +18,23 @@ document.addEventListener("DOMContentLoaded", () => {
   const runsOf = (defense, attack, seed = ALL) =>
     data.runs.filter((run) => run.defense === defense && run.attack === attack && (seed === ALL || String(run.seed) === seed));
 
-  /** Mean difference of two lists of runs with its interval, paired by seed and identity; null without anything common. */
+  /** Mean difference of two lists of runs with its interval, and both means, over the same seeds and identities; null
+      without anything common. */
   function difference(one, other, anySeed = false) {
     const pairs = one.flatMap((a) => other.filter((b) => anySeed || b.seed === a.seed).map((b) => [a, b]));
-    const bySeed = pairs.map(([a, b]) => a.leaked.flatMap((v, i) => (v !== null && b.leaked[i] !== null ? [v - b.leaked[i]] : []))).filter((d) => d.length);
-    if (!bySeed.length) return null;
+    const common = pairs.map(([a, b]) => a.leaked.flatMap((v, i) => (v !== null && b.leaked[i] !== null ? [[v, b.leaked[i]]] : []))).filter((d) => d.length);
+    if (!common.length) return null;
     const mean = (values) => values.reduce((sum, v) => sum + v, 0) / values.length;
+    const both = [0, 1].map((side) => mean(common.map((people) => mean(people.map((pair) => pair[side])))));
+    const bySeed = common.map((people) => people.map(([x, y]) => x - y));
     const means = bySeed.map(mean);
     const values = means.length > 1 ? means : bySeed[0];
     const centre = mean(values);
     const n = values.length;
-    if (n < 2) return { mean: mean(means), low: null, high: null, seeds: means.length };
+    if (n < 2) return { mean: mean(means), low: null, high: null, seeds: means.length, both };
     const deviation = Math.sqrt(values.reduce((sum, v) => sum + (v - centre) ** 2, 0) / (n - 1));
     const half = (data.t[Math.min(n - 1, data.t.length) - 1] * deviation) / Math.sqrt(n);
-    return { mean: mean(means), low: mean(means) - half, high: mean(means) + half, seeds: means.length };
+    return { mean: mean(means), low: mean(means) - half, high: mean(means) + half, seeds: means.length, both };
   }
 
   const points = (value) => {
@@ -42,10 +45,6 @@ document.addEventListener("DOMContentLoaded", () => {
   const average = (runs, i) => {
     const values = runs.map((run) => run.leaked[i]).filter((v) => v !== null);
     return values.length ? values.reduce((sum, v) => sum + v, 0) / values.length : null;
-  };
-  const overall = (runs) => {
-    const means = runs.map((run) => run.leaked.filter((v) => v !== null)).filter((v) => v.length).map((v) => v.reduce((s, x) => s + x, 0) / v.length);
-    return means.length ? means.reduce((s, x) => s + x, 0) / means.length : null;
   };
   const percent = (value) => (value === null ? "–" : mibench.percent(value));
 
@@ -85,10 +84,12 @@ document.addEventListener("DOMContentLoaded", () => {
     find("[data-attacks]").replaceChildren(...common.map((attack) => {
       const [a, b] = sides.map((side) => runsOf(choice[side][0], attack));
       const d = difference(a, b);
-      return line([attack, percent(overall(a)), percent(overall(b)), d ? points(d.mean) : "–", interval(d), String(d?.seeds ?? 0)]);
+      return line([attack, ...(d?.both ?? [null, null]).map(percent), d ? points(d.mean) : "–", interval(d), String(d?.seeds ?? 0)]);
     }));
-    const [a, b] = sides.map((side) => runsOf(...choice[side]));
-    const d = difference(a, b, sides.every((side) => choice[side][2] !== ALL));
+    const chosen = sides.map((side) => runsOf(...choice[side]));
+    const anySeed = sides.every((side) => choice[side][2] !== ALL);
+    const [a, b] = [0, 1].map((side) => chosen[side].filter((run) => anySeed || chosen[1 - side].some((other) => other.seed === run.seed)));
+    const d = difference(a, b, anySeed);
     const names = sides.map((side) => `${choice[side][0]} against ${choice[side][1]}`);
     find("[data-verdict]").textContent = d
       ? `${names[0]} minus ${names[1]}: ${points(d.mean)} percentage points (${interval(d)}), ${d.seeds} common seed${d.seeds === 1 ? "" : "s"}.`

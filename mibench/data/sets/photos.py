@@ -21,6 +21,7 @@ from mibench.data.sets.rules import IMAGE_ENDINGS
 LEFT = "left by other programs"
 OTHER = "no images"
 BESIDE = "beside the class folders"
+IRREGULAR = "links to nothing, pipes or devices"
 UNREADABLE = "photos in a format that Pillow does not read (convert them to JPEG)"
 
 # Folders and files of NAS systems, Finder, Explorer, sync programs and picture managers; besides all that begin with a
@@ -114,13 +115,13 @@ def _why_not(path: Path) -> str | None:
     """Why a file is not read, or None for a photo."""
     if left_by_programs(path.name):
         return LEFT
+    if not path.is_file():
+        return IRREGULAR
     ending = path.suffix.lower()
     if ending in IMAGE_ENDINGS or ending in _endings():
         return None
     if _NOT_OURS.fullmatch(ending):
         return UNREADABLE
-    if not path.is_file():  # a pipe would never open
-        return OTHER
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

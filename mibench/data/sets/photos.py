@@ -122,8 +122,6 @@ def _why_not(path: Path) -> str | None:
         return None
     if _NOT_OURS.fullmatch(ending):
         return UNREADABLE
-    if not path.is_file():  # a pipe would never open
-        return OTHER
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

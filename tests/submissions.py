@@ -51,12 +51,13 @@ def made_runs(
     track = registry.track("tiny")
     chosen = [registry.select("defense", name) for name in defenses]
     plan = build_plan(registry, track, chosen, [registry.select("attack", attack)], seeds)
-    found = {stage.key: _publish(store, plan, stage, track) for stage in plan.stages.values()}
+    found = {stage.key: published(store, plan, stage, track) for stage in plan.stages.values()}
     recorder = Recorder(store, plan, found, lambda manifests: None)
     return [RunRecord.from_json(m.result["record"]) for m in recorder.finish()], store, registry
 
 
-def _publish(store: Store, plan: Plan, stage: Stage, track: Track) -> Manifest:
+def published(store: Store, plan: Plan, stage: Stage, track: Track) -> Manifest:
+    """The manifest of a stage, made up unless it is there."""
     with store.claim(stage.kind, stage.key) as claim:
         if claim.manifest is not None:
             return claim.manifest
@@ -151,11 +152,14 @@ def _dump(value: Any, path: Path) -> None:
 
 
 LOGITS = "logits.safetensors"
+GRADIENTS = {"images": 15, "views": 8, "cosine": 0.5, "cosine_low": 0.4, "cosine_high": 0.6, "without": 0.0}
+GRADIENTS |= {"accuracy": 1.0, "accuracy_views": 1.0}
 _FILL: dict[str, Callable[[Path, Store, Stage, Track], dict[str, Any]]] = {
     "invert": _fill_invert,
     "utility": _fill_utility,
     "evaluate": _fill_evaluate,
     "features": lambda *_: {"values": {}},
+    "gradients": lambda *_: {"gradients": GRADIENTS},
 }
 
 

@@ -65,12 +65,13 @@ def begin_audit(
     store: Store,
     decoding: Decoding | None = None,
     say: Callable[[str], None] = lambda sentence: None,
+    skip_damaged: bool = False,
 ) -> Begun:
     """Read the network and the images, try whether the one knows the other, and plan. Writes the track and the method;
     ``say`` hears what was read and skipped. Raises UserError for what does not fit together."""
     attacks, defense = _methods(request, registry)
     subject = prepare(request, store.home)
-    track = Planner(registry, store.home, decoding, say).track(str(subject.track))
+    track = Planner(registry, store.home, decoding, say, skip_damaged).track(str(subject.track))
     data = load(track, store.home)
     known, scale = accuracy.check(request, subject.network, subject.way, data)
     if scale != 1:
@@ -143,6 +144,8 @@ def _report(begun: Begun, result: Result, again: str, store: Store, templates: P
     answer["unfinished"] = (
         f"{left} of {len(begun.plan.stages)} stages are missing. Go on with: {again}" if left else None
     )
+    if left and not answer["attacks"]:
+        answer["verdict"] |= {"title": "Not finished", "sentence": "No attack on the model has ended yet."}
     answer["next"] = report.next_steps(answer, request)
     shown = report.gallery(
         answer,

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mibench.boundary import sentences
 from mibench.errors import MissingError, UserError, unknown
 from mibench.nets.base import Classifier, Output
 from mibench.random import Rng
+from mibench.weights.fit import odd_kind
 
 Answer = Literal["logits", "head", "log", "odds"]
 """What of a network's answer is taken for logits: itself; what its head gave, before a softmax or the like; the
@@ -136,11 +138,8 @@ def call_factory(factory: str) -> nn.Module:
     module, colon, name = factory.partition(":")
     if not (module and colon and name):
         raise UserError(f"Cannot read the factory {factory!r}. Expected module:function.")
-    try:
-        with torch.enable_grad():  # at its end gradients are as they were, whatever the factory switched off
-            network: Any = getattr(import_module(module), name)()
-    except Exception as error:
-        raise UserError(f"The factory {factory} failed: {type(error).__name__}: {error}") from error
+    with sentences(f"The factory {factory} failed"), torch.enable_grad():  # as they were at its end, whatever it did
+        network: Any = getattr(import_module(module), name)()
     if not isinstance(network, nn.Module):
         raise UserError(f"The factory {factory} returned {type(network).__name__}, where an nn.Module was expected.")
     return network
@@ -166,7 +165,12 @@ def _named(arch: str, classes: int) -> nn.Module:
 def fingerprint(network: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    with sentences("The network's tensors cannot be read"):
+        tensors = sorted(network.state_dict().items())
+    for name, tensor in tensors:
+        if not isinstance(tensor, Tensor) or (kind := odd_kind(tensor)):
+            what = kind if isinstance(tensor, Tensor) else f"no tensor but {type(tensor).__name__}"
+            raise UserError(f"{name} of the network is {what}. Expected a network of plain numbers, as it was trained.")
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mibench.audit.foreign import Answer, Foreign, Way, fingerprint
+from mibench.boundary import sentences
 from mibench.errors import UserError
 
 COUNT = 6
@@ -62,14 +63,13 @@ def _ask(net: Foreign, images: Tensor) -> tuple[Tensor, list[tuple[str, Tensor]]
 
     layers = [(name, module) for name, module in net.network.named_modules() if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_hook(watch(name)) for name, module in layers]
+    what = f"The network does not take images of {images.shape[-1]}x{images.shape[-1]} in {images.shape[1]} channel(s)"
     try:
-        with torch.no_grad():
+        with (
+            sentences(what, "Say what it takes with --resolution, --channels or --network-resolution."),
+            torch.no_grad(),
+        ):
             scores = net(images).logits
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"The network does not take images of {images.shape[-1]}x{images.shape[-1]} in {images.shape[1]} "
-            f"channel(s): {_first_line(error)} Say what it takes with --resolution, --channels or --network-resolution."
-        ) from None
     finally:
         for hook in hooks:
             hook.remove()
@@ -90,7 +90,7 @@ def _same_answers(net: Foreign, images: Tensor, scores: Tensor) -> None:
         try:
             with torch.no_grad():
                 again = net(part).logits
-        except (RuntimeError, ValueError):  # batch norm of one image, in training mode
+        except Exception:  # batch norm of one image, in training mode
             return True
         return float((again[: len(expected)] - expected).abs().max()) > _AGREE * scale
 

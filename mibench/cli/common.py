@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mibench.errors import UserError
+from mibench.errors import UserError, few
 
 if TYPE_CHECKING:
     from mibench.protocol.methods import Kind
@@ -93,7 +93,7 @@ class Workspace:
         if len(matching) == 1:
             return matching[0]
         if matching:
-            raise UserError(f"{text!r} fits {len(matching)} runs: {', '.join(run.run for run in matching)}.")
+            raise UserError(f"{text!r} fits {len(matching)} runs: {few([run.run for run in matching])}.")
         from mibench.errors import unknown
 
         names = {run.run for run in runs} | {run.name for run in runs}
@@ -199,6 +199,12 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "alone and, in full, for all (prior, pool, surrogates).",
         ),
         click.option(
+            "--adaptive",
+            is_flag=True,
+            help="With each attack's adaptive variants: averaging over views, other losses, more steps and restarts, "
+            "a student of the target; and with attacks that need no gradients.",
+        ),
+        click.option(
             "--precision",
             type=click.Choice(["tf32", "bf16"]),
             help="Let attacks compute less exactly than in float32, as rows of their own: TF32 (on GPUs) or bfloat16.",
@@ -212,24 +218,12 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def describe_time(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 20 min``, ``4 days 2 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
-
-
-def planner(ws: Workspace, decode: bool = False, quiet: bool = False) -> Planner:
+def planner(ws: Workspace, decode: bool = False, quiet: bool = False, skip_damaged: bool = False) -> Planner:
     """What makes plans on this machine. ``decode``: folders of images are decoded first, ``quiet`` or with progress."""
     from mibench.cli.progress import decoding
     from mibench.running.request import Planner
 
-    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note)
+    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note, skip_damaged)
 
 
 def note(sentence: str) -> None:
@@ -243,12 +237,14 @@ def read_asked(options: dict[str, Any]) -> Asked:
     asked = Asked(**options)
     if asked.suite is not None and (asked.names or asked.grid is not None):
         raise click.UsageError(
-            "--suite says what runs: leave --defense, --attack, --track, --set, --budget, --precision and --grid out."
+            "--suite says what runs: leave --defense, --attack, --track, --set, --budget, --adaptive, --precision and "
+            "--grid out."
         )
     if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
     if asked.grid is not None and (asked.names or (asked.seeds, asked.first_seed, asked.attack_seeds) != (1, 0, 1)):
         raise click.UsageError(
-            "--grid says what runs: leave --defense, --attack, --track, seeds, --set, --budget and --precision out."
+            "--grid says what runs: leave --defense, --attack, --track, seeds, --set, --budget, --adaptive and "
+            "--precision out."
         )
     return asked

@@ -67,6 +67,8 @@ def export(
       mibench export --format markdown --rows defenses --from results/orl32.json --into docs/defenses.md
       mibench export --format results --track orl32 --onto published.json -o published.json
     """
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for {output.name}. Make it first, or name another.")
     if track is not None:
         ws.registry.track(track)
     for option, given in (("--from", source), ("--into", into), ("--rows", None if rows == "attacks" else rows)):

@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mibench
-from mibench.errors import UserError
+from mibench.errors import MissingError, UserError
 from mibench.keys import digest
 from mibench.protocol.method_files import MethodFile, module_file
 from mibench.protocol.methods import Facts, Selection
+from mibench.protocol.params import SWAPPED, BaseParams
 from mibench.protocol.tracks import Track
 
 ENGINE = Path(mibench.__file__).parent
@@ -53,14 +55,14 @@ def remembered(home: Path | None, question: dict[str, Any], ask: Callable[[], Fa
     if memo and memo.is_file():
         try:
             return Facts.from_json(json.loads(memo.read_text()))
-        except (ValueError, TypeError, KeyError):
-            memo.unlink(missing_ok=True)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass  # it is written anew
     facts = ask()
     if memo:
         from mibench.store.atomic import write_text
 
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        write_text(memo, json.dumps(asdict(facts)))
+        with suppress(MissingError):  # a home that can only be read
+            write_text(memo, json.dumps(asdict(facts)))
     return facts
 
 
@@ -91,5 +93,21 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
             "access": str(cls.access),
             "prepares": cls.prepare is not Attack.prepare,
             "adapts": plugin.adapts,
+            "swaps": swaps(plugin.params),
         }
     return {"scope": cls.scope, "access": str(cls.access), "seeded": plugin.seeded()}
+
+
+def swaps(params: BaseParams) -> tuple[dict[str, Any], ...]:
+    """The other values of the parameters by which an attack meets masked gradients: the loss, and what it is averaged
+    over."""
+    fields = type(params).model_fields
+    chosen = {name: getattr(params, name) for name in SWAPPED if name in fields}
+    return tuple(
+        {name: value} for name, own in chosen.items() for value in _choices(fields[name].annotation) if value != own
+    )
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a parameter can be, from its type."""
+    return [word for part in get_args(annotation) for word in ([part] if isinstance(part, str) else _choices(part))]

@@ -16,7 +16,8 @@ from mibench.store.manifest import Manifest
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked of a run, which its stages' manifests do not say. ``defense`` and ``attack`` are labels."""
+    """What was asked of a run, which its stages' manifests do not say. ``defense`` and ``attack`` are labels;
+    ``plugins``: the files that its methods are in, where they are the user's own."""
 
     run: str
     track: Track
@@ -25,6 +26,7 @@ class Question:
     attack: str
     deviations: list[str]
     methods: dict[Literal["defense", "attack"], MethodFacts] | None = None
+    plugins: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -33,7 +35,8 @@ class Question:
         number, again = self.seeds.target, self.seeds.again
         first = ["--first-seed", str(number)] if number >= FIRST_TUNING_SEED else ["--seeds", str(number + 1)]
         attacks = ["--attack-seeds", str(again + 1)] if again else []
-        return shlex.join([*words, "--attack", self.attack, *first, *attacks])
+        plugins = [word for file in self.plugins for word in ("--plugin", file)]
+        return shlex.join([*words, "--attack", self.attack, *first, *attacks, *plugins])
 
 
 def assemble(
@@ -64,6 +67,7 @@ def assemble(
         deviations=asked.deviations,
         methods=asked.methods,
         features=manifests["features"].result if "features" in manifests else None,
+        gradients=manifests["gradients"].result["gradients"] if "gradients" in manifests else None,
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
         protected=manifests["target"].result.get("protected"),
     )
@@ -108,15 +112,16 @@ def failed(planned: PlannedRun, manifests: Mapping[str, Manifest], reason: str, 
     )
 
 
-def question(planned: PlannedRun) -> Question:
-    """What a planned run asks."""
+def question(planned: PlannedRun, plugins: tuple[str, ...] = ()) -> Question:
+    """What a planned run asks, of methods some of which are in files of the user's own."""
     cell = planned.cell
     deviations = [*cell.defense.deviations, *cell.attack.deviations]
     about: Any = {
         kind: facts.about | {"deviations": list(facts.deviations)}
         for kind, facts in (("defense", cell.defense), ("attack", cell.attack))
     }
-    return Question(planned.run, cell.track, cell.seeds, cell.defense.label, cell.attack.label, deviations, about)
+    labels = (cell.defense.label, cell.attack.label)
+    return Question(planned.run, cell.track, cell.seeds, *labels, deviations, about, plugins)
 
 
 def _stage(role: str, manifest: Manifest) -> StageInfo:

@@ -105,7 +105,13 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
 
 
 def execute(
-    store: Store, plan: Plan, place: Place, listener: Listener, database: Database, retry_failed: bool = False
+    store: Store,
+    plan: Plan,
+    place: Place,
+    listener: Listener,
+    database: Database,
+    retry_failed: bool = False,
+    origin: grids.Origin | None = None,
 ) -> Result:
     """Compute what is missing and return the records of the runs that are complete; all of it is in the database.
 
@@ -119,7 +125,7 @@ def execute(
     result.outdated = list(outdated(plan, recorder.manifests))
     if todo:
         seconds = estimate(todo, past_seconds(database.durations()))
-        with grids.open_grid(store.home, plan, seconds):
+        with grids.open_grid(store.home, plan, seconds, origin):
             result.outcome = _compute(store, plan, todo, recorder, place, listener, seconds, retry_failed)
     store.sweep(recorder.manifests)
     records = recorder.finish()

@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from factories import make_catalogue, make_run
+from factories import make_catalogue, make_claims, make_run
 from once import Once
 from studies import TEMPLATES, make_key, make_study
 
@@ -62,7 +62,17 @@ def make_runs() -> list[RunRecord]:
     ]
     runs.append(make_run(defense="partial", attack="gmi", nat1=0.95, att1=0.01))
     runs.append(make_run(defense="partial", attack="kedmi", nat1=0.95, att1=None))
-    runs.append(make_run(defense="re", attack="gmi", seed=3, status="failed", metrics={}, images=[]))
+    runs.append(
+        make_run(
+            defense="partial",
+            attack="gmi",
+            seed=1,
+            status="failed",
+            metrics={},
+            images=[],
+            reason="The loss became nan.",
+        )
+    )
     runs += [make_run(track="mnist", defense=d, nat1=0.98, seed=s) for d in ("none", "re") for s in range(3)]
     return runs
 
@@ -88,7 +98,7 @@ def site(once: Once) -> Path:
         options = SiteOptions(images="all", image_source=lambda run, image: picture, reported=reported)
         catalogue = make_catalogue(mnist={"title": "MNIST", "sensitive": False, "version": 1})
         catalogue.defenses["re"]["reference"] = catalogue.attacks["gmi"]["reference"] = PAPER
-        build_site(make_runs(), catalogue, folder / "the site", options)
+        build_site(make_runs(), replace(catalogue, claims=make_claims()), folder / "the site", options)
 
     return once("browser", make) / "the site"
 
@@ -465,7 +475,7 @@ def test_without_scripts_the_tables_are_there(site: Path, visit: Callable[..., A
 def every_kind_of_page(site: Path) -> list[Path]:
     """One page of each template."""
     run = make_run(defense="<b>re</b>", defense_label=HOSTILE, attack="gmi", seed=0)
-    names = ["index", "protocol", "reported", "download", "about", "submit", "compare/orl32", "track/orl32"]
+    names = ["index", "claims", "protocol", "reported", "download", "about", "submit", "compare/orl32", "track/orl32"]
     return [site / f"{name}.html" for name in (*names, "defense/re", "attack/gmi", f"run/{run.run}")]
 
 

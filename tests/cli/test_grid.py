@@ -60,8 +60,8 @@ def test_grid_file(cli: Cli, tmp_path: Path) -> None:
         ("schema: 1\ngrid: [{tracks: [tiny], defenses: [re], attacks: [ppa], seed: 3}]", "grid.0.seed"),
         ("schema: 1\ngrid: [{tracks: [tiny], defenses: [], attacks: [ppa]}]", "grid.0.defenses"),
         ("schema: 1\ngrid: [{tracks: [nowhere], defenses: [re], attacks: [ppa]}]", "nowhere"),
-        ("{", "is not YAML"),
-        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        (None, "There is no grid file"),
     ],
 )
 def test_wrong_grid_file(finished: Cli, tmp_path: Path, content: str | None, said: str) -> None:
@@ -98,7 +98,7 @@ def test_logs(cli: Cli) -> None:
     text = cli("logs", manifest["key"][:12]).stdout
     assert f"--- target {manifest['plugin']} seed 0 on cpu" in text
     whole = cli("logs", "re+ppa.tiny.s0").stdout
-    assert whole.count("=== ") == 8 and "invert ppa on re seed 0" in whole
+    assert whole.count("=== ") == 9 and "invert ppa on re seed 0" in whole
     assert "Unknown stage or run" in cli("logs", "nobody", code=2).stderr
 
 
@@ -115,7 +115,7 @@ def test_gc_spares_what_listed_runs_need(cli: Cli) -> None:
     assert "0 items" in cli("gc").stdout, "all of it is young"
     listed = cli("gc", "--dry-run", "--days", "0", "--unused").stdout
     assert "would be deleted" in listed and (cli.home / "damaged" / "target-x").exists()
-    alone = ("target", "prepare", "invert", "utility", "evaluate", "features")  # of ls
+    alone = ("target", "prepare", "invert", "utility", "gradients", "evaluate", "features")  # of ls
     assert listed.count("a finished stage that no run needs") == len(alone)
     said = cli("gc", "--days", "0").stdout
     assert "abandoned" not in said and not (cli.home / "damaged" / "target-x").exists()
@@ -128,7 +128,7 @@ def test_gc_spares_what_listed_runs_need(cli: Cli) -> None:
 
 
 def test_status_watch_ends_when_nothing_moves(cli: Cli) -> None:
-    assert "run       2" in cli("status", "--watch").stdout
+    assert "runs      2" in cli("status", "--watch").stdout
     assert "call it with --json" in cli("status", "--watch", "--json", code=2).stderr
 
 

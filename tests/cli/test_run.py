@@ -167,7 +167,7 @@ def test_show_status_why(finished: Cli) -> None:
     assert record["run"] == re_run["run"] and len(record["images"]) == 5 * 2
     status = json.loads(finished("status", "--json").stdout)
     expected = {"evaluator": 1, "target": 2, "prior": 1, "prepare": 2, "invert": 2, "utility": 2, "evaluate": 2}
-    expected |= {"features": 2}
+    expected |= {"features": 2, "gradients": 2}
     assert status["stages"] == expected | {"run": 2}
     assert status["unfinished"] == status["damaged"] == []
     assert "evaluate" in finished("status").stdout
@@ -280,7 +280,7 @@ def test_doctor(finished: Cli) -> None:
     text = finished("doctor", code=None).stdout
     for word in ("mibench 0", "torch 2", "devices: cpu", f"home: {finished.home}", "free space", "track tiny: data as"):
         assert word in text, word
-    assert "database and store agree" in text
+    assert "The database and the store agree." in text
     assert "metric lpips: the lpips weights" in text
 
 

@@ -138,7 +138,8 @@ def test_an_untrained_network_is_refused_unless_its_owner_says_so(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("hits", "n", "classes", "guessed"), [(4, 12, 3, True), (12, 12, 3, False), (40, 120, 10, False)]
+    ("hits", "n", "classes", "guessed"),
+    [(4, 12, 3, True), (7, 12, 3, True), (12, 12, 3, False), (40, 120, 10, False), (4, 4, 2, False)],
 )
 def test_near_chance(hits: int, n: int, classes: int, guessed: bool) -> None:
     assert accuracy.Accuracy(hits / n, n, (0,) * classes).guessed is guessed

@@ -66,7 +66,7 @@ def test_controls_are_shown_and_do_not_compete() -> None:
 
 
 def test_the_registry_says_which_methods_are_controls() -> None:
-    assert catalogue(Registry()).controls == {"floor", "ceiling", "photos", "deranged"}
+    assert catalogue(Registry()).controls == {"floor", "ceiling", "photos", "deranged", "matched"}
 
 
 # --- standings -----------------------------------------------------------------------------------------------------

@@ -172,11 +172,11 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
 def _claims(shown: Sequence[Board], page: Callable[..., None], catalogue: Catalogue) -> None:
     """A page for each track's current version, the index's first; where nothing is claimed, one that says so."""
     current = [board for board in shown if board.current] if catalogue.claims else []
-    titles = {board.key: str(catalogue.tracks.get(board.track, {}).get("title") or board.track) for board in current}
-    pages = [(titles[board.key], claims_page(board, shown)) for board in current]
+    pages = [(catalogue.board_title(board), claims_page(board, shown)) for board in current]
     for board in current:
         assert catalogue.claims is not None
-        view = claims_view(board, titles[board.key], catalogue.claims, outcomes(board, catalogue.claims))
+        title = catalogue.board_title(board)
+        view = claims_view(board, title, catalogue.claims, outcomes(board, catalogue.claims))
         page(claims_page(board, shown), "claims.html", claims=view, pages=pages)
     if all(href != CLAIMS for _, href in pages):
         page(CLAIMS, "claims.html", claims=None, pages=pages)

@@ -20,6 +20,7 @@ from mibench.protocol.methods import Facts, Kind, Selection
 from mibench.protocol.params import BUDGET, PRECISION, RunParams, parse_value
 from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
+from mibench.publish.ranking import TRAININGS
 from mibench.records import ATTACKS_APART, Seeds, numbered
 from mibench.registry import Registry
 from mibench.resources import cores
@@ -180,13 +181,14 @@ def build_plan(
     controlled: str | None = None,
 ) -> Plan:
     """The plan for defenses x attacks x seeds on a track, the undefended model first. Where the track has
-    a panel, with the controls; ``controlled``: with them, but floors only for the defense of this id."""
+    a panel, with the controls, those that are trained only beside as many trainings as a comparison needs;
+    ``controlled``: with them, but floors only for the defense of this id."""
     baseline = Selection("defense", BASELINE)
     if all(s.id != BASELINE for s in defenses):
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
-    if controlled is None:
+    if controlled is None and len({each.target for each in seeds}) >= TRAININGS:
         defense_facts += _matched(registry, track, defense_facts)
     floors, once = _controls(registry, track, attack_facts) if controlled or track.panel is not None else ([], [])
     evaluation = {

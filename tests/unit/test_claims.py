@@ -29,7 +29,7 @@ from mibench.publish.results import load_results
 from mibench.publish.rows import Board
 from mibench.records import RunRecord, StageInfo
 from mibench.registry import Registry
-from mibench.running.request import select_all
+from mibench.running.request import adaptive, select_all
 
 ROOT = Path(__file__).resolve().parents[2]
 LOWER = {"title": "t", "statement": "S.", "test": "lower", "attacks": "all", "pairs": [["re", "none"]]}
@@ -261,19 +261,30 @@ def declared() -> Suite:
 
 
 def test_the_suite_holds_every_run_that_its_claims_need(declared: Suite) -> None:
-    cells = {(d, cell.attack) for cell in declared.cells.values() for d in declared.groups[cell.defenses]}
+    """The control of a defense runs beside it by itself."""
+    registry = Registry(ROOT)
+    track = registry.track("orl32")
+    cells: set[tuple[str, str]] = set()
+    for cell in declared.cells.values():
+        attacks = [registry.select("attack", cell.attack)]
+        labels = [a.label for a in (adaptive(registry, track, attacks) if cell.adaptive else attacks)]
+        cells |= set(product(declared.groups[cell.defenses], labels))
     for name, claim in declared.claims.items():
         groups = getattr(claim, "attacks_on", {})
         for label in claim.defenses:
             needed = {(label, attack) for attack in declared.attacks[groups.get(label, claim.attacks)]}
-            assert needed <= cells or label.startswith("matched["), (name, label, needed - cells)
+            assert needed <= cells or registry.select("defense", label).id in registry.control_ids, (
+                name,
+                needed - cells,
+            )
     assert {cell.track for cell in declared.cells.values()} == {"orl32"} and declared.seeds >= 5
 
 
 def test_the_suite_names_what_exists_and_what_the_network_has_a_place_for(declared: Suite) -> None:
     registry = Registry(ROOT)
     track = registry.track("orl32")
-    for kind, names in (("defense", declared.groups["every"]), ("attack", [c.attack for c in declared.cells.values()])):
+    attacks = list(dict.fromkeys(attack for group in declared.attacks.values() for attack in group))
+    for kind, names in (("defense", declared.groups["every"]), ("attack", attacks)):
         facts = [registry.facts(selection, track) for selection in select_all(registry, kind, names)]
         assert [f.label for f in facts] == list(names) and not [f.skip for f in facts if f.skip]
     assert all(set(group) <= set(declared.groups["every"]) for group in declared.groups.values())

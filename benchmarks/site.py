@@ -55,7 +55,7 @@ def interactive(index: Path) -> float | None:
         page = browser.new_page()
         start = time.perf_counter()
         page.goto(index.as_uri())
-        page.wait_for_selector(".scatterlayer .points path", state="attached")
+        page.wait_for_selector(".plot .mark", state="attached")
         seconds = time.perf_counter() - start
         browser.close()
     return seconds

@@ -52,6 +52,13 @@ def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord], metr
     return PairedDifference(math.fsum(means) / len(means), low, high, over, len(means), len(labels))
 
 
+def reading(difference: PairedDifference) -> str:
+    """What a single comparison says."""
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+        return "not told apart"
+    return "leaks less" if difference.mean < 0 else "leaks more"
+
+
 def _by_seed(runs: Sequence[RunRecord], metric: str) -> dict[int, Mapping[str, float]]:
     return {
         run.seed: run.metrics[metric].per_identity
@@ -110,14 +117,13 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
     }
     if difference is None:
         return line
-    sure = difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high
     return line | {
         "difference": text.points(difference.mean),
         "order": repr(difference.mean),
         "interval": text.points_interval(difference.low, difference.high),
         "seeds": difference.seeds,
         "over": difference.over,
-        "verdict": ("leaks less" if difference.mean < 0 else "leaks more") if sure else "not told apart",
+        "verdict": reading(difference),
     }
 
 

@@ -3,6 +3,7 @@ Repulsion", CVPR 2022)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,15 +13,15 @@ from torch.nn.functional import normalize
 
 from mibench.contracts import Access, Attack, AttackContext, BaseParams, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.contracts.oracle import BudgetSpent
-from mibench.primitives.queries import label_hunt, one_by_one
-from mibench.random import Rng
+from mibench.primitives.queries import drawn, in_chunks, label_hunt
+from mibench.random import RowStreams
 
 
 class BrepMi(Attack):
     """Stand inside class y with z, look around on a sphere of radius R, step away from the points that are not y; as
     soon as nearly all of them are, R grows by 1.3. What counts is z when R last grew: the deepest inside y."""
 
-    version = 2
+    version = 3
     access = Access.LABELS
     stops_early = True
     deviations = (
@@ -68,51 +69,52 @@ class BrepMi(Attack):
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext
     ) -> Iterator[Reconstruction]:
         p, generator, rows = self.params, prior.generator, ctx.rows(labels, self.restarts(ctx))
-        spheres, latents = rows.streams("sphere"), rows.streams("latent")
+        anywhere = rows.streams("latent").normal(len(rows), prior.latent_dim).clamp(-p.bound, p.bound)
+        reached = ctx.artifact["reached"][rows.label] > 0
+        start = torch.where(reached[:, None], ctx.artifact["start"][rows.identities].flatten(0, 1), anywhere)
 
-        def search(row: Tensor, y: int) -> Reconstruction:
-            def phi(z: Tensor) -> Tensor:
-                """+1 where the target says y, -1 where it does not."""
-                return 2.0 * (oracle.labels(generator(z), rows.take(row, each=len(z))) == y) - 1
+        def says_y(z: Tensor, asked: Tensor) -> Tensor:
+            answers = oracle.labels(drawn(generator, z.flatten(0, 1)), rows.take(asked, each=z.shape[1]))
+            return answers.view(len(z), -1) == rows.label[asked, None]
 
-            reached = ctx.artifact["reached"][y] > 0
-            anywhere = latents.take(row).normal(1, prior.latent_dim).clamp(-p.bound, p.bound)
-            start = torch.where(reached, ctx.artifact["start"][y, row % rows.restarts], anywhere)
-            z, facts = self.repel(start, phi, spheres.take(row))
-            images, initial = generator(z).clamp(0, 1), generator(start).clamp(0, 1)
-            return Reconstruction(y, images, initial, notes={"reached": float(reached), **facts})
+        def phi(z: Tensor, asked: Tensor) -> Tensor:
+            """+1 where the target says y, -1 where it does not: (n, m, d) around the rows ``asked`` (n,) -> (n, m)."""
+            return 2.0 * in_chunks(says_y, z, asked, each=z.shape[1]) - 1
 
-        yield from one_by_one(ctx, "brepmi", rows, search)
+        z, facts = self.repel(start, phi, rows.streams("sphere"), ctx)
+        images, initial = (rows.split(in_chunks(partial(drawn, generator), part).clamp(0, 1)) for part in (z, start))
+        notes = {name: rows.split(value.float()).mean(1) for name, value in (facts | {"reached": reached}).items()}
+        for i, label in enumerate(rows.identities):
+            yield Reconstruction(label, images[i], initial[i], notes={name: float(v[i]) for name, v in notes.items()})
 
-    def repel(self, z: Tensor, phi: Callable[[Tensor], Tensor], sphere: Rng) -> tuple[Tensor, dict[str, float]]:
-        """From z (1, d), in the class if all went well: z when R last grew, else the last z, and how it went."""
-        p, N, d = self.params, self.params.sphere_points, z.shape[1]
-        R, best = p.radius, z
-        steps = last = rejected = growths = grew = rounds = 0
+    def repel(
+        self, z: Tensor, phi: Callable[[Tensor, Tensor], Tensor], spheres: RowStreams, ctx: AttackContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """From z (R, d), each in its class if all went well: z when R last grew, else the last z, and how it went. Rows
+        go side by side, and each ends by itself."""
+        p, N, (count, d) = self.params, self.params.sphere_points, z.shape
+        z, best = z.clone(), z.clone()
+        R = torch.full((count,), p.radius, dtype=torch.float64, device=z.device)
+        steps, last, rejected, growths, grew, rounds = torch.zeros(6, count, dtype=torch.long, device=z.device)
         with suppress(BudgetSpent):
-            while (
-                steps - last < p.patience
-                and rejected < p.max_rejections
-                and growths < p.max_growths
-                and rounds < p.max_rounds
-            ):
-                rounds += 1
-                alpha = min(R / 3, p.largest_step)
-                u = R * normalize(sphere.normal(1, N, d)[0])
-                q = phi(z + u)
-                grow = float(q.sum()) > p.inside * N
-                if grow:
-                    R, last, growths = p.growth * R, steps, growths + 1
+            for _ in ctx.steps("brepmi", p.max_rounds):
+                going = (steps - last < p.patience) & (rejected < p.max_rejections) & (growths < p.max_growths)
+                if not len(row := going.nonzero()[:, 0]):
+                    break
+                rounds[row] += 1
+                alpha = (R[row] / 3).clamp(max=p.largest_step)
+                u = R[row].float()[:, None, None] * normalize(spheres.take(row).normal(len(row), N, d), dim=2)
+                q = phi(z[row, None] + u, row)
+                grow = q.sum(1) > p.inside * N
+                grown = row[grow]
+                R[grown], last[grown], growths[grown] = p.growth * R[grown], steps[grown], growths[grown] + 1
                 c = (q - 1) / 2  # points outside repel, those inside do not attract
-                M = (c[:, None] * u).mean(0, keepdim=True) / R  # u is on the old radius, R the new one, as released
-                proposal = (z + alpha * M).clamp(-p.bound, p.bound)
-                if float(phi(proposal)) < 0:
-                    rejected += 1
-                    continue
-                z, rejected = proposal, 0
-                if grow:
-                    best, grew = z, grew + 1
-                else:
-                    steps += 1
+                M = (c[..., None] * u).mean(1) / R[row].float()[:, None]  # u on the old radius, R the new, as released
+                proposal = (z[row] + alpha.float()[:, None] * M).clamp(-p.bound, p.bound)
+                inside = phi(proposal[:, None], row)[:, 0] > 0
+                rejected[row[~inside]] += 1
+                moved, grown, stayed = row[inside], row[inside & grow], row[inside & ~grow]
+                z[moved], rejected[moved], steps[stayed] = proposal[inside], 0, steps[stayed] + 1
+                best[grown], grew[grown] = z[grown], grew[grown] + 1
         facts = {"grew": grew, "radius": R, "rounds": rounds, "finished": steps - last >= p.patience}
-        return best if grew else z, {name: float(value) for name, value in facts.items()}
+        return torch.where(grew[:, None] > 0, best, z), facts

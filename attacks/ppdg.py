@@ -27,6 +27,7 @@ class Ppdg(TruncatedPool, Attack):
     by itself, until it shows X* at latents of its own; attack again with this G."""
 
     access = Access.WHITE_BOX
+    tunes_prior = True
     block = 1  # each identity has a generator of its own
     deviations = (
         "f is a face embedding, on the small tracks of the labelled public people, in place of StyleGAN2-ADA's VGG16.",

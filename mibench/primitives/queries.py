@@ -8,16 +8,25 @@ import torch
 from torch import Tensor
 
 from mibench.contracts import AttackContext, BudgetSpent, Oracle, PriorModel, Reconstruction, Rows
+from mibench.contracts.oracle import SMALLEST_BATCH
 from mibench.images.pixels import Pixels
 from mibench.primitives.selection import joined
 
 CHUNK = 250
 
 
-def in_chunks(function: Callable[..., Tensor], *values: Tensor | Pixels) -> Tensor:
-    """``function(*values)``, of ``CHUNK`` rows at a time."""
-    parts = zip(*(value.split(CHUNK) for value in values), strict=True)
+def in_chunks(function: Callable[..., Tensor], *values: Tensor | Pixels, each: int = 1) -> Tensor:
+    """``function(*values)``, of ``CHUNK`` images at a time, where a row stands for ``each`` of them."""
+    parts = zip(*(value.split(max(1, CHUNK // each)) for value in values), strict=True)
     return torch.cat([function(*part) for part in parts])
+
+
+def drawn(generator: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+    """``generator(latents)``. Kernels round few images in another way than many, so few are filled up."""
+    missing = SMALLEST_BATCH - len(latents)
+    if missing <= 0 or not len(latents):
+        return generator(latents)
+    return generator(torch.cat([latents, latents[-1:].expand(missing, -1)]))[: len(latents)]
 
 
 def one_by_one(

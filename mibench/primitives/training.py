@@ -19,6 +19,7 @@ from mibench.errors import StageFailed
 from mibench.images.augment import mirror, resized_crop, shift_flip_warp
 from mibench.images.colour import colour_jitter
 from mibench.nets.base import Classifier, Output
+from mibench.nets.frozen import frozen, laid_out
 from mibench.random import Stream, Visit
 
 VALIDATED = 1024  # validation images at once
@@ -165,7 +166,7 @@ def fit_classifier(
     images_seed = int(stream(f"{name}.images").integers(2**62, 1)) if augment else 0
     batches = _batches(train, recipe, stream, name, inside.sampler or sampler)
     running = loop(name, steps, state)
-    net.train()
+    laid_out(net).train()
     position = 0
     for step in running:
         indices = next(itertools.islice(batches, step - position, None))
@@ -222,7 +223,7 @@ def fit_student(
     """
     state = {"net": net, "optimiser": optimiser} | ({"schedule": schedule} if schedule else {})
     loop = ctx.loop(name, steps, state)
-    net.train()
+    laid_out(net).train()
     for step in loop:
         value = loss(step, ctx.stream(f"{name}.{step}"))
         descend(optimiser, value)
@@ -238,10 +239,10 @@ def pack(**nets: nn.Module) -> dict[str, Tensor]:
 
 
 def unpack(net: nn.Module, artifact: Mapping[str, Tensor], name: str) -> nn.Module:
-    """Fill ``net`` with what ``pack`` stored under ``name``; eval mode, frozen."""
+    """``net`` with what ``pack`` stored under ``name``, frozen."""
     start = f"{name}/"
     net.load_state_dict({key.removeprefix(start): value for key, value in artifact.items() if key.startswith(start)})
-    return net.eval().requires_grad_(False)
+    return frozen(net)
 
 
 def _split_validation(

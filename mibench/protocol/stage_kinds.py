@@ -50,12 +50,14 @@ STAGE_KINDS = {
         StageKind(
             "evaluator",
             track=("private", "evaluator"),
+            version=2,
             compute="mibench.stages.evaluator:run",
             title="evaluator of {track}",
         ),
         StageKind(
             "panel",
             track=("private", "public", "evaluator", "panel"),
+            version=2,
             compute="mibench.stages.panel:run",
             title="panel of {track}",
             always=False,
@@ -65,6 +67,7 @@ STAGE_KINDS = {
         StageKind(
             "target",
             track=("private", "public", "target"),
+            version=2,
             compute="mibench.stages.target:run",
             title="target {defense} seed {seed}",
             method="defense",
@@ -92,6 +95,7 @@ STAGE_KINDS = {
         StageKind(
             "prepare",
             track=("public", "attack"),
+            version=2,
             compute="mibench.stages.invert:prepare",
             title="prepare {attack} on {defense} seed {seed}",
             method="attack",
@@ -104,6 +108,7 @@ STAGE_KINDS = {
         StageKind(
             "invert",
             track=("public", "attack"),
+            version=2,
             compute="mibench.stages.invert:run",
             title="invert {attack} on {defense} seed {seed}",
             method="attack",
@@ -124,6 +129,7 @@ STAGE_KINDS = {
         StageKind(
             "evaluate",
             track=("private", "attack", "metrics"),
+            version=2,
             compute="mibench.stages.evaluate:run",
             title="evaluate {attack} on {defense} seed {seed}",
             needs=("evaluator", "invert", "utility"),

@@ -16,6 +16,7 @@ from mibench.images.pixels import Pixels, Shown
 from mibench.metrics import METRICS
 from mibench.metrics.evidence import Evidence, nearest_private
 from mibench.metrics.panel import answers
+from mibench.nets.frozen import frozen
 from mibench.registry.guard import undisturbed
 from mibench.stages.job import Job, load_weights, predict
 from mibench.stages.panel import judged
@@ -69,7 +70,7 @@ def _evidence(job: Job, invert: Path, entries: list[dict[str, Any]]) -> Evidence
     folder, _ = job.parent("evaluator")
     evaluator = job.evaluator()
     load_weights(evaluator, folder / "model.safetensors")
-    evaluator = job.judging(evaluator).to(job.device).eval()
+    evaluator = frozen(job.judging(evaluator).to(job.device))
     utility, _ = job.parent("utility")
     told = load_file(utility / "logits.safetensors")
     private, labels = job.data.private_train()

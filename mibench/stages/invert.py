@@ -55,7 +55,7 @@ class _Context(AttackContext):
 def prepare(job: Job) -> dict[str, Any]:
     """Writes ``artifact.safetensors``: what the attack computes once per target."""
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
-    oracle, prior, ctx = _oracle(job, job.target()), load_prior(job), _Context(job, {})
+    oracle, prior, ctx = _oracle(job, job.target()), load_prior(job, attack.tunes_prior), _Context(job, {})
     job.seed_weights()
     with job.closed():
         tensors = attack.prepare(oracle, prior, ctx)
@@ -71,7 +71,7 @@ def run(job: Job) -> dict[str, Any]:
     if "prepare" in job.stage.inputs:
         folder, _ = job.parent("prepare")
         artifact = load_file(folder / "artifact.safetensors", device=str(job.device))
-    prior = load_prior(job)
+    prior = load_prior(job, attack.tunes_prior)
     target = job.target()
     for name in ("images", "initial", "blocks", *(["shown"] if job.track.evaluator.shown_side else [])):
         (job.workdir / name).mkdir(exist_ok=True)

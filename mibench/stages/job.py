@@ -20,6 +20,7 @@ from mibench.images.pixels import Pixels, Shown
 from mibench.keys import stream_seed
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
+from mibench.nets.frozen import frozen
 from mibench.planning.plan import Stage
 from mibench.protocol.stage_kinds import STAGE_KINDS, is_shared
 from mibench.protocol.tracks import Track
@@ -138,14 +139,14 @@ class Job:
         return self.store.path(kind, key), manifest
 
     def target(self) -> Classifier:
-        """The trained target, as it is served."""
+        """The trained target, as it is served, frozen."""
         folder, manifest = self.parent("target")
         defense = self.defense()
         tensors = load_file(folder / "model.safetensors")
         with undisturbed() as changed, self.closed():  # what comes next in this process is another method
             net = defense.build(self.network(self.track.target.arch))
             load_tensors(net, tensors)
-            served: Classifier = defense.deploy(net.to(self.device).eval())
+            served: Classifier = frozen(defense.deploy(net.to(self.device).eval()))
         if changed:
             note = f"{manifest.plugin} replaced {', '.join(sorted(changed))}; this was undone."
             self.emit(Note(message=note))

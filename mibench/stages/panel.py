@@ -19,6 +19,7 @@ from mibench.images.pixels import Pixels
 from mibench.metrics.evidence import Judges
 from mibench.metrics.panel import false_acceptance_threshold, knowledge, similarity
 from mibench.nets.base import Classifier
+from mibench.nets.frozen import frozen
 from mibench.nets.recogniser import DIMENSION, Recogniser, describe
 from mibench.primitives.training import fit_classifier
 from mibench.protocol.tracks import PanelSection
@@ -72,7 +73,7 @@ def judged(job: Job, images: Pixels) -> Judges | None:
     folder, manifest = job.parent("panel")
     cross = _cross(job)
     load_weights(cross, folder / "cross.safetensors")
-    logits, _ = predict(cross.to(job.device).eval(), images)
+    logits, _ = predict(frozen(cross.to(job.device)), images)
     facts = manifest.result["judges"]["e3"]
     if reason := facts.get("reason"):
         return Judges(logits.cpu(), None, reason=reason)

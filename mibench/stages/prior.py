@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mibench.contracts import ImageSet, Loop, Oracle, PriorContext, PriorModel
+from mibench.nets.frozen import frozen
 from mibench.stages.job import Job, existing, load_weights, save_weights
 
 
@@ -39,12 +40,14 @@ def run(job: Job) -> dict[str, Any]:
     return {"queries": oracle.counts() if oracle else {}}
 
 
-def load_prior(job: Job) -> PriorModel | None:
-    """The parent prior in eval mode with its parameters frozen, or None if the attack has none."""
+def load_prior(job: Job, tuned: bool = False) -> PriorModel | None:
+    """The parent prior, frozen, or None if the attack has none. ``tuned``: as it was built, for an attack that trains
+    a copy of it further."""
     if "prior" not in job.stage.inputs:
         return None
     folder, manifest = job.parent("prior")
     prior = job.registry.build("prior", manifest.plugin, manifest.params, job.track)
     model: PriorModel = prior.build()
     load_weights(model, folder / "model.safetensors")
-    return model.to(job.device).eval().requires_grad_(False)
+    model = model.to(job.device)
+    return model.eval().requires_grad_(False) if tuned else frozen(model)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mibench.errors import MissingError, UserError
+from mibench.nets.frozen import frozen
 from mibench.nets.recogniser import Recogniser
 from mibench.resources import package_file
 
@@ -41,7 +42,7 @@ def load_recogniser(device: torch.device | str) -> Recogniser:
     with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once, must not use up anybody's numbers
         net = Recogniser()
     net.load_state_dict(read_recogniser(path))
-    return net.to(device).eval().requires_grad_(False)
+    return frozen(net.to(device))
 
 
 def read_recogniser(path: Path) -> dict[str, Tensor]:

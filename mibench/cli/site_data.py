@@ -39,12 +39,14 @@ def _methods(registry: Registry, kind: Kind) -> dict[str, dict[str, object]]:
 def _method_facts(registry: Registry, kind: Kind, name: str, entry: Entry) -> dict[str, object]:
     facts: dict[str, object] = {
         "title": entry.title,
+        "summary": entry.summary,
         "kind": entry.kind,
         "code_version": registry.version(kind, name),
         "access": entry.access,
         "prior": entry.prior,
         "family": entry.family,
         "adaptive": entry.adaptive,
+        "defaults": registry.defaults(kind, name),
         "presets": entry.presets,
         "costs": entry.costs,
         "deviations": registry.deviations(kind, name),

@@ -185,7 +185,8 @@ def _fields(tree: ast.Module, node: ast.ClassDef) -> dict[str, Any]:
         found |= _inherited(tree, base.id) if isinstance(base, ast.Name) else {}
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            found |= {statement.target.id: value for value in _default(statement.value)}
+            for value in _default(statement.value):
+                found[statement.target.id] = value
     return found
 
 
@@ -194,7 +195,9 @@ def _inherited(tree: ast.Module, name: str) -> dict[str, Any]:
     for statement in tree.body:
         if isinstance(statement, ast.ClassDef) and statement.name == name:
             return _fields(tree, statement)
-        if isinstance(statement, ast.ImportFrom) and any((part.asname or part.name) == name for part in statement.names):
+        if isinstance(statement, ast.ImportFrom) and any(
+            (part.asname or part.name) == name for part in statement.names
+        ):
             path = module_file(statement.module or "")
             return _inherited(parsed(path), name) if path else {}
     return {}

@@ -114,16 +114,18 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
     pictures = _run_pages(runs, folder, page, catalogue, options)
     legend = Legend(shown)
+    said = {}
     for board in shown:
         downloads = _downloads(board, folder, catalogue)
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
+        said[board.key] = view["verdicts"]
         page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
     if not shown:
         page("index.html", "empty.html")
     for kind, place in (("defense", defense_page), ("attack", attack_page)):
         for name in methods(kind, shown, catalogue):
-            view = method_view(kind, name, shown, catalogue)
+            view = method_view(kind, name, shown, catalogue, said)
             page(place(name), "method.html", method=view | {"bibtex": bibtex(name, view["facts"])})
     for name in tracks(shown, catalogue):
         page(track_page(name), "track.html", track=track_view(name, shown, catalogue))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,11 @@ QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the l
 @dataclass(frozen=True)
 class PairedDifference:
     """Attack accuracy of one defense minus that of another: mean with a 95 % t interval over ``over`` (``seeds`` or, of
-    a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities."""
+    a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities; ``own`` and
+    ``other``: the two accuracies there."""
 
+    own: float
+    other: float
     mean: float
     low: float | None
     high: float | None
@@ -39,17 +42,25 @@ def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord], metr
     With several seeds the interval is over the seeds' mean differences, with one over the identities' differences."""
     first, second = _by_seed(one, metric), _by_seed(other, metric)
     by_seed: list[dict[str, float]] = []
+    sides: list[tuple[float, float]] = []
     for seed in sorted(first.keys() & second.keys()):
         a, b = first[seed], second[seed]
-        if common := a.keys() & b.keys():
-            by_seed.append({label: a[label] - b[label] for label in sorted(common)})
+        if common := sorted(a.keys() & b.keys()):
+            by_seed.append({label: a[label] - b[label] for label in common})
+            sides.append((_mean(a[label] for label in common), _mean(b[label] for label in common)))
     if not by_seed:
         return None
-    means = [math.fsum(d.values()) / len(d) for d in by_seed]
+    means = [_mean(d.values()) for d in by_seed]
     values, over = (means, "seeds") if len(means) > 1 else (list(by_seed[0].values()), "identities")
+    first_mean, second_mean = (_mean(side) for side in zip(*sides, strict=True))
     low, high = seed_interval(values) or (None, None)
     labels = {label for d in by_seed for label in d}
-    return PairedDifference(math.fsum(means) / len(means), low, high, over, len(means), len(labels))
+    return PairedDifference(first_mean, second_mean, _mean(means), low, high, over, len(means), len(labels))
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return math.fsum(known) / len(known)
 
 
 def reading(difference: PairedDifference) -> str:
@@ -111,8 +122,8 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
     line: dict[str, Any] = {
         "defense": standing.label,
         "attack": attack,
-        "own": text.number(row.leaked.mean, "fraction"),
-        "reference": text.number(base.leaked.mean, "fraction"),
+        "own": text.number(difference.own if difference else row.leaked.mean, "fraction"),
+        "reference": text.number(difference.other if difference else base.leaked.mean, "fraction"),
         "difference": None,
     }
     if difference is None:

@@ -11,11 +11,13 @@ from mibench.publish import text
 from mibench.publish.links import run_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
-from mibench.publish.rows import MAJORITY, Board, Row
+from mibench.publish.names import attack_name, defense_name
+from mibench.publish.rows import MAJORITY, UTILITY, Board, Row
 from mibench.publish.standings import Standing, is_baseline, standings
 from mibench.records import RunRecord
 from mibench.stats.intervals import seed_interval
 
+TONES = {"leaks less": "good", "leaks more": "bad"}
 QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the last one serves
 
 
@@ -101,6 +103,14 @@ def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapp
         "rows": _against(reference, [s for s in defenses if s is not reference]) if reference else [],
         "island": {
             "identities": labels,
+            "defenses": [[s.label, defense_name(catalogue, s.defense, s.label)] for s in defenses],
+            "attacks": {
+                row.attack_label: attack_name(catalogue, row.attack, row.attack_label)
+                for s in defenses
+                for row in s.cells.values()
+            },
+            "worst": {s.label: s.worst.attack_label for s in defenses if s.worst},
+            "controls": sorted({row.attack_label for row in board.rows if row.attack in catalogue.controls}),
             "t": t_quantiles(),
             "reference": reference.label if reference else None,
             "runs": [_run(run, board.leakage, labels, pictures.get(run.run, {})) for run in runs],
@@ -146,6 +156,7 @@ def _run(run: RunRecord, metric: str, labels: Sequence[int], pictures: Mapping[i
         "defense": run.defense_label,
         "attack": run.attack_label,
         "seed": run.seed,
+        "natural": run.metrics[UTILITY].value if UTILITY in run.metrics else None,
         "leaked": [values.get(str(label)) for label in labels],
         "images": [pictures.get(label) for label in labels] if pictures else None,
     }

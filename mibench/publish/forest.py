@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.compare import paired_difference, reading
+from mibench.publish.compare import TONES, paired_difference, reading
 from mibench.publish.rows import Row
-
-TONES = {"leaks less": "good", "leaks more": "bad"}
 
 
 def forest(lines: Iterable[tuple[str, str, str, Row, Row | None]]) -> list[dict[str, Any]]:

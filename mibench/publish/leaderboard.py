@@ -7,17 +7,18 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.compare import paired_difference
+from mibench.publish.compare import TONES, paired_difference
 from mibench.publish.downloads import papers
 from mibench.publish.floor import Floor, floor_of, floors_of
 from mibench.publish.legend import Legend
 from mibench.publish.links import attack_page, board_page, defense_page, run_page, track_page
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
+from mibench.publish.names import attack_name, defense_name
 from mibench.publish.ranking import TRAININGS
 from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict
 from mibench.publish.standings import Standing, is_baseline, standings
-from mibench.publish.verdicts import TONES, attack_name, baseline, defense_name, verdicts_view
+from mibench.publish.verdicts import baseline, verdicts_view
 
 ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels", "private": "private photos"}
 OTHER = "other"

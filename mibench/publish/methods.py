@@ -12,8 +12,8 @@ from mibench.publish.leaderboard import cell_view
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
+from mibench.publish.names import attack_name, defense_name
 from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, columns, leakage_of
-from mibench.publish.verdicts import attack_name, defense_name
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
 EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None, "summary": None, "defaults": {}}

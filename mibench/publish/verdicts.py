@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.compare import paired_difference, reading
+from mibench.publish.compare import TONES, paired_difference, reading
 from mibench.publish.links import attack_page, defense_page
 from mibench.publish.model import Catalogue
+from mibench.publish.names import attack_name, defense_name
 from mibench.publish.rows import UTILITY, Board, Verdict
 from mibench.publish.standings import Standing, is_baseline
 from mibench.stats.comparisons import Paired, paired_means
-
-TONES = {"leaks less": "good", "leaks more": "bad"}
 
 
 def verdicts_view(board: Board, defenses: Sequence[Standing], catalogue: Catalogue) -> dict[str, Any]:
@@ -35,15 +34,6 @@ def verdicts_view(board: Board, defenses: Sequence[Standing], catalogue: Catalog
 def baseline(defenses: Sequence[Standing], catalogue: Catalogue) -> Standing | None:
     """The undefended model."""
     return next((s for s in defenses if is_baseline(catalogue, s.defense)), None)
-
-
-def defense_name(catalogue: Catalogue, defense: str, label: str) -> str:
-    return text.full_name(catalogue.defenses.get(defense, {}).get("title") or defense, defense, label)
-
-
-def attack_name(catalogue: Catalogue, attack: str, label: str) -> str:
-    title = catalogue.attacks.get(attack, {}).get("title") or attack
-    return text.full_name(title, attack, label, keep=True)
 
 
 def _figures(s: Standing, catalogue: Catalogue) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,25 @@ import mibench
 from mibench.errors import UserError
 from mibench.publish import text
 from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.beside import Beside, beside
 from mibench.publish.compare import compare_view
+from mibench.publish.controls import controls_view
 from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
-from mibench.publish.features import feature_view
+from mibench.publish.features import Space, feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
-from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
+from mibench.publish.links import (
+    attack_page,
+    board_page,
+    compare_page,
+    controls_page,
+    defense_page,
+    run_page,
+    track_page,
+)
 from mibench.publish.methods import method_view, methods, protocol_view, track_view, tracks
 from mibench.publish.model import Catalogue, SiteOptions
+from mibench.publish.names import defense_name
 from mibench.publish.parallel import on_all_cores
 from mibench.publish.reported import reported_view
 from mibench.publish.rows import Board
@@ -112,14 +123,18 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
 
     shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
-    pictures = _run_pages(runs, folder, page, catalogue, options)
+    pictures = _run_pages(runs, folder, page, catalogue, options, beside(shown, catalogue))
     legend = Legend(shown)
     said = {}
     for board in shown:
         downloads = _downloads(board, folder, catalogue)
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
         said[board.key] = view["verdicts"]
-        page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
+        controls = controls_view(board, shown, catalogue)
+        hrefs = {"compare_href": compare_page(board), "controls_href": controls_page(board) if controls else None}
+        page(board_page(board, shown), "leaderboard.html", board=view, **hrefs)
+        if controls:
+            page(controls_page(board), "controls.html", view=controls)
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
     if not shown:
         page("index.html", "empty.html")
@@ -148,7 +163,12 @@ def _docs(folder: Folder, docs: Path) -> None:
 
 
 def _run_pages(
-    runs: Sequence[RunRecord], folder: Folder, page: Callable[..., None], catalogue: Catalogue, options: SiteOptions
+    runs: Sequence[RunRecord],
+    folder: Folder,
+    page: Callable[..., None],
+    catalogue: Catalogue,
+    options: SiteOptions,
+    near: Mapping[str, Beside],
 ) -> dict[str, dict[int, int]]:
     """Write the page of every run; for each run the index of each identity's first picture."""
     cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
@@ -159,8 +179,10 @@ def _run_pages(
         first = {}
         for run in siblings:
             picture = _pictures(folder, run, options, catalogue)
-            view = run_view(run, catalogue, picture, siblings, options.identities_shown)
-            view["features"] = feature_view(run.features, _points(run, options))
+            own = near[run.run]
+            view = run_view(run, catalogue, picture, siblings, options.identities_shown, own.floor)
+            without = _space(own.undefended, catalogue, options) if own.undefended else None
+            view["features"] = feature_view(_space(run, catalogue, options), without)
             page(run_page(run), "run.html", **view, studies=study_view(options.studies.get(run.run, ())))
             shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
             first[run.run] = {label: indices[0] for label, indices in shown if indices}
@@ -168,6 +190,11 @@ def _run_pages(
 
     written = on_all_cores(write, list(cells.values()))
     return {run: pictures for part in written for run, pictures in part.items()}
+
+
+def _space(run: RunRecord, catalogue: Catalogue, options: SiteOptions) -> Space:
+    name = defense_name(catalogue, run.defense, run.defense_label)
+    return Space(name, run.features, _points(run, options))
 
 
 def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:

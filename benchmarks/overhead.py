@@ -23,7 +23,7 @@ from typing import Any
 from mibench.keys import digest
 from mibench.planning.plan import Cell, Plan, Stage, make_plan
 from mibench.protocol.methods import Facts
-from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.records import MetricValue, RunRecord, Seeds, StageInfo
 from mibench.registry import Registry
 from mibench.running.environment import code_version, describe
 from mibench.running.executors.local import LocalExecutor
@@ -116,7 +116,7 @@ def planning(count: int = 10_000) -> dict[str, float]:
         _facts("attack", f"a{n}", access="white_box", prior={"id": f"p{n % 3}", "params": {}}, prepares=n % 2 == 0)
         for n in range(10)
     ]
-    cells = [Cell(track, d, a, seed) for a in attacks for d in defenses for seed in range(count // 200)]
+    cells = [Cell(track, d, a, Seeds.of(seed)) for a in attacks for d in defenses for seed in range(count // 200)]
 
     def prior(name: str, params: dict[str, Any], on: Any) -> Facts:
         return _facts("prior", name, scope="public" if name == "p0" else "target", access="scores")

@@ -20,6 +20,7 @@ from typing import Any
 from mibench.planning.plan import Cell, Plan, make_plan
 from mibench.planning.schedule import Schedule
 from mibench.protocol.methods import Facts
+from mibench.records import numbered
 from mibench.registry import Registry
 from mibench.running.coordinator import coordinate
 from mibench.running.executors.simulated import SimulatedExecutor
@@ -47,7 +48,7 @@ def grid(defenses: int, attacks: int, seeds: int, names: list[str]) -> Plan:
     track = registry.track("orl32").model_copy(update={"panel": None})  # as it was measured
     facts = {name: registry.facts(registry.select("attack", name), track) for name in names[:attacks]}
     guards = [Facts("defense", f"defense{n}", f"defense{n}", 1, {}, {}, "") for n in range(defenses)]
-    cells = [Cell(track, d, a, s) for a in facts.values() for d in guards for s in range(seeds)]
+    cells = [Cell(track, d, a, s) for a in facts.values() for d in guards for s in numbered(seeds)]
     return make_plan(
         cells, lambda name, params, on: registry.facts(registry.select("prior", name).with_params(params), on)
     )

@@ -24,6 +24,7 @@ from typing import Any
 from mibench.checking.bench import Bench
 from mibench.planning.plan import Plan, make_plan
 from mibench.protocol.method_files import use_file
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.running.devices import slots
 from mibench.running.environment import code_version, describe
@@ -55,7 +56,7 @@ def targets(registry: Registry, home: Path, seeds: range) -> Plan:
     [planned] = bench.plan("idle").runs
     stages = {}
     for seed in seeds:
-        [run] = make_plan([replace(planned.cell, seed=seed)], bench._prior).runs
+        [run] = make_plan([replace(planned.cell, seeds=Seeds.of(seed))], bench._prior).runs
         stages[run.stages["target"].key] = run.stages["target"]
     return Plan(stages)
 

@@ -1,6 +1,6 @@
 """BiDO: bilateral dependency optimisation (Peng et al., KDD 2022)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -24,30 +24,38 @@ def centred(kernel: Tensor) -> Tensor:
     return kernel - kernel.mean(0, keepdim=True) - kernel.mean(1, keepdim=True) + kernel.mean()
 
 
-def hsic(kernel_a: Tensor, kernel_b: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalised HSIC: trace(R_A R_B), R = KH (KH + eps m I)^-1.
+def whitened(kernel: Tensor, eps: float = 1e-5) -> Tensor:
+    """R = KH (KH + eps m I)^-1.
 
-    Centred on one side and inverted, as released: with HKH the same number in exact arithmetic, but in float32 the two
-    differ by up to a percent, and the published numbers are those of this form.
+    Centred on one side and inverted, as released: with HKH the trace of a product is the same number in exact
+    arithmetic, but in float32 the two differ by up to a percent, and the published numbers are those of this form.
     """
-    m = len(kernel_a)
-    identity = torch.eye(m, device=kernel_a.device, dtype=kernel_a.dtype)
-    one_sided = (kernel @ (identity - 1 / m) for kernel in (kernel_a, kernel_b))
-    r_a, r_b = (c @ torch.linalg.inv(c + eps * m * identity) for c in one_sided)
+    m = len(kernel)
+    identity = torch.eye(m, device=kernel.device, dtype=kernel.dtype)
+    one_sided = kernel @ (identity - 1 / m)
+    return one_sided @ torch.linalg.inv(one_sided + eps * m * identity)
+
+
+def hsic(r_a: Tensor, r_b: Tensor) -> Tensor:
+    """Normalised HSIC of whitened kernels: trace(R_A R_B)."""
     return (r_a * r_b.T).sum()
 
 
-def coco(kernel_a: Tensor, kernel_b: Tensor) -> Tensor:
-    """sqrt(||HK_AH . HK_BH||_F) / m, the matrix product's Frobenius norm, as released.
+def coco(centred_a: Tensor, centred_b: Tensor) -> Tensor:
+    """sqrt(||HK_AH . HK_BH||_F) / m of centred kernels, the matrix product's Frobenius norm, as released.
 
     The textbook's COCO takes the largest singular value.
     """
-    return torch.linalg.matrix_norm(centred(kernel_a) @ centred(kernel_b)).sqrt() / len(kernel_a)
+    return torch.linalg.matrix_norm(centred_a @ centred_b).sqrt() / len(centred_a)
+
+
+MEASURES = {"hsic": (whitened, hsic), "coco": (centred, coco)}  # what each kernel becomes once, and of two of these
 
 
 class Bido(Defense):
     """L = CE + sum_j [ lambda_x d(Z_j, X) - lambda_y d(Z_j, Y) ] over the hidden layers Z_j."""
 
+    version = 2
     deviations = (
         "The released script always takes HSIC and comes with weights of 0; measure and weights here are those of "
         "the published checkpoints.",
@@ -83,15 +91,16 @@ class Bido(Defense):
         if self.params.data_space == "model_input" and self.track.normalisation is not None:
             mean, std = self.track.normalisation
             x = (x - mean) / std
-        for z in output.hidden.values():
-            to_data, to_label = self.dependence(z.flatten(1), x.flatten(1), one_hot)
+        dependences = self.dependences([z.flatten(1) for z in output.hidden.values()], x.flatten(1), one_hot)
+        for to_data, to_label in dependences:
             loss = loss + self.params.lambda_x * to_data - self.params.lambda_y * to_label
         return loss
 
-    def dependence(self, hidden: Tensor, data: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
-        """d(Z, X) and d(Z, Y) for flattened rows."""
+    def dependences(self, hidden: Sequence[Tensor], data: Tensor, one_hot: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """d(Z, X) and d(Z, Y) of each hidden layer, for flattened rows."""
         p = self.params
-        measure = hsic if p.measure == "hsic" else coco
-        k_z, k_x = gaussian_kernel(hidden, p.sigma), gaussian_kernel(data, p.sigma)
-        k_y = one_hot @ one_hot.T if p.label_kernel == "linear" else gaussian_kernel(one_hot, p.sigma)
-        return measure(k_z, k_x), measure(k_z, k_y)
+        become, measure = MEASURES[p.measure]
+        x = become(gaussian_kernel(data, p.sigma))
+        y = become(one_hot @ one_hot.T if p.label_kernel == "linear" else gaussian_kernel(one_hot, p.sigma))
+        layers = (become(gaussian_kernel(z, p.sigma)) for z in hidden)
+        return [(measure(z, x), measure(z, y)) for z in layers]

@@ -93,11 +93,42 @@ class StageInfo:
 
 
 FIRST_TUNING_SEED = 100  # seeds from here on are for choosing settings; their runs are on no page
+ATTACKS_APART = 1_000_000  # from one attack seed of a training to its next; trainings are numbered below it
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What everything random of a run follows from. The training, the public prior and the judges of run number s have
+    seed s; its attacks have s, then s + 1,000,000, s + 2,000,000 and so on: no two runs have the same."""
+
+    target: int
+    attack: int
+    prior: int
+    evaluator: int
+
+    @classmethod
+    def of(cls, number: int, again: int = 0) -> Seeds:
+        """Of run ``number``, attacked for the first time or ``again``."""
+        return cls(number, number + again * ATTACKS_APART, number, number)
+
+    @property
+    def again(self) -> int:
+        """Which attack on its training this is, from 0 on."""
+        return (self.attack - self.target) // ATTACKS_APART
+
+    def __str__(self) -> str:
+        return str(self.target) + (f", attack {self.again + 1}" if self.again else "")
+
+
+def numbered(count: int, first: int = 0, attacks: int = 1) -> list[Seeds]:
+    """Of ``count`` trainings, ``attacks`` times attacked each."""
+    return [Seeds.of(number, again) for number in range(first, first + count) for again in range(attacks)]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: a defense and an attack on a track with one seed, with everything a page about it shows."""
+    """One run: a defense and an attack on a track, once, with everything a page about it shows. ``seed``: of its
+    training."""
 
     run: RunId
     track: Name
@@ -128,8 +159,18 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """A readable name: ``re+kedmi.orl32.s0``."""
-        return f"{self.defense_label}+{self.attack_label}.{self.track}.s{self.seed}"
+        """A readable name: ``re+kedmi.orl32.s0``, the second attack on it ``re+kedmi.orl32.s0a2``."""
+        again = self.seeds.again
+        return f"{self.defense_label}+{self.attack_label}.{self.track}.s{self.seed}" + (
+            f"a{again + 1}" if again else ""
+        )
+
+    @property
+    def seeds(self) -> Seeds:
+        """As its stages say. Those of older records have priors and judges of seed 0, whatever the run's number."""
+        of = {stage.kind: stage.seed for stage in self.stages}
+        evaluator = of.get("evaluator", 0)
+        return Seeds(self.seed, of.get("invert", self.seed), of.get("prior", evaluator), evaluator)
 
     @property
     def seconds(self) -> float:
@@ -144,6 +185,7 @@ class RunRecord:
             "defense": self.defense,
             "attack": self.attack,
             "seed": self.seed,
+            "seeds": asdict(self.seeds),
             "status": self.status,
             "cached": cached,
             "seconds": round(self.seconds, 3),

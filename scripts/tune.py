@@ -26,7 +26,7 @@ from mibench.metrics import METRICS
 from mibench.planning.plan import Plan
 from mibench.protocol.methods import Kind, Selection
 from mibench.protocol.tracks import Track
-from mibench.records import FIRST_TUNING_SEED, RunRecord
+from mibench.records import FIRST_TUNING_SEED, RunRecord, Seeds
 from mibench.registry import Registry
 from mibench.resources import resource_root
 from mibench.running.environment import describe
@@ -93,7 +93,9 @@ def main() -> None:
         rows = []
         for values in tried:
             asked = trial(registry, track, attack, values)
-            plan = build_plan(registry, track, [registry.select("defense", BASELINE)], [asked], SEEDS)
+            plan = build_plan(
+                registry, track, [registry.select("defense", BASELINE)], [asked], [Seeds.of(seed) for seed in SEEDS]
+            )
             mine = [run for run in plan.runs if run.cell.attack.id == attack]
             keys = {stage.key for run in mine for stage in run.stages.values()}
             alone = Plan(

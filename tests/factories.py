@@ -6,7 +6,8 @@ import hashlib
 import random
 from typing import Any
 
-from mibench.keys import digest
+from mibench.keys import digest, joint_version
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.store.manifest import Manifest
@@ -110,6 +111,11 @@ def make_catalogue(**tracks: dict[str, Any]) -> Catalogue:
     )
 
 
+def _version(kind: str) -> int:
+    """Of a stage as the engine makes it today, with the first version of a method."""
+    return joint_version(STAGE_KINDS[kind].version, 1)
+
+
 def make_run(**overrides: Any) -> RunRecord:
     """A finished run of ``none`` against ``gmi`` on ``orl32``, with made-up numbers that depend on its
     names and seed.
@@ -145,8 +151,16 @@ def make_run(**overrides: Any) -> RunRecord:
         "created": "2026-11-23T12:00:00Z",
         "metrics": make_metrics(att1, nat1, rng),
         "stages": [
-            StageInfo("target", "5e" * 8, values["defense"], 1001, {"epochs": 100}, values["seed"], 31.5),
-            StageInfo("invert", "a7" * 8, values["attack"], 1001, {"steps": 1500, "lr": 0.02}, values["seed"], 204.25),
+            StageInfo("target", "5e" * 8, values["defense"], _version("target"), {"epochs": 100}, values["seed"], 31.5),
+            StageInfo(
+                "invert",
+                "a7" * 8,
+                values["attack"],
+                _version("invert"),
+                {"steps": 1500, "lr": 0.02},
+                values["seed"],
+                204.25,
+            ),
         ],
         "environment": {"python": "3.11.9", "device": "cpu", "packages": {"torch": "2.15.0"}},
         "queries": {

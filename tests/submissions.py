@@ -16,7 +16,7 @@ from mibench.metrics import METRICS
 from mibench.metrics.evidence import macro, top_k
 from mibench.planning.plan import Plan, Stage
 from mibench.protocol.tracks import Track
-from mibench.records import MetricValue, RunRecord
+from mibench.records import MetricValue, RunRecord, Seeds
 from mibench.registry import Registry
 from mibench.running.recording import Recorder
 from mibench.running.request import build_plan
@@ -39,12 +39,14 @@ ENVIRONMENT = {
 }
 
 
-def made_runs(root: Path, home: Path, defenses: Sequence[str] = ("re",)) -> tuple[list[RunRecord], Store, Registry]:
+def made_runs(
+    root: Path, home: Path, defenses: Sequence[str] = ("re",), seeds: Sequence[Seeds] = (Seeds.of(0),)
+) -> tuple[list[RunRecord], Store, Registry]:
     """Runs of ``ppa`` on the track ``tiny`` against ``defenses`` and none, as if they had been computed."""
     registry, store = Registry(root), Store(home)
     track = registry.track("tiny")
     chosen = [registry.select("defense", name) for name in defenses]
-    plan = build_plan(registry, track, chosen, [registry.select("attack", "ppa")], (0,))
+    plan = build_plan(registry, track, chosen, [registry.select("attack", "ppa")], seeds)
     found = {stage.key: _publish(store, plan, stage, track) for stage in plan.stages.values()}
     recorder = Recorder(store, plan, found, lambda manifests: None)
     return [RunRecord.from_json(m.result["record"]) for m in recorder.finish()], store, registry
@@ -153,9 +155,11 @@ _FILL: dict[str, Callable[[Path, Store, Stage, Track], dict[str, Any]]] = {
 }
 
 
-def made_pack(root: Path, folder: Path, defenses: Sequence[str] = ("re",), **options: Any) -> Path:
+def made_pack(
+    root: Path, folder: Path, defenses: Sequence[str] = ("re",), seeds: Sequence[Seeds] = (Seeds.of(0),), **options: Any
+) -> Path:
     """An honest submission below ``folder``."""
-    runs, store, registry = made_runs(root, folder / "home", defenses)
+    runs, store, registry = made_runs(root, folder / "home", defenses, seeds)
     tracks = {"tiny": registry.track("tiny")}
     write(gather(runs, store, registry, tracks, **options), folder / "pack", store.home, registry)
     return folder / "pack"

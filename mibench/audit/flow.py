@@ -18,6 +18,7 @@ from mibench.errors import UserError
 from mibench.planning.plan import Plan
 from mibench.protocol.method_files import use_file
 from mibench.protocol.tracks import Track
+from mibench.records import numbered
 from mibench.registry import Registry
 from mibench.running.coordinator import Listener, Outcome
 from mibench.running.placement import Place
@@ -99,7 +100,7 @@ def _trial(
         attacking = [each for each in attacking if each.label not in skipped]
     if not attacking:
         raise UserError("Every attack that was asked for needs public images. Add --public DIR.")
-    plan = build_plan(registry, track, defenses, attacking, (0,))
+    plan = build_plan(registry, track, defenses, attacking, numbered(1))
     skipped |= {cell.attack.label: reason for cell, reason in plan.skipped}
     return _Trial(track, Models(own.id, BASELINE, defended.id, title), plan, skipped)
 

@@ -14,6 +14,7 @@ from mibench.errors import UserError
 from mibench.planning.plan import Cell, Plan, Stage, make_plan
 from mibench.protocol.methods import Facts, Selection
 from mibench.protocol.tracks import Track
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.running.order import Order
 from mibench.running.request import BASELINE
@@ -47,7 +48,7 @@ class Bench:
             chosen = self._facts("defense", defense, track)
         against = self._facts("attack", attack, track) if attack else ASK_NOBODY
         self.registry.add(track)
-        plan = make_plan([Cell(track, chosen, against, 0)], self._prior)
+        plan = make_plan([Cell(track, chosen, against, Seeds.of(0))], self._prior)
         if plan.skipped:
             raise UserError(f"It does not run on the smallest track: {plan.skipped[0][1]}.")
         return plan

@@ -149,7 +149,7 @@ def track_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--defense, --attack, --track, --seeds and --set, as ``run`` and ``plan`` take them."""
+    """--defense, --attack, --track, seeds and --set, as ``run`` and ``plan`` take them."""
     options: list[Callable[..., Any]] = [
         click.option(
             "--defense",
@@ -175,6 +175,13 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             type=click.IntRange(0),
             help="Where the seeds begin. Those from 100 on are for choosing settings; no page shows them.",
+        ),
+        click.option(
+            "--attack-seeds",
+            default=1,
+            show_default=True,
+            type=click.IntRange(1, 1000),
+            help="How many times each training is attacked, with other seeds.",
         ),
         click.option(
             "--set",
@@ -230,8 +237,8 @@ def read_asked(options: dict[str, Any]) -> Asked:
         )
     if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
-    if asked.grid is not None and (asked.names or asked.seeds != 1 or asked.first_seed):
+    if asked.grid is not None and (asked.names or (asked.seeds, asked.first_seed, asked.attack_seeds) != (1, 0, 1)):
         raise click.UsageError(
-            "--grid says what runs: leave --defense, --attack, --track, --seeds, --set and --budget out."
+            "--grid says what runs: leave --defense, --attack, --track, seeds, --set and --budget out."
         )
     return asked

@@ -101,7 +101,8 @@ def export(
 
 def _cell(run: dict[str, Any]) -> tuple[Any, ...]:
     version = run.get("record", run).get("track_version", 0)
-    return run["track"], version, run["defense_label"], run["attack_label"], run["seed"]
+    attack = run.get("seeds", {}).get("attack", run["seed"])
+    return run["track"], version, run["defense_label"], run["attack_label"], run["seed"], attack
 
 
 def _recorded(source: Path, track: str | None) -> list[dict[str, Any]]:

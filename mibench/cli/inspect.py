@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -124,7 +125,8 @@ def _as_json(planned: Any, waiting: list[Any], seconds: dict[str, float], lackin
             "run": r.run,
             "defense": r.cell.defense.label,
             "attack": r.cell.attack.label,
-            "seed": r.cell.seed,
+            "seed": r.cell.seeds.target,
+            "seeds": asdict(r.cell.seeds),
         }
         for r in planned.runs
     ]

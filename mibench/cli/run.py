@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -193,7 +194,8 @@ def _failures(result: Result) -> list[dict[str, Any]]:
                 "track": planned.cell.track.id,
                 "defense": planned.cell.defense.id,
                 "attack": planned.cell.attack.id,
-                "seed": planned.cell.seed,
+                "seed": planned.cell.seeds.target,
+                "seeds": asdict(planned.cell.seeds),
                 "status": "failed" if reasons else "incomplete",
                 "cached": False,
                 "seconds": None,

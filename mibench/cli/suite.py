@@ -32,6 +32,7 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
         return
     from mibench.publish.figures_file import load_reported
     from mibench.publish.results import load_results, merged
+    from mibench.records import numbered
 
     whole = load_suite(ws.registry.root, name)
     results = ws.registry.root / "results"
@@ -39,7 +40,7 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
     lines = load_reported(results / "reported.csv")
     cells = {}
     for key, cell in whole.cells.items():
-        plan = planner(ws).suite(name, (key,), range(seeds))
+        plan = planner(ws).suite(name, (key,), numbered(seeds))
         cells[key] = _cell(ws, cell, plan, records, lines)
     if as_json:
         head = {"schema": 1, "suite": name, "title": whole.title, "note": whole.note}

@@ -117,7 +117,7 @@ def seconds(runs: Sequence[RunRecord]) -> Table:
     for run in runs:
         by_kind = {stage.kind: stage.seconds for stage in run.stages}
         cells = [f"{by_kind[kind]:.1f}" if kind in by_kind else "-" for kind in used]
-        table.add_row(Text(run.defense_label), Text(run.attack_label), str(run.seed), *cells, run.run)
+        table.add_row(Text(run.defense_label), Text(run.attack_label), str(run.seeds), *cells, run.run)
     return table
 
 

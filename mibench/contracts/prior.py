@@ -56,6 +56,11 @@ class Prior:
         """A reason why this prior cannot be had on the track (published weights that were not imported), or None."""
         return None
 
+    def seeded(self) -> bool:
+        """Whether ``train`` draws anything. False for published weights that are taken as they are: with scope
+        ``public`` they are one prior for every seed."""
+        return True
+
     def build(self) -> PriorModel:
         """The untrained model."""
         raise NotImplementedError

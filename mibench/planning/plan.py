@@ -23,6 +23,7 @@ from mibench.keys import canonical, digest, joint_version, stage_key
 from mibench.protocol.methods import ACCESS_RANK, Facts
 from mibench.protocol.stage_kinds import STAGE_KINDS, StageKind, is_shared
 from mibench.protocol.tracks import Track
+from mibench.records import Seeds
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run to be: a defense and an attack on a track with a seed. ``evaluation`` holds what else can change the
+    """One run to be: a defense and an attack on a track. ``evaluation`` holds what else can change the
     numbers: ``versions``, the metrics' versions above 1, and ``weights``, the published weights on this machine."""
 
     track: Track
     defense: Facts
     attack: Facts
-    seed: int
+    seeds: Seeds
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -182,15 +183,16 @@ class _Builder:
             title = kind.title
             if facts is not None and facts is prior:
                 roles = roles if self._asks(prior, cell.attack) else []
-                title += " for {defense} seed {seed}" if roles else ""
+                title += " for {defense} seed {seed}" if roles else " seed {seed}" if facts.seeded else ""
             parents = [made[role] for role in roles]
-            seed = cell.seed if kind.method and not is_shared(kind.name, roles) else 0
+            drawn = facts is None or facts.seeded or bool(roles)
+            seed = getattr(cell.seeds, kind.seed) if kind.seed and drawn else 0
             own = cell.evaluation if kind.name == "evaluate" else {}
             if kind.weights in cell.evaluation.get("weights", ()):
                 own = {"weights": [kind.weights]}
             name = (kind.name, id(cell.track), id(facts), seed, tuple(s.key for s in parents), canonical(own))
             if name not in self._made:
-                labels = {"track": cell.track.id, "seed": cell.seed, "prior": prior.id if prior else ""}
+                labels = {"track": cell.track.id, "seed": seed, "seeds": cell.seeds, "prior": prior.id if prior else ""}
                 labels |= {"defense": cell.defense.label, "attack": cell.attack.label}
                 title = title.format_map(labels)
                 self._made[name] = self._stage(kind, cell.track, facts, seed, parents, title, own)

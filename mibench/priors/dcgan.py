@@ -36,6 +36,9 @@ class Dcgan(Prior):
                 raise ValueError("steps may be 0 only with start")
             return self
 
+    def seeded(self) -> bool:
+        return self.params.steps > 0
+
     def build(self) -> PriorModel:
         p, t = self.params, self.track
         generator = DcganGenerator(t.resolution, t.channels, p.width, p.latent_dim)

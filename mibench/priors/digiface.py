@@ -34,6 +34,9 @@ class DigiFace(Prior):
 
     scope = "public"
 
+    def seeded(self) -> bool:
+        return False
+
     def build(self) -> PriorModel:
         return PriorModel(_Faces(self.track.resolution, self.track.channels), 100)
 

@@ -103,6 +103,9 @@ class PublishedStyleGAN2(Prior):
             return f"this StyleGAN2 makes images with {made} channels, {self.track.id} has {wanted}"
         return None
 
+    def seeded(self) -> bool:
+        return False
+
     def build(self) -> PriorModel:
         settings = self.params.model_dump(exclude={"weights", "centre_crop"})
         grey = self.track.channels < self.params.img_channels

@@ -52,6 +52,9 @@ class WganGp(Prior):
                 raise ValueError("steps may be 0 only with start")
             return self
 
+    def seeded(self) -> bool:
+        return self.params.weights is None and self.params.steps > 0
+
     def build(self) -> PriorModel:
         p, t = self.params, self.track
         generator = GmiGenerator(t.resolution, t.channels, p.width, p.latent_dim)

@@ -17,13 +17,15 @@ class _Model(BaseModel):
 
 
 class Block(_Model):
-    """Every defense of the block against every attack on every track, over the seeds 0 to ``seeds`` - 1. Methods are
-    written as on the command line; ``settings`` hold ``defense.NAME`` and ``attack.NAME`` parameters."""
+    """Every defense of the block against every attack on every track, over the trainings 0 to ``seeds`` - 1, each
+    attacked ``attack_seeds`` times. Methods are written as on the command line; ``settings`` hold ``defense.NAME``
+    and ``attack.NAME`` parameters."""
 
     tracks: tuple[str, ...] = Field(min_length=1)
     defenses: tuple[str, ...] = Field(min_length=1)
     attacks: tuple[str, ...] = Field(min_length=1)
     seeds: int = Field(1, ge=1)
+    attack_seeds: int = Field(1, ge=1, le=1000)
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -45,5 +47,5 @@ def read_grid(path: Path) -> GridFile:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise UserError(
             f"The grid file {path} is wrong. {faults}. Expected schema: 1 and grid: a list of blocks with tracks, "
-            "defenses, attacks and, if not 1, seeds."
+            "defenses, attacks and, if not 1, seeds and attack_seeds."
         ) from None

@@ -63,6 +63,7 @@ class Facts:
     prior: dict[str, Any] | None = None  # {"id", "params"}
     prepares: bool = False
     scope: str | None = None
+    seeded: bool = True  # of a prior: its training draws something
     role: str = ""  # of a defense: its kind in the registry
     adapts: bool = False  # of a defense: declares ``adapt``; of an attack: needs that
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import Literal
 
 from mibench.protocol.methods import Kind
 
@@ -16,7 +17,8 @@ class StageKind:
     version: of the engine's part; raised when that may change a result. method: whose code it runs, if any's.
     own: whether that is what the method is there for, so that its time is the method's. track: the sections of a track
     that can change the result. compute: ``module:function``. needs, may_read: the kinds whose results it reads, always
-    or where the run has them. title: what one is called, of ``track``, ``defense``, ``attack``, ``prior``, ``seed``.
+    or where the run has them. seed: which of the run's seeds it has; without one it draws nothing that they decide.
+    title: what one is called, of ``track``, ``defense``, ``attack``, ``prior``, its ``seed`` and the run's ``seeds``.
     streams: the name of its random streams. always: whether every attack has it. shown: its files are shown and no
     other stage reads them. extra: a run without it still has its result. where: the section without which a track has
     no such stage. weights: published ones that it computes more with where they are on this machine.
@@ -31,6 +33,7 @@ class StageKind:
     needs: tuple[str, ...] = ()
     may_read: tuple[str, ...] = ()
     version: int = 1
+    seed: Literal["target", "attack", "prior", "evaluator"] | None = None
     streams: str = ""
     always: bool = True
     shown: bool = False
@@ -52,14 +55,16 @@ STAGE_KINDS = {
             track=("private", "evaluator"),
             version=2,
             compute="mibench.stages.evaluator:run",
-            title="evaluator of {track}",
+            seed="evaluator",
+            title="evaluator of {track} seed {seed}",
         ),
         StageKind(
             "panel",
             track=("private", "public", "evaluator", "panel"),
             version=2,
             compute="mibench.stages.panel:run",
-            title="panel of {track}",
+            seed="evaluator",
+            title="panel of {track} seed {seed}",
             always=False,
             where="panel",
             weights="recogniser",
@@ -69,6 +74,7 @@ STAGE_KINDS = {
             track=("private", "public", "target"),
             version=2,
             compute="mibench.stages.target:run",
+            seed="target",
             title="target {defense} seed {seed}",
             method="defense",
             own=True,
@@ -77,6 +83,7 @@ STAGE_KINDS = {
             "serve",
             track=(),
             compute="mibench.stages.serve:run",
+            seed="target",
             title="serve {defense} seed {seed}",
             method="defense",
             needs=("target",),
@@ -86,6 +93,7 @@ STAGE_KINDS = {
             "prior",
             track=("public",),
             compute="mibench.stages.prior:run",
+            seed="prior",
             title="prior {prior}",
             method="prior",
             own=True,
@@ -97,7 +105,8 @@ STAGE_KINDS = {
             track=("public", "attack"),
             version=2,
             compute="mibench.stages.invert:prepare",
-            title="prepare {attack} on {defense} seed {seed}",
+            seed="attack",
+            title="prepare {attack} on {defense} seed {seeds}",
             method="attack",
             own=True,
             needs=("target",),
@@ -110,7 +119,8 @@ STAGE_KINDS = {
             track=("public", "attack"),
             version=2,
             compute="mibench.stages.invert:run",
-            title="invert {attack} on {defense} seed {seed}",
+            seed="attack",
+            title="invert {attack} on {defense} seed {seeds}",
             method="attack",
             own=True,
             needs=("target",),
@@ -121,6 +131,7 @@ STAGE_KINDS = {
             "utility",
             track=("private",),
             compute="mibench.stages.utility:run",
+            seed="target",
             title="utility of {defense} seed {seed}",
             method="defense",
             needs=("target",),
@@ -131,7 +142,7 @@ STAGE_KINDS = {
             track=("private", "attack", "metrics"),
             version=2,
             compute="mibench.stages.evaluate:run",
-            title="evaluate {attack} on {defense} seed {seed}",
+            title="evaluate {attack} on {defense} seed {seeds}",
             needs=("evaluator", "invert", "utility"),
             may_read=("panel",),
             shown=True,
@@ -140,7 +151,8 @@ STAGE_KINDS = {
             "features",
             track=("private", "attack"),
             compute="mibench.stages.features:run",
-            title="features {attack} on {defense} seed {seed}",
+            seed="target",
+            title="features {attack} on {defense} seed {seeds}",
             method="defense",
             needs=("target", "invert"),
             may_read=("serve",),

@@ -11,7 +11,7 @@ import numpy as np
 
 from mibench.protocol.stage_kinds import EXTRA
 from mibench.publish.ranking import arranged, required_attacks
-from mibench.publish.rows import UTILITY, Board, Row, Value, bounds_of, columns, leakage_of
+from mibench.publish.rows import UTILITY, Board, Row, Value, bounds_of, columns, design_of, leakage_of, of_trainings
 from mibench.publish.way import Bounds, Scale, frozen
 from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord
 from mibench.stats.intervals import benchmark_interval, seed_interval
@@ -19,8 +19,8 @@ from mibench.stats.intervals import benchmark_interval, seed_interval
 
 def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs that count, sorted: within a cell those of the newest run's method (versions and
-    parameters), and per seed the newest, a finished one before a failed one. Older ones would mix two
-    methods in one mean. Runs of tuning seeds never count."""
+    parameters) and design of seeds, and per seed of training and attack the newest, a finished one before a failed one.
+    Others would mix two methods in one mean. Runs of tuning seeds never count."""
     cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         if run.seed < FIRST_TUNING_SEED:
@@ -29,9 +29,11 @@ def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
     for key in sorted(cells):
         ordered = sorted(cells[key], key=lambda run: (run.created, run.run))
         done = [run for run in ordered if run.status == "done"]
-        by_seed = {run.seed: run for run in ordered if run.status != "done"}
-        by_seed |= {run.seed: run for run in done if _method(run) == _method(done[-1])}
-        kept += [by_seed[seed] for seed in sorted(by_seed)]
+        by_seed = {_place(run): run for run in ordered if run.status != "done"}
+        design = next((found for run in reversed(done) if (found := design_of(run)) is not None), None)
+        fitting = [run for run in done if design_of(run) in (None, design)]
+        by_seed |= {_place(run): run for run in fitting if _method(run) == _method(done[-1])}
+        kept += [by_seed[place] for place in sorted(by_seed)]
     return kept
 
 
@@ -101,13 +103,15 @@ def _row(runs: list[RunRecord], leakage: str, scale: Scale) -> Row:
 
 
 def way_value(scale: Scale, runs: Sequence[RunRecord], leakage: str) -> Value:
-    """The share of the way from floor to ceiling, the mean over the finished runs of a cell."""
-    shares, reason = scale.shares(runs, leakage)
-    if not shares:
-        return Value(None, reason=reason, of=len(runs))
+    """The share of the way from floor to ceiling, the mean over the trainings of a cell."""
+    found, reason = scale.shares(runs, leakage)
+    of = len({run.seed for run in runs})
+    if not found:
+        return Value(None, reason=reason, of=of)
+    shares = [math.fsum(attacks) / len(attacks) for attacks in found.values()]
     mean, interval = math.fsum(shares) / len(shares), seed_interval(shares)
     low, high = interval or (None, None)
-    return Value(mean, low, high, seeds=len(shares), of=len(runs), source="seeds" if interval else None)
+    return Value(mean, low, high, seeds=len(shares), of=of, source="seeds" if interval else None)
 
 
 def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
@@ -116,14 +120,15 @@ def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
     if not runs:
         return Value(None, reason="no run finished")
     metrics = [run.metrics[name] for run in runs if name in run.metrics]
-    known = [metric for metric in metrics if metric.value is not None]
+    known = list(of_trainings(name, runs).values())
+    trainings = len({run.seed for run in runs})
     if not known:
         reasons = sorted({metric.reason for metric in metrics if metric.reason})
-        return Value(None, reason="; ".join(reasons) or "not measured on this track", of=len(runs))
+        return Value(None, reason="; ".join(reasons) or "not measured on this track", of=trainings)
     values = [metric.value for metric in known if metric.value is not None]
     mean = math.fsum(values) / len(values)
     low, high, source = _interval(known, values, bounds_of(name))
-    return Value(mean, low, high, seeds=len(values), of=len(runs), source=source)
+    return Value(mean, low, high, seeds=len(values), of=trainings, source=source)
 
 
 def _interval(
@@ -140,6 +145,10 @@ def _interval(
         return None, None, None
     interval = benchmark_interval(np.array([[own[label] for label in sorted(own)] for own in people]), bounds=bounds)
     return *interval, None if interval[0] is None else "people"
+
+
+def _place(run: RunRecord) -> tuple[int, int]:
+    return run.seed, run.seeds.attack
 
 
 def _method(run: RunRecord) -> tuple[Any, ...]:

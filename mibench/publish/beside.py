@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mibench.publish.floor import floors_of
 from mibench.publish.model import Catalogue
-from mibench.publish.rows import Board
+from mibench.publish.rows import Board, Row
 from mibench.publish.way import prior_of
 from mibench.records import RunRecord
 
@@ -25,11 +25,16 @@ def beside(boards: Iterable[Board], catalogue: Catalogue) -> dict[str, Beside]:
     found = {}
     for board in boards:
         floors = floors_of(board.rows, catalogue.bounds)
-        base = {row.attack_label: row.by_seed for row in board.rows if row.defense in catalogue.baselines}
+        base = {row.attack_label: _by_seed(row) for row in board.rows if row.defense in catalogue.baselines}
         for row in board.rows:
             competes = row.attack not in catalogue.controls
             for run in row.runs:
                 floor = floors.get((run.defense_label, prior_of(run))) if competes else None
                 undefended = {} if run.defense in catalogue.baselines else base.get(run.attack_label, {})
-                found[run.run] = Beside(undefended.get(run.seed), floor.by_seed.get(run.seed) if floor else None)
+                found[run.run] = Beside(undefended.get(run.seed), _by_seed(floor).get(run.seed) if floor else None)
     return found
+
+
+def _by_seed(row: Row) -> dict[int, RunRecord]:
+    """The first finished run on each training."""
+    return {run.seed: run for run in reversed(row.runs) if run.status == "done"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from mibench.publish.links import run_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
 from mibench.publish.names import attack_name, defense_name
-from mibench.publish.rows import MAJORITY, UTILITY, Board, Row
+from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, of_trainings
 from mibench.publish.standings import Standing, is_baseline, standings
 from mibench.records import RunRecord
 from mibench.stats.intervals import seed_interval
@@ -73,11 +73,7 @@ def reading(difference: PairedDifference) -> str:
 
 
 def _by_seed(runs: Sequence[RunRecord], metric: str) -> dict[int, Mapping[str, float]]:
-    return {
-        run.seed: run.metrics[metric].per_identity
-        for run in runs
-        if run.status == "done" and metric in run.metrics and run.metrics[metric].per_identity
-    }
+    return {seed: value.per_identity for seed, value in of_trainings(metric, runs).items() if value.per_identity}
 
 
 def t_quantiles() -> list[float]:
@@ -113,7 +109,7 @@ def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapp
             "controls": sorted({row.attack_label for row in board.rows if row.attack in catalogue.controls}),
             "t": t_quantiles(),
             "reference": reference.label if reference else None,
-            "runs": [_run(run, board.leakage, labels, pictures.get(run.run, {})) for run in runs],
+            "runs": [line for s in defenses for row in s.cells.values() for line in _trainings(row, labels, pictures)],
         },
     }
 
@@ -148,8 +144,18 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
     }
 
 
-def _run(run: RunRecord, metric: str, labels: Sequence[int], pictures: Mapping[int, int]) -> dict[str, Any]:
-    values = run.metrics[metric].per_identity
+def _trainings(row: Row, labels: Sequence[int], pictures: Mapping[str, Mapping[int, int]]) -> Iterator[dict[str, Any]]:
+    """A line per training, with the page and the pictures of the first attack on it."""
+    first = {run.seed: run for run in reversed(row.runs) if run.status == "done" and row.leakage in run.metrics}
+    leaked = row.by_seed
+    for seed in sorted(first):
+        people = leaked[seed].per_identity if seed in leaked else {}
+        yield _training(first[seed], people, labels, pictures.get(first[seed].run, {}))
+
+
+def _training(
+    run: RunRecord, values: Mapping[str, float], labels: Sequence[int], pictures: Mapping[int, int]
+) -> dict[str, Any]:
     return {
         "run": run.run,
         "href": run_page(run),

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import mibench
@@ -17,7 +18,8 @@ from mibench.publish.rows import Board
 from mibench.publish.standings import standings
 from mibench.records import SCHEMA, RunRecord
 
-HEAD = ("run", "track", "track_version", "defense", "attack", "seed", "status", "origin", "chance", "seconds")
+SEEDS = ("seed", "attack_seed", "prior_seed", "evaluator_seed")
+HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "origin", "chance", "seconds")
 PARTS = ("", "_low", "_high", "_n", "_reason")
 
 
@@ -27,7 +29,8 @@ def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
     names = sorted({name for run in runs for name in run.metrics})
     lines = []
     for run in runs:
-        line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label, run.seed]
+        line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label]
+        line += astuple(run.seeds)
         line += [run.status, run.origin, run.chance, round(run.seconds, 3)]
         for name in names:
             metric = run.metrics.get(name)
@@ -83,7 +86,7 @@ def as_parquet(runs: Sequence[RunRecord]) -> bytes:
 def _arrow_type(pa: Any, name: str) -> Any:
     if name in ("run", "track", "defense", "attack", "status", "origin") or name.endswith("_reason"):
         return pa.string()
-    return pa.int64() if name in ("track_version", "seed") or name.endswith("_n") else pa.float64()
+    return pa.int64() if name in ("track_version", *SEEDS) or name.endswith("_n") else pa.float64()
 
 
 def as_latex(board: Board, catalogue: Catalogue) -> str:

@@ -47,4 +47,4 @@ def floor_of(row: Row, floors: Floors, chance: float) -> Floor | None:
 
 
 def _first(row: Row) -> RunRecord:
-    return row.by_seed[min(row.by_seed)]
+    return next(run for run in row.runs if run.status == "done")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ def _cells(runs: Sequence[dict[str, Any]], accuracies: Iterable[str]) -> Iterabl
         yield _accuracy(_values(runs, name))
     first = runs[0]
     yield f"{first['metrics']['att1']['n'] / first['identities']:g}"
-    yield str(len(runs))
+    yield str(len({run["seed"] for run in runs}))
     yield duration(_seconds(runs, computed_by("prior")))
     yield duration(_seconds(runs, computed_by("attack")))
     kinds = {kind: _mean([run["queries"][kind] / run["identities"] for run in runs]) for kind in first["queries"]}
@@ -64,7 +65,12 @@ def _cells(runs: Sequence[dict[str, Any]], accuracies: Iterable[str]) -> Iterabl
 
 
 def _values(runs: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [value for run in runs if (value := run["metrics"].get(name, {}).get("value")) is not None]
+    """By training, the mean over the attacks on it."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        if (value := run["metrics"].get(name, {}).get("value")) is not None:
+            found[run["seed"]].append(value)
+    return [math.fsum(values) / len(values) for values in found.values()]
 
 
 def _mean(values: Sequence[float]) -> float | None:

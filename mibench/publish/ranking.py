@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mibench.publish.rows import Case, Row, Value, Verdict
+from mibench.publish.rows import Case, Row, Value, Verdict, design_of
 from mibench.stats.comparisons import Paired, holm, paired_means, shared_ranks
 from mibench.stats.intervals import Table, benchmark_interval, seed_interval
 from mibench.stats.tradeoff import pareto_front
@@ -45,7 +45,8 @@ def arranged(
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.defense_label].append(row)
-    cases = [_case(group, required, controls, natural(group)) for group in groups.values()]
+    base = next((_design(group) for group in groups.values() if group[0].defense in baselines), set())
+    cases = [_case(group, required, controls, natural(group), base) for group in groups.values()]
     competing = _tested([c for c in cases if c.worst and not c.missing and c.defense not in controls], baselines)
     ranked = dict(zip((case.label for case in competing), _ranks(competing), strict=True))
     front = _front(competing)
@@ -83,14 +84,22 @@ def _side(case: Case) -> int:
     return {"leaks less": -1, "leaks more": 1}.get(word, 0)
 
 
-def _case(group: Sequence[Row], required: Sequence[str], controls: Container[str], natural: Value) -> Case:
-    """Of one defense. What it has not faced yet is left out of its worst attack, and told."""
+def _design(group: Sequence[Row]) -> set[bool]:
+    """Whose seeds the judges and public priors of a defense's runs have."""
+    return {design for row in group for run in row.runs if (design := design_of(run)) is not None}
+
+
+def _case(
+    group: Sequence[Row], required: Sequence[str], controls: Container[str], natural: Value, base: set[bool]
+) -> Case:
+    """Of one defense. What it has not faced yet is left out of its worst attack, and told. ``base``: whose seeds the
+    judges of the undefended model have, which must be the same."""
     first = group[0]
     faced = {row.attack_label: row for row in group if row.attack_label in required and row.by_seed}
     seeds = _prefix(list(faced.values())) if faced else 0
     worst = None
     if seeds:
-        by_attack = {label: [_leaked(row, seed) for seed in range(seeds)] for label, row in faced.items()}
+        by_attack = {label: _leaked(row, seeds) for label, row in faced.items()}
         worst = worst_attack(by_attack)
         value = _value(worst, [faced[label] for label in sorted(faced)], seeds)
     else:
@@ -98,6 +107,8 @@ def _case(group: Sequence[Row], required: Sequence[str], controls: Container[str
         label = _leakiest(group, controls)
         value = rows[label].leaked if label else Value(None, reason="no attack finished")
     missing = [_missing(label, faced.get(label)) for label in required]
+    if len(_design(group) | base) > 1:
+        missing.append("judges and public priors of the seeds that the undefended model's have")
     return Case(
         defense=first.defense,
         label=first.defense_label,
@@ -121,7 +132,7 @@ def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
     interval of any single attack's people allows."""
     if worst.bound is None:
         row = next(row for row in rows if row.attack_label == worst.attack)
-        metric = row.by_seed[0].metrics[row.leakage]
+        metric = row.by_seed[0]
         return Value(worst.mean, metric.ci_low, metric.ci_high, seeds=1, of=1, source="bootstrap")
     low, _ = seed_interval(worst.values) or (None, None)
     high = worst.bound
@@ -138,7 +149,8 @@ def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
 
 def table_of(row: Row, seeds: Iterable[int]) -> Table | None:
     """(S, I) of what leaks, people in the order of their labels; None unless every run tells it of the same people."""
-    runs = [row.by_seed[seed].metrics[row.leakage].per_identity for seed in seeds]
+    of = row.by_seed
+    runs = [of[seed].per_identity for seed in seeds]
     if not runs or not runs[0] or any(run.keys() != runs[0].keys() for run in runs):
         return None
     return np.array([[run[label] for label in sorted(runs[0])] for run in runs], dtype=np.float64)
@@ -150,10 +162,9 @@ def _prefix(rows: Sequence[Row]) -> int:
     return next(n for n in range(len(seeds) + 1) if n not in seeds)
 
 
-def _leaked(row: Row, seed: int) -> float:
-    value = row.by_seed[seed].metrics[row.leakage].value
-    assert value is not None
-    return value
+def _leaked(row: Row, seeds: int) -> list[float]:
+    of = row.by_seed
+    return [value for seed in range(seeds) if (value := of[seed].value) is not None]
 
 
 def _ranks(cases: Sequence[Case]) -> list[int]:

@@ -4,10 +4,12 @@ Pure data."""
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mibench.records import RunRecord
+from mibench.records import MetricValue, RunRecord
+from mibench.stats.bootstrap import bootstrap_interval
 from mibench.stats.comparisons import Paired
 from mibench.stats.worst import Worst
 
@@ -49,11 +51,36 @@ def columns(leakage: str) -> tuple[str, ...]:
     return (*first, *(name for name in TABLE_METRICS if name not in first))
 
 
+def design_of(run: RunRecord) -> bool | None:
+    """Whether judges and public prior are those of the training's seed (True) or, as in older records, of seed 0; None
+    where that is the same."""
+    return run.seeds.evaluator == run.seed if run.seed else None
+
+
+def of_trainings(name: str, runs: Iterable[RunRecord]) -> dict[int, MetricValue]:
+    """A metric of the finished runs that have a value of it, by the training's seed. Several attacks on one training
+    are no trainings of their own: their mean is taken, person by person."""
+    attacked: dict[int, list[MetricValue]] = defaultdict(list)
+    for run in runs:
+        if run.status == "done" and name in run.metrics and run.metrics[name].value is not None:
+            attacked[run.seed].append(run.metrics[name])
+    return {seed: _mean(metrics) if len(metrics) > 1 else metrics[0] for seed, metrics in attacked.items()}
+
+
+def _mean(metrics: Sequence[MetricValue]) -> MetricValue:
+    people = metrics[0].per_identity.keys()
+    same = all(metric.per_identity.keys() == people for metric in metrics)
+    each = {who: math.fsum(m.per_identity[who] for m in metrics) / len(metrics) for who in people} if same else {}
+    value = math.fsum(metric.value for metric in metrics if metric.value is not None) / len(metrics)
+    low, high = bootstrap_interval(list(each.values())) if each else (None, None)
+    return MetricValue(value, sum(metric.n for metric in metrics), low, high, None, each)
+
+
 @dataclass(frozen=True)
 class Value:
     """One number of the leaderboard. ``mean`` is None exactly when ``reason`` is set. ``seeds`` of ``of``
-    runs had a value; ``source`` says what the interval is over: ``seeds``, ``people`` (of trainings that agree to the
-    digit), ``attacks`` (its upper end holds for all of them at once), ``bootstrap`` (one run) or None without one."""
+    trainings had a value; ``source`` says what the interval is over: ``seeds``, ``people`` (of trainings that agree to
+    the digit), ``attacks`` (its upper end holds for all of them at once), ``bootstrap`` (one training) or None."""
 
     mean: float | None
     low: float | None = None
@@ -86,13 +113,9 @@ class Row:
         return self.values[self.leakage]
 
     @property
-    def by_seed(self) -> dict[int, RunRecord]:
-        """The finished runs that have a value of what ranks."""
-        return {
-            run.seed: run
-            for run in self.runs
-            if run.status == "done" and self.leakage in run.metrics and run.metrics[self.leakage].value is not None
-        }
+    def by_seed(self) -> dict[int, MetricValue]:
+        """What ranks, by training; of those that have it."""
+        return of_trainings(self.leakage, self.runs)
 
 
 @dataclass(frozen=True)

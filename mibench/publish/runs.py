@@ -43,7 +43,7 @@ def run_view(
         "track_href": track_page(run.track),
         "defense_href": defense_page(run.defense),
         "attack_href": attack_page(run.attack),
-        "siblings": [{"seed": r.seed, "href": run_page(r), "here": r.run == run.run} for r in siblings],
+        "siblings": [{"seed": str(r.seeds), "href": run_page(r), "here": r.run == run.run} for r in siblings],
         "sensitive": catalogue.sensitive(run.track),
         "metrics": [_metric(run, name, catalogue, panel) for name in names],
         "apart": _apart(run, names, catalogue, panel),

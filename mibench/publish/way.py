@@ -19,7 +19,7 @@ Bounds = tuple[str, str]  # the ids of floor and ceiling
 
 @dataclass(frozen=True)
 class Scale:
-    """The floors by defense, prior and seed, the ceilings by prior, of one track; of the metric that ranks."""
+    """Of a track and the metric that ranks: floors by defense, prior and seeds, ceilings by prior and judges."""
 
     floors: Mapping[Hashable, float]
     ceilings: Mapping[Hashable, float]
@@ -35,31 +35,41 @@ class Scale:
             if value is None or prior is None:
                 continue
             if run.attack == bounds[0]:
-                floors[(run.defense_label, prior, run.seed)] = value
+                floors[_floor_of(run)] = value
             elif run.attack == bounds[1]:
-                ceilings[prior].append(value)
-        return Scale(floors, {prior: math.fsum(values) / len(values) for prior, values in ceilings.items()})
+                ceilings[_ceiling_of(run)].append(value)
+        return Scale(floors, {whose: math.fsum(values) / len(values) for whose, values in ceilings.items()})
 
     def floor(self, run: RunRecord) -> float | None:
         """Of the prior of a run, on the same target."""
-        return self.floors.get((run.defense_label, prior_of(run), run.seed))
+        return self.floors.get(_floor_of(run))
 
-    def shares(self, runs: Sequence[RunRecord], metric: str) -> tuple[list[float], str | None]:
-        """Per finished run of a cell, (attack - floor) / (ceiling - floor); or the reason why there is none."""
-        shares, reason = [], "no run finished"
+    def shares(self, runs: Sequence[RunRecord], metric: str) -> tuple[dict[int, list[float]], str | None]:
+        """Of the finished runs of a cell, by training, (attack - floor) / (ceiling - floor); or the reason why there is
+        none."""
+        shares: dict[int, list[float]] = defaultdict(list)
+        reason = "no run finished"
         for run in runs:
             value, prior = _value(run, metric), prior_of(run)
             if prior is None:
                 reason = "it searches no generative prior"
                 continue
-            floor, ceiling = self.floor(run), self.ceilings.get(prior)
+            floor, ceiling = self.floor(run), self.ceilings.get(_ceiling_of(run))
             if value is None or floor is None or ceiling is None:
                 reason = "floor or ceiling of its prior was not run"
             elif ceiling <= floor:
                 reason = "its prior's ceiling is not above its floor"
             else:
-                shares.append((value - floor) / (ceiling - floor))
+                shares[run.seed].append((value - floor) / (ceiling - floor))
         return shares, None if shares else reason
+
+
+def _floor_of(run: RunRecord) -> Hashable:
+    return run.defense_label, prior_of(run), run.seed, run.seeds.evaluator
+
+
+def _ceiling_of(run: RunRecord) -> Hashable:
+    return prior_of(run), run.seeds.evaluator
 
 
 def prior_of(run: RunRecord) -> Hashable | None:

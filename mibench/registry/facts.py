@@ -92,4 +92,4 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
             "prepares": cls.prepare is not Attack.prepare,
             "adapts": plugin.adapts,
         }
-    return {"scope": cls.scope, "access": str(cls.access)}
+    return {"scope": cls.scope, "access": str(cls.access), "seeded": plugin.seeded()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from mibench.protocol.stage_kinds import ASKING
 from mibench.protocol.tracks import Track
-from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord, StageInfo
+from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord, Seeds, StageInfo
 from mibench.store.manifest import Manifest
 
 
@@ -19,7 +19,7 @@ class Question:
 
     run: str
     track: Track
-    seed: int
+    seeds: Seeds
     defense: str
     attack: str
     deviations: list[str]
@@ -28,8 +28,10 @@ class Question:
     def command(self) -> str:
         """What to type to ask it."""
         words = ["mibench", "run", "--track", self.track.file or self.track.id, "--defense", self.defense]
-        first = ["--first-seed", str(self.seed)] if self.seed >= FIRST_TUNING_SEED else ["--seeds", str(self.seed + 1)]
-        return shlex.join([*words, "--attack", self.attack, *first])
+        number, again = self.seeds.target, self.seeds.again
+        first = ["--first-seed", str(number)] if number >= FIRST_TUNING_SEED else ["--seeds", str(number + 1)]
+        attacks = ["--attack-seeds", str(again + 1)] if again else []
+        return shlex.join([*words, "--attack", self.attack, *first, *attacks])
 
 
 def assemble(
@@ -43,7 +45,7 @@ def assemble(
         track_version=asked.track.version,
         defense=manifests["target"].plugin,
         attack=manifests["invert"].plugin,
-        seed=asked.seed,
+        seed=asked.seeds.target,
         defense_label=asked.defense,
         attack_label=asked.attack,
         defense_params=served.params,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from mibench.keys import digest
 from mibench.planning.plan import Cell, Plan, make_plan, prior_name
 from mibench.protocol.methods import Facts
 from mibench.protocol.tracks import Track
+from mibench.records import Seeds
 from mibench.store import atomic, locks
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _question(plan: Plan) -> dict[str, Any]:
             place("tracks", cell.track, lambda cell=cell: cell.track.model_dump(mode="json")),
             place("facts", cell.defense, lambda cell=cell: asdict(cell.defense)),
             place("facts", cell.attack, lambda cell=cell: asdict(cell.attack)),
-            cell.seed,
+            astuple(cell.seeds),
             place("evaluations", cell.evaluation, lambda cell=cell: cell.evaluation),
         ]
         for cell in plan.cells
@@ -146,7 +147,7 @@ def _answer(data: dict[str, Any]) -> Plan:
     facts = {name: Facts.from_json(value) for name, value in data["facts"].items()}
     priors = {name: Facts.from_json(value) for name, value in data["priors"].items()}
     cells = [
-        Cell(tracks[track], facts[defense], facts[attack], seed, data["evaluations"][evaluation])
-        for track, defense, attack, seed, evaluation in data["cells"]
+        Cell(tracks[track], facts[defense], facts[attack], Seeds(*seeds), data["evaluations"][evaluation])
+        for track, defense, attack, seeds, evaluation in data["cells"]
     ]
     return make_plan(cells, lambda name, params, track: priors[prior_name({"id": name, "params": params}, track)])

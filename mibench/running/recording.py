@@ -74,7 +74,7 @@ def _record(store: Store, planned: PlannedRun, done: Mapping[str, Manifest]) -> 
     def make() -> RunRecord:
         cell = planned.cell
         deviations = [*cell.defense.deviations, *cell.attack.deviations]
-        asked = Question(planned.run, cell.track, cell.seed, cell.defense.label, cell.attack.label, deviations)
+        asked = Question(planned.run, cell.track, cell.seeds, cell.defense.label, cell.attack.label, deviations)
         table = store.path("evaluate", manifests["evaluate"].key) / "images.json"
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return assemble(asked, manifests, json.loads(table.read_text()), created)

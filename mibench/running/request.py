@@ -20,12 +20,14 @@ from mibench.protocol.methods import Facts, Kind, Selection
 from mibench.protocol.params import BUDGET, parse_value
 from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
+from mibench.records import ATTACKS_APART, Seeds, numbered
 from mibench.registry import Registry
 from mibench.resources import cores
 from mibench.weights.starting import missing as no_weights
 from mibench.weights.starting import weights_folder
 
 DEFAULT_TRACK = "orl32"
+FIRST = Seeds.of(0)
 BASELINE = "none"  # the undefended model, shown beside every run
 
 Decoding = Callable[[str], AbstractContextManager[Progress]]
@@ -41,6 +43,7 @@ class Asked:
     track: str = DEFAULT_TRACK
     seeds: int = 1
     first_seed: int = 0
+    attack_seeds: int = 1
     settings: tuple[str, ...] = ()
     grid: str | None = None
     suite: str | None = None
@@ -61,7 +64,9 @@ class Planner:
 
     def plan(self, asked: Asked) -> Plan:
         """Raises UserError for what does not exist or cannot be read."""
-        seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+        if asked.first_seed + asked.seeds > ATTACKS_APART:
+            raise UserError(f"Trainings are numbered below {ATTACKS_APART:,}: ask for fewer, or for earlier ones.")
+        seeds = numbered(asked.seeds, asked.first_seed, asked.attack_seeds)
         if asked.suite is not None:
             return self.suite(asked.suite, asked.cells, seeds)
         if asked.grid is not None:
@@ -77,7 +82,7 @@ class Planner:
         track = self.track(asked.track)
         return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), seeds, settings)
 
-    def suite(self, name: str, cells: tuple[str, ...] = (), seeds: Sequence[int] = (0,)) -> Plan:
+    def suite(self, name: str, cells: tuple[str, ...] = (), seeds: Sequence[Seeds] = (FIRST,)) -> Plan:
         """The plan for some cells of a suite, all without names."""
         whole_suite = load_suite(self._registry.root, name)
         whole = Plan()
@@ -93,8 +98,9 @@ class Planner:
         whole = Plan()
         for block in read_grid(path).grid:
             for name in block.tracks:
+                seeds = numbered(block.seeds, attacks=block.attack_seeds)
                 settings = {key: _text(value) for key, value in block.settings.items()}
-                whole.add(self.crossed(self.track(name), block.defenses, block.attacks, range(block.seeds), settings))
+                whole.add(self.crossed(self.track(name), block.defenses, block.attacks, seeds, settings))
         return whole
 
     def crossed(
@@ -102,7 +108,7 @@ class Planner:
         track: Track,
         defenses: Sequence[str],
         attacks: Sequence[str],
-        seeds: Sequence[int],
+        seeds: Sequence[Seeds],
         settings: dict[str, str],
     ) -> Plan:
         """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` ->
@@ -145,7 +151,7 @@ def _text(value: Any) -> str:
 
 
 def build_plan(
-    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: Sequence[int]
+    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: Sequence[Seeds]
 ) -> Plan:
     """The plan for defenses x attacks x seeds on a track, the undefended model first."""
     baseline = Selection("defense", BASELINE)
@@ -166,7 +172,10 @@ def build_plan(
         for defense in defense_facts
         for seed in seeds
     ]
-    cells += [Cell(track, registry.facts(baseline, track), control, seeds[0], evaluation) for control in once]
+    first = [each for each in seeds if not each.again] or [seeds[0]]
+    cells += [
+        Cell(track, registry.facts(baseline, track), control, each, evaluation) for control in once for each in first
+    ]
 
     def prior_facts(name: str, params: dict[str, Any], on: Track) -> Facts:
         return registry.facts(registry.select("prior", name).with_params(params), on)
@@ -176,7 +185,7 @@ def build_plan(
 
 def _controls(registry: Registry, track: Track, attacks: list[Facts]) -> tuple[list[Facts], list[Facts]]:
     """What runs by itself where the track has a panel, unless it is asked for anyway: the floors of the attacks'
-    priors, for every target, and what asks no target."""
+    priors, for every target, and, for every seed, what asks no target."""
     if registry.controls is None or track.panel is None:
         return [], []
     asked, named = {facts.label for facts in attacks}, registry.controls

@@ -93,7 +93,7 @@ def check_records(sent: Submission, known: dict[str, Track]) -> str:
         raise Refused("submission.json names other environments than the manifests. Pack again.")
     for record in sent.records:
         labels = (record.defense_label, record.attack_label)
-        asked = Question(record.run, known[record.track], record.seed, *labels, record.deviations)
+        asked = Question(record.run, known[record.track], record.seeds, *labels, record.deviations)
         said, made = record.to_json(), assemble(asked, sent.roles(record), [], record.created).to_json()
         made["stages"] = [_as_old_as(stage, line) for stage, line in zip(made["stages"], said["stages"], strict=True)]
         for name, value in made.items():

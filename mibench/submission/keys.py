@@ -10,7 +10,7 @@ from mibench.metrics import METRICS
 from mibench.protocol.methods import Kind
 from mibench.protocol.stage_kinds import STAGE_KINDS, is_shared
 from mibench.protocol.tracks import Track
-from mibench.records import RunRecord
+from mibench.records import ATTACKS_APART, RunRecord
 from mibench.registry import Registry
 from mibench.store.artifacts import home
 from mibench.store.manifest import Manifest
@@ -86,8 +86,7 @@ def check_runs(sent: Submission, known: dict[str, Track], registry: Registry) ->
                 raise Refused(f"Run {record.run}: its {kind} has the parents {shown(', '.join(stage.inputs))}.")
             if any(role not in roles or roles[role].key != key for role, key in stage.inputs.items()):
                 raise Refused(f"Run {record.run}: its {kind} was computed from stages of another run.")
-            own = STAGE_KINDS[kind].method and not is_shared(kind, stage.inputs)
-            if stage.seed != (record.seed if own else 0) or stage.track != record.track:
+            if not _seeded(record, kind, stage) or stage.track != record.track:
                 raise Refused(f"Run {record.run}: its {kind} is of another seed or track.")
         if "serve" in roles and not _trained_as_served(roles["target"], roles["serve"]):
             raise Refused(f"Run {record.run}: its target is not of the defense that serves it.")
@@ -98,6 +97,18 @@ def check_runs(sent: Submission, known: dict[str, Track], registry: Registry) ->
     if extra := sent.stages.keys() - used:
         raise Refused(f"The stage {min(extra)[:12]} belongs to no run. Remove it, or pack again.")
     return f"{len(sent.records)} runs are whole and have the ids that follow from their stages"
+
+
+def _seeded(record: RunRecord, kind: str, stage: Manifest) -> bool:
+    """Whether a stage has the seed that the design gives it; judges and public priors may also be those of seed 0."""
+    own = STAGE_KINDS[kind].seed
+    if own is None:
+        return stage.seed == 0
+    if own == "attack":
+        return stage.seed == record.seeds.attack and stage.seed % ATTACKS_APART == record.seed
+    if own == "evaluator":
+        return stage.seed == record.seeds.evaluator and stage.seed in (record.seed, 0)
+    return stage.seed == record.seed or (stage.seed == 0 and is_shared(kind, stage.inputs))
 
 
 def _trained_as_served(target: Manifest, serve: Manifest) -> bool:

@@ -32,11 +32,11 @@ def plan_again(registry: Registry, record: RunRecord, track: Track) -> Plan:
     """
     defense = registry.select("defense", record.defense_label)
     attack = registry.select("attack", record.attack_label)
-    whole = build_plan(registry, track, [defense], [attack], (record.seed,))
+    whole = build_plan(registry, track, [defense], [attack], [record.seeds])
     for cell, reason in whole.skipped:
-        if (cell.defense.label, cell.seed) == (record.defense_label, record.seed):
+        if cell.defense.label == record.defense_label:
             raise MissingError(f"The run cannot be computed here: {reason}.")
-    planned = next(p for p in whole.runs if (p.cell.defense.label, p.cell.seed) == (record.defense_label, record.seed))
+    planned = next(p for p in whole.runs if p.cell.defense.label == record.defense_label)
     _same_question(record, planned)
     stages = {stage.key: stage for stage in planned.stages.values()}
     return Plan(stages, [planned], [], [planned.cell], whole.priors)

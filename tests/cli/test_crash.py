@@ -19,6 +19,7 @@ from tiny import PATIENCE, Cli, images, make_root, numbers, until, workers_of
 
 from mibench.keys import digest
 from mibench.protocol.methods import Selection
+from mibench.records import numbered
 from mibench.registry import Registry
 from mibench.running.request import build_plan
 
@@ -142,7 +143,7 @@ def test_worker_goes_on_from_its_state(root: Path, tmp_path: Path, uninterrupted
 def stage_of(root: Path, key: str) -> dict[str, Any]:
     """The stage as the executor hands it to a worker."""
     registry = Registry(root)
-    plan = build_plan(registry, registry.track("tiny"), [], [Selection("attack", "gmi")], (0,))
+    plan = build_plan(registry, registry.track("tiny"), [], [Selection("attack", "gmi")], numbered(1))
     return asdict(plan.stages[key])
 
 

@@ -29,6 +29,7 @@ grid:
     defenses: ['re']
     attacks: [ppa]
     settings: {defense.area: [0.1, 0.2], defense.p: 0.5}
+    attack_seeds: 2
 """
 
 
@@ -44,7 +45,8 @@ def test_grid_file(cli: Cli, tmp_path: Path) -> None:
     cells = {(run["defense"], run["seed"]) for run in planned["runs"]}
     extra = ("re[area=0.1:0.2,p=0.5]", 0)
     assert cells == {(name, seed) for name in ("none", "re", "ls") for seed in (0, 1)} | {extra}
-    assert len(planned["runs"]) == 7
+    again = [run["seeds"]["attack"] for run in planned["runs"] if run["defense"] == extra[0]]
+    assert again == [0, 1_000_000] and len(planned["runs"]) == 9, "none too is attacked again"
     known = [stage["seconds"] for stage in planned["stages"] if stage["state"] == "to do"]
     assert all(seconds is not None and seconds >= 0 for seconds in known), "every kind of stage ran here before"
     text = cli("plan", "--grid", str(file), "--slots", "4").stdout

@@ -63,6 +63,7 @@ from mibench.primitives.distillation import EnsembleParams
 from mibench.protocol.methods import Kind, Selection, combined
 from mibench.protocol.params import resolve
 from mibench.protocol.tracks import Track
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.running import worker
 from mibench.running.order import Order
@@ -138,7 +139,7 @@ class Bench:
         chosen, track = Selection("defense", defense), self.track
         if self.registry.facts(chosen, track).skip:  # perhaps because of the network
             track = self.registry.track(RESIDUAL)
-        cell = Cell(track, self.registry.facts(chosen, track), facts, seed)
+        cell = Cell(track, self.registry.facts(chosen, track), facts, Seeds.of(seed))
 
         def prior_facts(name: str, params: dict[str, Any], on: Track) -> Any:
             return self.registry.facts(Selection("prior", name, (), params), on)
@@ -1065,7 +1066,7 @@ def test_an_adaptive_attack_is_skipped_where_the_defense_has_nothing_to_average_
     reasons = {}
     for name in ("none", "re", "ls"):
         defense = bench.registry.facts(Selection("defense", name), track)
-        plan = make_plan([Cell(track, defense, attack, 0)], lambda *_: None)  # type: ignore[arg-type,return-value]
+        plan = make_plan([Cell(track, defense, attack, Seeds.of(0))], lambda *_: None)  # type: ignore[arg-type,return-value]
         reasons[name] = [reason for _, reason in plan.skipped]
     assert reasons["re"] == [] and "declares none" in reasons["none"][0] and "declares none" in reasons["ls"][0]
     both = combined([bench.registry.facts(Selection("defense", name), track) for name in ("bido", "re")])

@@ -128,7 +128,7 @@ def _negative_label_smoothing_loss(arrays: Arrays, case: Case) -> Arrays:
 def _bido(measure: str) -> MathAdapter:
     def adapter(arrays: Arrays, case: Case) -> Arrays:
         bido = _defense("bido", measure=measure, sigma=case["sigma"], label_kernel=case["label_kernel"])
-        to_data, to_label = bido.dependence(arrays["hidden"], arrays["data"], arrays["one_hot"])
+        ((to_data, to_label),) = bido.dependences([arrays["hidden"]], arrays["data"], arrays["one_hot"])
         return {"hidden_data": to_data, "hidden_label": to_label}
 
     return adapter

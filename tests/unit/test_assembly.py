@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from mibench.keys import digest
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.running.assembly import Question, assemble
 from mibench.store.manifest import Manifest
 
 TRACK = Registry().track("orl32")
-ASKED = Question("0" * 12, TRACK, 2, "re[area=0.1:0.6]", "gmi", ["One."])
+ASKED = Question("0" * 12, TRACK, Seeds.of(2), "re[area=0.1:0.6]", "gmi", ["One."])
 
 
 def asking(forward: int) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def test_what_manifests_say() -> None:
     assert (record.defense_params, record.attack_params) == ({"of": "target"}, {"of": "invert"})
     assert record.metrics["att1"].value == 0.5 and record.environment == {"device": "cpu"}
     assert record.command == "mibench run --track orl32 --defense 're[area=0.1:0.6]' --attack gmi --seeds 3"
-    assert replace(ASKED, seed=101).command.endswith("--attack gmi --first-seed 101")
+    assert replace(ASKED, seeds=Seeds.of(101)).command.endswith("--attack gmi --first-seed 101")
+    assert replace(ASKED, seeds=Seeds.of(2, 1)).command.endswith("--attack gmi --seeds 3 --attack-seeds 2")
     assert (record.chance, record.deviations, record.identities) == (TRACK.chance, ["One."], [0])
     target, invert, _ = record.stages
     assert (target.kind, target.device, target.peak_memory_mib, target.attempts) == ("target", "cuda:0", 9, None)

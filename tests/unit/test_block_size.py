@@ -13,6 +13,7 @@ import torch
 from mibench.checking.bench import Bench
 from mibench.contracts import Oracle
 from mibench.planning.plan import make_plan
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.stages import invert
 
@@ -35,7 +36,7 @@ def test_the_size_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     bench = Bench(Registry(), tmp_path)
     first = bench.plan(attack="miface")
     [planned] = first.runs
-    second = make_plan([replace(planned.cell, seed=1)], bench._prior)
+    second = make_plan([replace(planned.cell, seeds=Seeds.of(1))], bench._prior)
     others = make_plan([replace(planned.cell, attack=replace(planned.cell.attack, id="other"))], bench._prior)
     plain = {path.name: path.read_bytes() for path in pictures(bench, bench.compute(first, "invert"))}
     again = bench.again()

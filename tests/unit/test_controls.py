@@ -16,6 +16,7 @@ from tiny import Cli, edit_registry, make_root
 from mibench.contracts import ControlContext, ImageSet
 from mibench.data import load
 from mibench.random import Stream
+from mibench.records import numbered
 from mibench.registry import Registry
 from mibench.registry.loading import track_info
 from mibench.running.request import build_plan
@@ -57,19 +58,19 @@ def planned(root: Path, track: str, attacks: list[str], seeds: int = 1) -> list[
     registry = Registry(root)
     defenses = [registry.select("defense", name) for name in ("none", "re")]
     chosen = [registry.select("attack", name) for name in attacks]
-    plan = build_plan(registry, registry.track(track), defenses, chosen, range(seeds))
-    return [(run.cell.defense.label, run.cell.attack.label, run.cell.seed) for run in plan.runs]
+    plan = build_plan(registry, registry.track(track), defenses, chosen, numbered(seeds))
+    return [(run.cell.defense.label, run.cell.attack.label, run.cell.seeds.target) for run in plan.runs]
 
 
-def test_floors_run_on_every_target_and_the_rest_once(root: Path) -> None:
+def test_floors_run_on_every_target_and_the_rest_for_every_seed(root: Path) -> None:
     runs = planned(root, "tiny", ["gmi", "brepmi", "ppa", "miface"], seeds=2)
     assert len(runs) == len(set(runs))
     targets = {(defense, seed) for defense in ("none", "re") for seed in (0, 1)}
     by_attack = {attack: {(d, s) for d, a, s in runs if a == attack} for _, attack, _ in runs}
-    assert by_attack.pop("photos") == {("none", 0)}
+    assert by_attack.pop("photos") == {("none", 0), ("none", 1)}
     for prior in ("wgan_gp", "dcgan"):
         assert by_attack.pop(f"floor[prior={prior}]") == targets
-        assert by_attack.pop(f"ceiling[prior={prior}]") == {("none", 0)}
+        assert by_attack.pop(f"ceiling[prior={prior}]") == {("none", 0), ("none", 1)}
     assert by_attack == dict.fromkeys(("gmi", "brepmi", "ppa", "miface"), targets)
 
 

@@ -232,12 +232,13 @@ def test_estimates_from_the_most_alike() -> None:
 PLAN = """
 import json, sys
 from pathlib import Path
+from mibench.records import numbered
 from mibench.registry import Registry
 from mibench.running.request import build_plan, select_all
 registry = Registry(home=Path(sys.argv[1]))
 defenses = select_all(registry, "defense", ["none", "re", "bido", "mid", "ls", "tl"])
 attacks = select_all(registry, "attack", ["gmi", "kedmi", "plgmi", "lomma_gmi", "brepmi"])
-plan = build_plan(registry, registry.track("synthfaces"), defenses, attacks, range(3))
+plan = build_plan(registry, registry.track("synthfaces"), defenses, attacks, numbered(3))
 stages = [(own.kind, own.plugin, "target" in own.inputs) for own in plan.stages.values()]
 found = {"runs": len(plan.runs), "stages": stages, "unshared": plan.requests, "torch": "torch" in sys.modules}
 print(json.dumps(found))
@@ -245,7 +246,7 @@ print(json.dumps(found))
 
 
 def test_six_defenses_five_attacks_three_seeds(tmp_path: Path) -> None:
-    """90 runs: 18 target trainings and one public GAN. Once the methods are known, without torch."""
+    """90 runs: 18 target trainings, three judges, three public GANs. Once the methods are known, without torch."""
     for attempt in ("asks the methods", "remembers"):
         done = subprocess.run([sys.executable, "-c", PLAN, str(tmp_path)], capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
@@ -254,9 +255,9 @@ def test_six_defenses_five_attacks_three_seeds(tmp_path: Path) -> None:
     for kind, _, _ in found["stages"]:
         counts[kind] = counts.get(kind, 0) + 1
     assert found["runs"] == 90
-    assert counts["evaluator"] == 1 and counts["target"] == counts["utility"] == 18
-    assert [plugin for kind, plugin, own in found["stages"] if kind == "prior" and not own] == ["wgan_gp"]
-    assert counts["prior"] == 1 + 2 * 18  # KEDMI's and PLG-MI's are trained for each target
+    assert counts["evaluator"] == 3 and counts["target"] == counts["utility"] == 18
+    assert [plugin for kind, plugin, own in found["stages"] if kind == "prior" and not own] == ["wgan_gp"] * 3
+    assert counts["prior"] == 3 + 2 * 18  # KEDMI's and PLG-MI's are trained for each target
     assert counts["prepare"] == 2 * 18  # LOMMA's students, BREP-MI's starting points
     assert counts["invert"] == counts["evaluate"] == 90
     assert found["unshared"]["target"] == found["unshared"]["prior"] == found["unshared"]["evaluator"] == 90

@@ -18,6 +18,7 @@ import mibench
 from mibench.cli import cli
 from mibench.metrics import METRICS
 from mibench.protocol.tracks import Track
+from mibench.records import numbered
 from mibench.registry import Registry
 
 ROOT = Path(__file__).parents[2]
@@ -249,7 +250,7 @@ def test_the_walkthroughs_methods_run(documented: Registry, tmp_path: Path, monk
     monkeypatch.setenv("MIBENCH_ROOT", str(documented.root))  # a worker reads the registry itself
     track, store = documented.track("tiny"), Store(tmp_path / "home")
     defense = documented.select("defense", "confpen[strong]")
-    plan = build_plan(documented, track, [defense], [documented.select("attack", "search")], (0,))
+    plan = build_plan(documented, track, [defense], [documented.select("attack", "search")], numbered(1))
 
     def compute(stage: Stage) -> Manifest:
         carry_out(Order(home=store.home, device="cpu", stage=stage), lambda event: None)

@@ -12,6 +12,7 @@ from mibench.planning.plan import Cell, Plan, Stage, make_plan
 from mibench.protocol.methods import Facts, combined
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.protocol.tracks import Track
+from mibench.records import Seeds, numbered
 
 
 def _track(**sections: Any) -> Track:
@@ -60,7 +61,9 @@ def _priors(name: str, params: dict[str, Any], track: Track) -> Facts:
 
 
 def _plan(*cells: tuple[Facts, Facts, int], track: Track | None = None, priors: Any = _priors) -> Plan:
-    return make_plan([Cell(track or _track(), defense, attack, seed) for defense, attack, seed in cells], priors)
+    return make_plan(
+        [Cell(track or _track(), defense, attack, Seeds.of(seed)) for defense, attack, seed in cells], priors
+    )
 
 
 def _stages(defense: Facts, attack: Facts, seed: int = 0, **options: Any) -> dict[str, Stage]:
@@ -154,16 +157,20 @@ def _count(plan: Plan, kind: str) -> int:
 
 def test_shared_stages_are_merged() -> None:
     plan = _plan(*((_defense(d), a, s) for d in ("none", "re") for a in (GMI, GMI_TWIN, KEDMI) for s in (0, 1)))
-    assert _count(plan, "evaluator") == 1
+    assert _count(plan, "evaluator") == 2
     assert _count(plan, "target") == _count(plan, "utility") == 2 * 2
-    assert _count(plan, "prior") == 1 + 2 * 2, "one public prior for all; KEDMI's per target"
+    assert _count(plan, "prior") == 2 + 2 * 2, "one public prior per seed for all; KEDMI's per target"
     assert _count(plan, "invert") == _count(plan, "evaluate") == _count(plan, "features") == 12
 
 
-def test_public_priors_are_shared_across_seeds_and_defenses() -> None:
-    stages = [_stages(_defense(d), a, s) for d in ("none", "re") for a in (GMI, PPA) for s in (0, 5)]
-    assert len({found["prior"].key for found in stages}) == 1
-    assert {found["prior"].seed for found in stages} == {0}
+def test_public_priors_are_shared_across_defenses_and_where_nothing_is_drawn_across_seeds() -> None:
+    def found(**options: Any) -> set[tuple[int, str]]:
+        cells = [(_defense(d), a, s) for d in ("none", "re") for a in (GMI, PPA) for s in (0, 5)]
+        return {((prior := _stages(*cell, **options)["prior"]).seed, prior.key) for cell in cells}
+
+    assert sorted(seed for seed, _ in found()) == [0, 5]
+    carried = found(priors=lambda *asked: replace(_priors(*asked), seeded=False))
+    assert carried == {one for one in found() if one[0] == 0}, "taken as it is, it is the one of seed 0"
     own = [_stages(_defense(d), KEDMI, s)["prior"].key for d in ("none", "re") for s in (0, 5)]
     assert len(set(own)) == 4
 
@@ -264,10 +271,26 @@ def test_a_prior_parameter_changes_the_prior_and_what_searches_it() -> None:
     assert found == {"prior", "invert", "evaluate", "features"}
 
 
-def test_the_seed_changes_everything_but_what_all_seeds_share() -> None:
-    below = {"target", "utility", "invert", "evaluate", "features"}
-    assert _changed(_stages(_defense(), GMI), _stages(_defense(), GMI, 1)) == below
-    assert _changed(_stages(_defense(), KEDMI), _stages(_defense(), KEDMI, 1)) == below | {"prior"}
+def test_each_seed_changes_what_is_drawn_from_it_and_what_comes_after() -> None:
+    everything = set(before := _stages(_defense(), GMI))
+    assert _changed(before, _stages(_defense(), GMI, 1)) == everything
+    of = Seeds(3, 3, 3, 3)
+    for changed, below in (
+        (replace(of, target=4), {"target", "utility", "invert", "evaluate", "features"}),
+        (replace(of, attack=4), {"invert", "evaluate", "features"}),
+        (replace(of, prior=4), {"prior", "invert", "evaluate", "features"}),
+        (replace(of, evaluator=4), {"evaluator", "evaluate"}),
+    ):
+        one, other = (make_plan([Cell(_track(), _defense(), GMI, seeds)], _priors).runs[0] for seeds in (of, changed))
+        assert _changed(one.stages, other.stages) == below
+
+
+def test_further_attacks_on_a_training_have_seeds_of_their_own() -> None:
+    seeds = numbered(200, attacks=5)
+    assert len({each.attack for each in seeds}) == 1000 and all(each.attack < 2**31 for each in seeds)
+    assert [each for each in seeds if not each.again] == numbered(200), "the first is the training's own"
+    plan = make_plan([Cell(_track(), _defense(), GMI, each) for each in numbered(2, attacks=3)], _priors)
+    assert (len(plan.runs), _count(plan, "target"), _count(plan, "invert"), _count(plan, "prior")) == (6, 2, 6, 2)
 
 
 def test_versions_change_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from factories import make_catalogue, make_run
 
 from mibench.cli.site_data import catalogue
 from mibench.errors import UserError
+from mibench.keys import digest
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue, SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
@@ -33,7 +34,7 @@ from mibench.publish.judges import flags
 from mibench.publish.reported import reported_view
 from mibench.publish.results import load_results, merged
 from mibench.publish.standings import standings
-from mibench.records import MetricValue, RunRecord
+from mibench.records import MetricValue, RunRecord, Seeds, StageInfo
 from mibench.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,9 +155,10 @@ def test_runs_of_an_older_version_are_stale(now: int, old: bool) -> None:
 
 
 def test_runs_of_an_older_engine_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "stale code" not in words(only([make_run()])[0])
-    monkeypatch.setitem(STAGE_KINDS, "invert", replace(STAGE_KINDS["invert"], version=2))
-    (badge,) = [badge for badge in only([make_run()])[0].badges if badge.word == "stale code"]
+    run, invert = make_run(), STAGE_KINDS["invert"]
+    assert "stale code" not in words(only([run])[0])
+    monkeypatch.setitem(STAGE_KINDS, "invert", replace(invert, version=invert.version + 1))
+    (badge,) = [badge for badge in only([run])[0].badges if badge.word == "stale code"]
     assert "invert" in badge.meaning and "target" not in badge.meaning
 
 
@@ -315,6 +317,42 @@ def test_a_newer_record_of_one_seed_evicts_no_published_seed() -> None:
     assert [run.seed for run in kept] == [0, 1, 2] and kept[0] == fresh
     changed = replace(fresh, run="f" * 12, attack_params=fresh.attack_params | {"lr": 0.5})
     assert [run.run for run in current_runs(merged([changed], published))] == ["f" * 12]
+
+
+def of_seeds(att1: float, seeds: Seeds, **names: Any) -> RunRecord:
+    """A run whose stages have these seeds."""
+    run = make_run(att1=att1, seed=seeds.target, run=digest([str(names), *astuple(seeds)])[:12], **names)
+    own = {"target": seeds.target, "invert": seeds.attack, "evaluator": seeds.evaluator, "prior": seeds.prior}
+    stages = [StageInfo(kind, "0" * 64, "x", 1001, {}, seed, 1.0) for kind, seed in own.items()]
+    people = {str(label): att1 for label in range(10)}
+    metrics = run.metrics | {"att1": replace(run.metrics["att1"], per_identity=people)}
+    return replace(run, stages=stages, metrics=metrics)
+
+
+def test_attacks_on_one_training_are_averaged_before_trainings_count() -> None:
+    runs = [of_seeds(v, Seeds.of(s, again)) for s, again, v in ((0, 0, 0.2), (0, 1, 0.4), (1, 0, 0.6), (1, 1, 0.6))]
+    (row,) = boards(current_runs(runs))[0].rows
+    half = stats.t.ppf(0.975, 1) * statistics.stdev([0.3, 0.6]) / math.sqrt(2)
+    assert (row.leaked.mean, row.leaked.seeds, row.leaked.of) == (pytest.approx(0.45), 2, 2)
+    assert (row.leaked.low, row.leaked.high) == (max(0.0, 0.45 - half), min(1.0, 0.45 + half))
+    assert row.by_seed[0].per_identity["3"] == pytest.approx(0.3)
+    assert [run.name.rpartition(".")[2] for run in row.runs] == ["s0", "s0a2", "s1", "s1a2"]
+    other = [of_seeds(0.1, Seeds.of(s), defense="re") for s in (0, 1)]
+    difference = paired_difference(runs, other, "att1")
+    assert difference is not None and (difference.seeds, difference.mean) == (2, pytest.approx(0.35))
+
+
+def test_old_and_new_seeds_are_never_averaged_nor_compared() -> None:
+    """Priors and judges of seed 0 throughout, as in older records, and those of the training's seed."""
+    old = [of_seeds(0.5 + s / 50, Seeds(s, s, 0, 0)) for s in range(3)]
+    new = [replace(of_seeds(0.3 + s / 50, Seeds.of(s)), created="2027-01-01T00:00:00+00:00") for s in (1, 2)]
+    assert current_runs(old) == old
+    assert current_runs([*old, *new]) == [old[0], *new], "of seed 0 both are the same run"
+    guarded = [of_seeds(0.1 + s / 50, Seeds(s, s, 0, 0), defense="re") for s in range(3)]
+    for against, missing in ((old, 0), ([old[0], *new], 1)):
+        (board,) = boards(current_runs([*against, *guarded]), baselines={"none"})
+        assert len(board.cases["re"].missing) == missing and (board.cases["re"].rank is None) == bool(missing)
+        assert board.cases["none"].rank is not None
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from mibench.protocol.methods import Kind
 from mibench.protocol.suites import load_suite, suite_names
 from mibench.protocol.yaml_files import extended
 from mibench.publish.figures_file import load_reported
+from mibench.records import numbered
 from mibench.registry import Registry
 from mibench.running.request import build_plan, select_all
 from mibench.weights.starting import start_of
@@ -53,7 +54,7 @@ def test_every_cell_can_be_planned_and_names_what_exists(registry: Registry) -> 
         track = registry.track(cell.track)
         defenses = select_all(registry, "defense", suite.groups[cell.defenses])
         attacks = select_all(registry, "attack", [cell.attack])
-        plan = build_plan(registry, track, defenses, attacks, (0,))
+        plan = build_plan(registry, track, defenses, attacks, numbered(1))
         assert len(plan.runs) + len(plan.skipped) == len(suite.groups[cell.defenses]), name
         shortcuts = [reason for _, reason in plan.skipped if "shortcuts" in reason or "random weights" in reason]
         assert not shortcuts, "a defense that makes no sense on the network"
@@ -219,7 +220,9 @@ def test_random_erasing_writes_its_fill_after_normalisation(registry: Registry) 
 def test_tracks_of_one_family_share_evaluators_and_public_priors(registry: Registry) -> None:
     def keys(track: str, attack: str) -> dict[str, str]:
         asked = select_all(registry, "attack", [attack])
-        plan = build_plan(registry, registry.track(track), select_all(registry, "defense", ["none"]), asked, (0,))
+        plan = build_plan(
+            registry, registry.track(track), select_all(registry, "defense", ["none"]), asked, numbered(1)
+        )
         return {stage.kind: stage.key for stage in plan.stages.values()}
 
     one, other = keys("celeba64-vgg16", "gmi"), keys("celeba64-ir152", "gmi")
@@ -284,9 +287,10 @@ def test_plans_are_joined_without_repetition(registry: Registry) -> None:
     asked = select_all(registry, "defense", ["re"])
     track = registry.track("orl32")
     one, other = (
-        build_plan(registry, track, asked, select_all(registry, "attack", [name]), (0,)) for name in ("gmi", "ppa")
+        build_plan(registry, track, asked, select_all(registry, "attack", [name]), numbered(1))
+        for name in ("gmi", "ppa")
     )
-    both = build_plan(registry, track, asked, select_all(registry, "attack", ["gmi", "ppa"]), (0,))
+    both = build_plan(registry, track, asked, select_all(registry, "attack", ["gmi", "ppa"]), numbered(1))
     one.add(other)
     one.add(other)
     assert set(one.stages) == set(both.stages) and {r.run for r in one.runs} == {r.run for r in both.runs}

@@ -19,6 +19,7 @@ from mibench.errors import MissingError, UserError
 from mibench.planning.plan import Cell, make_plan
 from mibench.protocol.methods import Facts
 from mibench.protocol.tracks import PublicSection, Track
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.registry.own_tracks import read_track
 
@@ -82,7 +83,7 @@ def keys(on: Track) -> dict[str, str]:
     defense = Facts("defense", "none", "none", 1, {}, {}, "")
     attack = Facts("attack", "a", "a", 1, {}, {}, "", access="scores", prior={"id": "p", "params": {}})
     prior = Facts("prior", "p", "p", 1, {}, {}, "", scope="public", access="scores")
-    plan = make_plan([Cell(on, defense, attack, 0)], lambda *_: prior)
+    plan = make_plan([Cell(on, defense, attack, Seeds.of(0))], lambda *_: prior)
     return {stage.kind: stage.key for stage in plan.stages.values()}
 
 

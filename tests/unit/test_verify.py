@@ -30,6 +30,7 @@ from mibench.data.tracked import is_tracked
 from mibench.errors import UserError
 from mibench.keys import digest, stage_key
 from mibench.protocol.stage_kinds import STAGE_KINDS
+from mibench.records import Seeds
 from mibench.registry import Registry
 from mibench.submission.archives import unpack
 from mibench.submission.contents import Submission
@@ -71,6 +72,15 @@ def test_an_honest_submission_verifies(pack: Path, tiny_root: Path) -> None:
     verdict = verify(pack, Registry(tiny_root))
     assert verdict.ok and [check.name for check in verdict.checks][-1] == "figures"
     assert {path.name for path in (pack / "plugins/defenses").iterdir()} == {"none.py", "re.py", "ls.py"}
+
+
+def test_the_seeds_of_a_run_are_those_of_the_design(tiny_root: Path, tmp_path: Path) -> None:
+    """Judges and public priors are the training's or, as in older runs, of seed 0; whoever packs verifies first."""
+    made_pack(tiny_root, tmp_path / "new", (), [Seeds.of(1), Seeds.of(1, again=2)])
+    made_pack(tiny_root, tmp_path / "old", (), [Seeds(1, 1, 0, 0)])
+    for place, other in enumerate((Seeds(1, 1, 1, 2), Seeds(1, 1, 2, 1), Seeds(1, 2, 1, 1))):
+        with pytest.raises(UserError, match="is of another seed or track"):
+            made_pack(tiny_root, tmp_path / str(place), (), [other])
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

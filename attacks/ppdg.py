@@ -35,7 +35,7 @@ class Ppdg(TruncatedPool, Attack):
         "With a DCGAN prior there is no mapping network: w = z, and truncation scales z towards its mean 0.",
         "Crops and mirrors are drawn per row, not once per batch.",
         "The published StyleGAN2 comes without its discriminator; then the realism term is left out.",
-        "The low-resolution variants, which go on with the training of a GAN, are not part of it.",
+        "Of the low-resolution variants, which go on with the training of a GAN, there is that on GMI: ppdg_gmi.",
     )
 
     class Params(AlignParams, TuningParams, EmbeddingParams, PoolParams):

@@ -9,13 +9,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from pathlib import Path
 
 import torch
 
 from benchmarks.cases import Size, cases
+from benchmarks.growth import growth
 from benchmarks.measure import machine_peaks, measured
+from benchmarks.scaling import durations, grid
+from benchmarks.scaling import measured as published_seconds
 from mibench.running.environment import describe
+from mibench.running.forecast import bound
+
+
+def default_grid() -> dict[str, float]:
+    """Six defenses, five attacks and three seeds: seconds of all stages, each computed once, against those of every run
+    on its own; from what the stages of published runs took."""
+    past = published_seconds()
+    plan = grid(6, 5, 3, sorted(past["invert"]))
+    seconds, _ = durations(plan, past, random.Random("default grid"))
+    return {
+        "runs": len(plan.runs),
+        "stages_alone": sum(len(run.stages) for run in plan.runs),
+        "stages_shared": len(plan.stages),
+        "alone_s": sum(seconds[stage.key] for run in plan.runs for stage in run.stages.values()),
+        "shared_s": sum(seconds.values()),
+        "chain_s": bound(list(plan.stages.values()), seconds, len(plan.stages)),
+    }
 
 
 def main() -> None:
@@ -34,6 +55,7 @@ def main() -> None:
         "peak_flops": peaks[0],
         "peak_bytes": peaks[1],
     }
+    facts |= {"grid": default_grid(), "growth": growth(size)}
     found = {}
     for make in cases(size):
         case = make()

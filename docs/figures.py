@@ -21,10 +21,12 @@ KEY = (
 )
 C1, C2, C3, C4 = 110, 350, 600, 850
 R1, R2, R3, R4 = 50, 160, 300, 400
+SERVED = 256  # of what the target is served through
 BOXES = {  # centre, what it is, colour
     "private images": (C1, R2, "training, sealed test", DATA),
     "evaluator": (C2, R1, "and panel: learn to judge", JUDGE),
     "target": (C2, R2, "a defense trains it", PLUGIN),
+    "serve": (C2, SERVED, "with what deploy reads", PLUGIN),
     "utility": (C3, R2, "sealed test images", STAGE),
     "run record": (C4, R1, "database, leaderboard", DATA),
     "evaluate": (C4, R2, "every metric", JUDGE),
@@ -40,12 +42,13 @@ Points = tuple[tuple[float, float], ...]
 LINES: tuple[tuple[Points, str], ...] = (  # corners, and a label in the middle of the longest part
     (((C1, R2 - Y), (C1, R1), (C2 - X, R1)), ""),
     (((C1 + X, R2), (C2 - X, R2)), ""),
-    (((C2 + X, R2), (C3 - X, R2)), ""),
+    (((C2, R2 + Y), (C2, SERVED - Y)), ""),
+    (((C2 + X, SERVED), (C2 + X + 22, SERVED), (C2 + X + 22, R2), (C3 - X, R2)), ""),
     (((C3 + X, R2), (C4 - X, R2)), ""),
     (((C2 + X, R1), (C4 - X - 30, R1), (C4 - X - 30, R2 - 14), (C4 - X, R2 - 14)), "judge"),
     (((C4, R2 - Y), (C4, R1 + Y)), ""),
-    (((C2, R2 + Y), (C2, R4 - Y)), "oracle, if its scope is target"),
-    (((C2 + 60, R2 + Y), (C2 + 60, R3 - 60), (LEFT, R3 - 60)), "oracle"),
+    (((C2 - 40, SERVED + Y), (C2 - 40, R4 - Y)), "oracle, if its scope is target"),
+    (((C2 + 30, SERVED + Y), (C2 + 30, R3 + 4), (LEFT, R3 + 4)), "oracle"),
     (((C1 + X, R4), (C2 - X, R4)), ""),
     (((C2 + X, R4), (LEFT, R4)), ""),
     (((C1, R4 + Y), (C1, R4 + 74), (C3, R4 + 74), (C3, BOTTOM)), "public images, too"),

@@ -155,6 +155,7 @@ class RunRecord:
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
+    reason: Text | None = None  # why a run failed
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
     @property
@@ -187,6 +188,7 @@ class RunRecord:
             "seed": self.seed,
             "seeds": asdict(self.seeds),
             "status": self.status,
+            "reason": self.reason,
             "cached": cached,
             "seconds": round(self.seconds, 3),
             "defense_label": self.defense_label,
@@ -195,6 +197,7 @@ class RunRecord:
             "attack_params": self.attack_params,
             "metrics": {name: metric.public() for name, metric in self.metrics.items()},
             "identities": len(self.identities),
+            "exposure": self.exposure,
             "queries": self.asked(),
             "stages": [{key: getattr(stage, key) for key in STAGE_FACTS} for stage in self.stages],
         }
@@ -216,6 +219,25 @@ class RunRecord:
         one, other = (math.fsum(group) / len(group) for group in groups)
         return one, other
 
+    @property
+    def leakage(self) -> str:
+        """What ranks a run: the majority of the judges where there is a panel, else E1's top-1."""
+        return "att_maj" if "att_maj" in self.metrics else "att1"
+
+    @property
+    def exposure(self) -> dict[str, Any] | None:
+        """How what leaks spreads over people (``mibench.stats.exposure``), with ``images`` for each of them, without
+        which ``any`` cannot be compared; None where it is not known person by person."""
+        from mibench.stats.exposure import QUANTILES, exposure
+
+        metric = self.metrics.get(self.leakage, MetricValue(None))
+        people = list(metric.per_identity.values())
+        if not people:
+            return None
+        found = asdict(exposure(people))
+        spread = {f"p{100 * q:.0f}": value for q, value in zip(QUANTILES, found.pop("quantiles"), strict=True)}
+        return {"metric": self.leakage, "people": len(people), "images": metric.n / len(people)} | spread | found
+
     def published(self) -> dict[str, Any]:
         """What ``export --format results`` writes: the public object, and all but the images under ``record``."""
         return self.public() | {"record": self.to_json() | {"images": []}}
@@ -233,12 +255,17 @@ class RunRecord:
         return asdict(self)
 
     def replaces(self, other: RunRecord | None) -> bool:
-        """Whether this is the one to keep of two records of the same run: the one with more stages, else the later,
-        else the one that was reproduced later. A run that is completed by a newer version of the program leaves its
-        first record in the store, and so does one that is reproduced."""
+        """Whether this is the one to keep of two records of the same run: the one that is done, else the one with more
+        stages, else the later, else the one that was reproduced later. A run that failed at first, or is completed by a
+        newer version of the program, leaves its first record in the store, and so does one that is reproduced."""
 
-        def rank(record: RunRecord) -> tuple[int, str, str]:
-            return len(record.stages), record.created, (record.reproduced or {}).get("created", "")
+        def rank(record: RunRecord) -> tuple[bool, int, str, str]:
+            return (
+                record.status == "done",
+                len(record.stages),
+                record.created,
+                (record.reproduced or {}).get("created", ""),
+            )
 
         return other is None or rank(self) >= rank(other)
 

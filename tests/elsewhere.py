@@ -16,6 +16,7 @@ HERE = torch.device("cpu")
 _GETTERS = {getattr(Tensor, name).__get__: name for name in ("device", "is_cuda", "is_cpu")}
 # indices may stay on the CPU, and so may what is copied from
 _MIXED = {Tensor.__getitem__, Tensor.__setitem__, Tensor.copy_, Tensor.index_put_}
+_AS_THEY_ARE = ("_parse_to", "_has_compatible_shallow_copy_type")  # how ``Module.to`` goes about it
 _TO_HOST = {Tensor.numpy, Tensor.__array__}
 
 
@@ -31,7 +32,7 @@ class Elsewhere(TorchFunctionMode):
         if func in _GETTERS:
             there = self._is_there(args[0])
             return {"device": DEVICE if there else HERE, "is_cuda": there, "is_cpu": not there}[_GETTERS[func]]
-        if func.__name__ in ("_parse_to", "_has_compatible_shallow_copy_type"):  # how ``Module.to`` goes about it
+        if func is torch.device or func.__name__ in _AS_THEY_ARE:
             return func(*args, **kwargs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         there = [t for t in given if self._is_there(t)]
@@ -41,6 +42,7 @@ class Elsewhere(TorchFunctionMode):
         if func not in (Tensor.to, Tensor.cpu, torch.tensor, torch.as_tensor):
             self._check(func, given, there, kwargs)
         args, kwargs = tree_map(lambda leaf: HERE if _means(leaf, DEVICE) else leaf, (args, kwargs))
+        kwargs.pop("pin_memory", None)
         out = func(*args, **kwargs)
         if asked is not None and asked == HERE and there and any(out is t for t in there):
             out = out.clone()  # moved: another tensor

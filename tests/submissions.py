@@ -40,13 +40,17 @@ ENVIRONMENT = {
 
 
 def made_runs(
-    root: Path, home: Path, defenses: Sequence[str] = ("re",), seeds: Sequence[Seeds] = (Seeds.of(0),)
+    root: Path,
+    home: Path,
+    defenses: Sequence[str] = ("re",),
+    seeds: Sequence[Seeds] = (Seeds.of(0),),
+    attack: str = "ppa",
 ) -> tuple[list[RunRecord], Store, Registry]:
-    """Runs of ``ppa`` on the track ``tiny`` against ``defenses`` and none, as if they had been computed."""
+    """Runs of ``attack`` on the track ``tiny`` against ``defenses`` and none, as if they had been computed."""
     registry, store = Registry(root), Store(home)
     track = registry.track("tiny")
     chosen = [registry.select("defense", name) for name in defenses]
-    plan = build_plan(registry, track, chosen, [registry.select("attack", "ppa")], seeds)
+    plan = build_plan(registry, track, chosen, [registry.select("attack", attack)], seeds)
     found = {stage.key: _publish(store, plan, stage, track) for stage in plan.stages.values()}
     recorder = Recorder(store, plan, found, lambda manifests: None)
     return [RunRecord.from_json(m.result["record"]) for m in recorder.finish()], store, registry
@@ -156,10 +160,15 @@ _FILL: dict[str, Callable[[Path, Store, Stage, Track], dict[str, Any]]] = {
 
 
 def made_pack(
-    root: Path, folder: Path, defenses: Sequence[str] = ("re",), seeds: Sequence[Seeds] = (Seeds.of(0),), **options: Any
+    root: Path,
+    folder: Path,
+    defenses: Sequence[str] = ("re",),
+    seeds: Sequence[Seeds] = (Seeds.of(0),),
+    attack: str = "ppa",
+    **options: Any,
 ) -> Path:
     """An honest submission below ``folder``."""
-    runs, store, registry = made_runs(root, folder / "home", defenses, seeds)
+    runs, store, registry = made_runs(root, folder / "home", defenses, seeds, attack)
     tracks = {"tiny": registry.track("tiny")}
     write(gather(runs, store, registry, tracks, **options), folder / "pack", store.home, registry)
     return folder / "pack"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,60 +16,98 @@ from mibench.errors import MissingError, UserError, unknown
 from mibench.nets.base import Classifier, Output
 from mibench.random import Rng
 
+Answer = Literal["logits", "head", "log", "odds"]
+"""What of a network's answer is taken for logits: itself; what its head gave, before a softmax or the like; the
+logarithm of probabilities; or the log-odds of independent ones."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How pixels become logits, besides the network. ``mean`` and ``std`` are one number for all channels, or one each;
+    ``side`` is what images are resized to first; ``bgr``: channels are turned round. ``head``: the name of the linear
+    layer whose output is the answer, '' where there is none."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    side: int | None = None
+    bgr: bool = False
+    head: str = ""
+    answer: Answer = "logits"
+
 
 class Foreign(Classifier):
-    """``network`` maps (N, C, side, side) normalised images to (N, K) logits; features are what its last linear layer
-    with K outputs is given. ``mean`` and ``std`` are one number for all channels, or one each; ``side`` is what images
-    are resized to first. Raises UserError if there is no such layer."""
+    """``network`` maps (N, C, side, side) normalised images to (N, K) scores; features are what its head is given, and
+    where there is no such layer the logits."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, network: nn.Module, classes: int, mean: Sequence[float], std: Sequence[float], side: int | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, classes: int, way: Way) -> None:
         super().__init__()
-        self.network, self.side = network, side
-        self._last = last_linear(network, classes)
+        self.network, self.way, self.classes = network, way, classes
         self.feature_dim = self.head.in_features
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(way.mean).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(way.std).reshape(1, -1, 1, 1), persistent=False)
 
     @property
     def head(self) -> nn.Linear:  # type: ignore[override]  # a view: as a module its weights would be stored twice
-        layer = self.network.get_submodule(self._last)
+        if not self.way.head:
+            layer = nn.Linear(self.classes, self.classes, bias=False)
+            layer.weight.data = torch.eye(self.classes)
+            return layer
+        layer = self.network.get_submodule(self.way.head)  # type: ignore[assignment]
         assert isinstance(layer, nn.Linear)
         return layer
 
+    def train(self, mode: bool = True) -> Self:
+        """All layers, those too that their owner's ``train`` leaves as they are."""
+        super().train(mode)
+        for module in self.network.modules():
+            module.training = mode
+        return self
+
     def forward(self, images: Tensor, rng: Rng | None = None) -> Output:
+        way, given = self.way, []
         x = (images - self.mean) / self.std
-        if self.side is not None and x.shape[-1] != self.side:
-            x = functional.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
-        given: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+        x = x.flip(1) if way.bgr else x
+        if way.side is not None and x.shape[-1] != way.side:
+            x = functional.interpolate(x, (way.side, way.side), mode="bilinear", antialias=True)
+        if not way.head:
+            scores = _scores(self.network(x))
+            logits = _LOGITS[way.answer](scores)
+            return Output(logits, logits, {"features": logits})
+
+        def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+            given.append((args[0] if args else next(iter(kwargs.values())), out))
+
+        hook = self.head.register_forward_hook(watch, with_kwargs=True)
         try:
-            logits = self.network(x)
+            scores = _scores(self.network(x))
         finally:
             hook.remove()
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise UserError(
-                f"The network returns {type(logits).__name__}, where a tensor of (N, K) logits was expected."
-            )
-        features = given[-1].flatten(1)
+        features, own = given[-1]
+        logits = own if way.answer == "head" else _LOGITS[way.answer](scores)
+        features = features.flatten(1)
         return Output(logits, features, {"features": features})
 
 
-def last_linear(network: nn.Module, classes: int) -> str:
-    """The name of the last linear layer with as many outputs as there are classes."""
-    layers = [(name, module.out_features) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    matching = [name for name, outputs in layers if outputs == classes]
-    if not matching:
-        has = ", ".join(str(outputs) for _, outputs in layers) or "no linear layer at all"
-        raise UserError(
-            f"The network has no linear layer with {classes} outputs, one per class folder (it has: {has}). Are the "
-            f"folders of --data the classes that it was trained on?"
-        )
-    return matching[-1]
+def _scores(answer: Any) -> Tensor:
+    """A network's answer, if it is one."""
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        what = f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+        raise UserError(f"The network returns {what}, where a tensor of (N, K) logits was expected.")
+    return answer
+
+
+def _log(scores: Tensor) -> Tensor:
+    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+
+
+_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logits": lambda scores: scores,
+    "log": _log,
+    "odds": lambda scores: _log(scores) - _log(1 - scores),
+}
 
 
 def make_network(arch: str, factory: str, classes: int, transform_input: bool | None = None) -> nn.Module:
@@ -97,7 +136,8 @@ def call_factory(factory: str) -> nn.Module:
     if not (module and colon and name):
         raise UserError(f"Cannot read the factory {factory!r}. Expected module:function.")
     try:
-        network: Any = getattr(import_module(module), name)()
+        with torch.enable_grad():  # at its end gradients are as they were, whatever the factory switched off
+            network: Any = getattr(import_module(module), name)()
     except Exception as error:
         raise UserError(f"The factory {factory} failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from mibench.audit.foreign import Foreign, fingerprint, make_network
+from mibench.audit.foreign import Answer, Foreign, Way, fingerprint, make_network
 from mibench.contracts import Classifier, Defense, DefenseParams, TrainContext
 from mibench.errors import StageFailed
 
@@ -19,11 +19,15 @@ class OwnModel(Defense):
         std: tuple[float, ...] = (1.0,)
         side: int = 0
         transform_input: bool | None = None
+        head: str = ""
+        answer: Answer = "logits"
+        bgr: bool = False
 
     def build(self, net: Classifier) -> Classifier:
         p = self.params
         network: nn.Module = make_network(p.arch, p.factory, self.track.num_classes, p.transform_input)
-        return Foreign(network, self.track.num_classes, p.mean, p.std, p.side or None)
+        way = Way(p.mean, p.std, p.side or None, p.bgr, p.head, p.answer)
+        return Foreign(network, self.track.num_classes, way)
 
     def train(self, ctx: TrainContext) -> Classifier:
         net = ctx.net

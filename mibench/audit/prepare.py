@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 
-from mibench.audit.foreign import Foreign, call_factory, fingerprint, load_into, make_network
-from mibench.audit.request import AuditRequest
+from mibench.audit.foreign import Way, call_factory, fingerprint, load_into, make_network
+from mibench.audit.probe import examine
+from mibench.audit.request import ORDERS, AuditRequest
 from mibench.errors import UserError
 from mibench.nets import build_classifier
+from mibench.weights.entries import choose
 from mibench.weights.files import read_checkpoint, read_file
 from mibench.weights.fit import tensors_in
 from mibench.weights.imported import save_imported
 from mibench.weights.starting import weights_folder
 
 OWN = Path(__file__).with_name("own_model.py")
+_JUDGED = {"shift": 0.1, "rotate": 12.0, "scale": 0.12, "light": 0.2}
 PRESET = "audited"  # holds the model's parameters, and applies on its track by itself
 SMALL = "convnet"  # what is trained for comparison where the own architecture cannot be
 
@@ -36,17 +38,21 @@ class Subject:
     plugin: Path
     track: Path
     compared: str  # architecture of the networks trained for comparison
+    network: nn.Module
+    way: Way
+    notes: list[str]  # what of the network's answer is attacked
 
 
 def prepare(request: AuditRequest, home: Path) -> Subject:
     """Read and try the network, put its weights into the store and write ``request.out``: track.yaml, and own_model.py
     with its entry, enough to run anything else against the model. Raises UserError."""
     network, params = _from_factory(request) if request.factory else _from_file(request, home)
-    _try(network, request)
-    mean, std = request.normalisation
-    params = {"mean": list(mean), "std": list(std), "side": request.network_resolution or 0} | params
+    way = Way(*request.normalisation, request.network_resolution, request.bgr)
+    way, notes = examine(network, len(request.classes), way, request.channels, request.resolution)
+    params |= {"mean": list(way.mean), "std": list(way.std), "side": way.side or 0}
+    params |= {"bgr": way.bgr, "head": way.head, "answer": way.answer}
     compared = request.arch if request.arch is not None and _trainable(request.arch, request) else SMALL
-    subject = Subject(request.out / OWN.name, request.out / "track.yaml", compared)
+    subject = Subject(request.out / OWN.name, request.out / "track.yaml", compared, network, way, notes)
     request.out.mkdir(parents=True, exist_ok=True)
     subject.track.write_text(_track(request, compared), encoding="utf-8")
     shutil.copyfile(OWN, subject.plugin)
@@ -68,35 +74,19 @@ def _from_file(request: AuditRequest, home: Path) -> tuple[nn.Module, dict[str, 
     """The same of a file of weights, which are put into ``home``."""
     path, arch, count = Path(request.checkpoint), request.arch or "", len(request.classes)
     bytes_read = read_file(path)
+    network = make_network(arch, "", count, request.transform_input)
     try:
-        tensors = tensors_in(read_checkpoint(bytes_read))
+        tensors = tensors_in(choose(read_checkpoint(bytes_read), network, request.entry))
     except UserError as error:
         raise type(error)(f"{path.name} cannot be read as a checkpoint. {error}") from None
-    network = make_network(arch, "", count, request.transform_input)
     load_into(network, tensors, arch)
     facts = {"kind": "own", "file": path.name, "bytes": len(bytes_read), "settings": {"arch": arch, "classes": count}}
     facts |= {"tensors": len(tensors), "numbers": sum(value.numel() for value in tensors.values()), "notes": []}
-    stored = save_imported(weights_folder(home), hashlib.sha256(bytes_read).hexdigest(), tensors, facts)
+    named = hashlib.sha256(bytes_read + (request.entry or "").encode()).hexdigest()  # of each set of weights in it
+    stored = save_imported(weights_folder(home), named, tensors, facts)
     params = {"arch": arch, "weights": stored, "fingerprint": fingerprint(network)}
     said = request.transform_input
     return network, params if said is None else params | {"transform_input": said}
-
-
-def _try(network: nn.Module, request: AuditRequest) -> None:
-    """One image through it, so that what does not fit is said before anything is computed."""
-    count, side, channels = len(request.classes), request.resolution, request.channels
-    net = Foreign(network, count, *request.normalisation, request.network_resolution).eval()
-    try:
-        with torch.no_grad():
-            output = net(torch.full((2, channels, side, side), 0.5))
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"The network does not take images of {side}x{side} in {channels} channel(s): {first} Say what it takes "
-            f"with --resolution, --channels or --network-resolution."
-        ) from None
-    if output.logits.shape != (2, count):
-        raise UserError(f"The network gives {output.logits.shape[1]} scores for {count} class folders.")
 
 
 def _trainable(arch: str, request: AuditRequest) -> bool:
@@ -118,10 +108,14 @@ def _track(request: AuditRequest, arch: str) -> str:
         "resolution": request.resolution,
         "channels": request.channels,
         "preset": ["small", PRESET],
-        "private": {"test_share": 0.2},
+        "decode": request.decode,
+        "copies": "allowed" if request.allow_copies else "refused",
+        "feature_space": False,
+        "private": {"class_order": request.class_order if request.class_order in ORDERS else request.classes}
+        | ({"test_share": 0.2} if request.val is None else {"test_root": str(request.val.resolve())}),
         "public": {"root": str(public.resolve())} if public is not None else {"source": "none"},
         "target": {"arch": arch, **recipe},
-        "evaluator": {"arch": "small_resnet", **recipe, "shift": 0.1, "rotate": 12.0, "scale": 0.12, "light": 0.2},
+        "evaluator": {"arch": "small_resnet", **recipe, "photos": "train", **_JUDGED},
         "attack": {
             "identities": "all" if request.identities is None else request.identities,
             "images_per_identity": request.images,

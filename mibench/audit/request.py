@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
-from mibench.data.sets.folder import classes
+from mibench.data.sets.folder import apart, classes, ordered
 from mibench.errors import MissingError, UserError
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -17,7 +20,11 @@ NORMALISATIONS: dict[str, Normalisation] = {
     "none": ((0.0,), (1.0,)),
     "half": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "bytes": ((0.0,), (1 / 255,)),
 }
+
+
+ORDERS = ("lexicographic", "natural")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,7 @@ class AuditRequest:
     checkpoint: str  # a file of weights for ``arch``, or ``module:function``
     arch: str | None = None
     data: Path  # its images, a folder for each class
+    val: Path | None = None  # images of the same classes that it was not trained on
     public: Path | None = None  # images of others
     attacks: tuple[str, ...] = ()  # those of registry.yaml
     defense: str | None = None  # that of registry.yaml
@@ -35,7 +43,13 @@ class AuditRequest:
     channels: int
     network_resolution: int | None = None  # what they are resized to for the network
     normalise: str  # a key of NORMALISATIONS, or MEAN:STD
+    bgr: bool = False  # whether it takes blue before green before red
     transform_input: bool | None = None  # of torchvision's Inception-v3 and GoogLeNet: whether they do
+    decode: str = "photo"  # how files become pixels, see mibench/data/sets/imaging.py
+    class_order: str = "lexicographic"  # or natural, or a file that lists the classes
+    entry: str | None = None  # which of the sets of weights in the file
+    expect_accuracy: float | None = None  # what its owner states
+    allow_copies: bool = False  # private images among the public ones
     epochs: int  # of what is trained for comparison
     identities: int | None = None  # only the first so many classes
     images: int  # reconstructions of each class
@@ -49,13 +63,21 @@ class AuditRequest:
         count = len(self.classes)
         if count < 2:
             raise MissingError(f"{self.data} has {count} class folder(s). Expected two or more: DIR/<class>/*.jpg.")
-        if self.public is not None and not self.public.is_dir():
-            raise MissingError(
-                f"There is no folder {self.public}. Expected --public DIR with images of other people or things."
-            )
+        others = {"--public": (self.public, "other people or things"), "--val": (self.val, "the same classes")}
+        for option, (folder, what) in others.items():
+            if folder is not None and not folder.is_dir():
+                raise MissingError(f"There is no folder {folder}. Expected {option} DIR with images of {what}.")
+            if folder is not None:
+                apart(self.data, folder, f"images of {option}")
         if self.identities is not None and self.identities > count:
             raise UserError(f"--identities {self.identities}: there are {count} classes.")
         _ = self.normalisation
+        if self.expect_accuracy is not None and not 0 <= self.expect_accuracy <= 1:
+            raise UserError(
+                f"--expect-accuracy {self.expect_accuracy}: expected a share between 0 and 1, such as 0.95."
+            )
+        if self.factory and self.entry is not None:
+            raise UserError("A factory loads its own weights: leave --entry out.")
         if self.factory and self.arch is not None:
             raise UserError("A factory makes its own network: leave --arch out.")
         if self.factory and self.transform_input is not None:
@@ -66,7 +88,9 @@ class AuditRequest:
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the network's logits."""
-        return classes(self.data)
+        if self.class_order in ORDERS:
+            return ordered(classes(self.data), self.class_order)
+        return ordered(classes(self.data), read_order(Path(self.class_order)))
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -83,9 +107,37 @@ class AuditRequest:
         return Path(self.checkpoint.partition(":")[0]).name
 
 
+def read_order(path: Path) -> list[str]:
+    """The classes in a file, first to last: a line each, or JSON: a list, {class: number} or {number: class}. Raises
+    UserError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--class-order {path}: expected {', '.join(ORDERS)}, or a file that lists the classes ({error})."
+        ) from None
+    if text.lstrip()[:1] not in ("[", "{"):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict):
+            named = {int(value): key for key, value in content.items()} if _numbers(content.values()) else None
+            named = named or {int(key): str(value) for key, value in content.items()}
+            if sorted(named) != list(range(len(content))):
+                raise ValueError(f"its numbers are not 0 to {len(content) - 1}")
+            content = [named[number] for number in sorted(named)]
+        return [str(name) for name in content]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is no order of classes: {error}.") from None
+
+
+def _numbers(values: Iterable[object]) -> bool:
+    return all(isinstance(value, int) for value in values)
+
+
 def normalisation(text: str, channels: int) -> Normalisation:
-    """``imagenet``, ``half``, ``none``, or ``MEAN:STD`` with one number, or one for each channel, on each side.
-    Raises UserError."""
+    """``imagenet``, ``half``, ``none``, ``bytes`` (pixels stay in 0 to 255), or ``MEAN:STD`` with one number, or one
+    for each channel, on each side; numbers above 1 are of pixels in 0 to 255. Raises UserError."""
     if text in NORMALISATIONS:
         mean, std = NORMALISATIONS[text]
     else:
@@ -96,6 +148,10 @@ def normalisation(text: str, channels: int) -> Normalisation:
             raise UserError(
                 f"Cannot read --normalise {text!r}. Expected {', '.join(NORMALISATIONS)}, or MEAN:STD such as 0.5:0.2."
             ) from None
-    if not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
+    if not all(map(isfinite, mean + std)) or not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
         raise UserError(f"--normalise {text} does not fit images of {channels} channel(s) with positive deviations.")
+    if max(mean + std) > 1:
+        if max(mean) <= 1 and max(std) < 10:
+            raise UserError(f"--normalise {text}: of pixels in 0 to 1, or in 0 to 255? Give both numbers for 0 to 1.")
+        mean, std = (tuple(number / 255 for number in part) for part in (mean, std))
     return mean, std

@@ -39,14 +39,17 @@ class Bench:
     def store(self) -> Store:
         return Store(self.home)
 
-    def plan(self, defense: str = BASELINE, attack: str | None = None) -> Plan:
-        """The stages of one run. Raises UserError if the method cannot run on this track."""
+    def plan(self, defense: str = BASELINE, attack: str | None = None, prior: str | None = None) -> Plan:
+        """The stages of one run, of ``prior`` with no attack. Raises UserError if the method cannot run on this
+        track."""
         track = smallest()
         chosen = self._facts("defense", defense, track)
         if chosen.skip:  # perhaps because of the network
             track = smallest(RESIDUAL)
             chosen = self._facts("defense", defense, track)
         against = self._facts("attack", attack, track) if attack else ASK_NOBODY
+        if prior:
+            against = replace(against, prior={"id": prior, "params": {}}, access="white_box")
         self.registry.add(track)
         plan = make_plan([Cell(track, chosen, against, Seeds.of(0))], self._prior)
         if plan.skipped:

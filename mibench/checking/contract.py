@@ -12,7 +12,7 @@ from mibench.registry import Registry
 
 
 def check(registry: Registry, kind: Kind, name: str, home: Path) -> Iterator[Line]:
-    """All checks of one defense or attack, in the order in which they are made; ``home`` is an empty folder to compute
+    """All checks of one method, in the order in which they are made; ``home`` is an empty folder to compute
     in. After a failure that makes the rest meaningless (the file cannot be imported, nothing was computed) it ends."""
     source = registry.source(kind, name)
     yield from source_checks(source)
@@ -24,11 +24,12 @@ def check(registry: Registry, kind: Kind, name: str, home: Path) -> Iterator[Lin
     from mibench.checking.bench import Bench
     from mibench.checking.defense import defense_checks
     from mibench.checking.params import class_checks
+    from mibench.checking.prior import prior_checks
 
     passed = True
     for line in class_checks(registry, kind, name):
         passed &= line.ok is not False
         yield line
     if passed:
-        checks = defense_checks if kind == "defense" else attack_checks
-        yield from checks(Bench(registry, home), name)
+        checks = {"defense": defense_checks, "attack": attack_checks, "prior": prior_checks}
+        yield from checks[kind](Bench(registry, home), name)

@@ -18,6 +18,7 @@ from mibench.contracts import Batch, Classifier, Defense, Progress, RowStreams, 
 from mibench.errors import StageFailed, UserError
 
 FINITE = "Return finite numbers."
+MIXING = " What mixes images, with their labels or without, overrides `mix`."
 
 
 def defense_checks(bench: Bench, name: str) -> Iterator[Line]:
@@ -100,13 +101,12 @@ def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[L
             "batch invariance",
             gap <= 1e-6,
             f"{hook}: an image alone differs by {gap:.2g}",
-            "Treat every image by itself: no mean over the batch, one draw of `rng` for each image. What mixes images, "
-            "with their labels or without, overrides `mix`."
-            if hook == "augment"
-            else "Treat every image by itself: no mean over the batch, one draw of `rng` for each image.",
+            "Treat every image by itself: no mean over the batch, one draw of `rng` for each image."
+            + MIXING * (hook == "augment"),
         )
     except Exception as error:
-        yield Line(hook, False, f"{type(error).__name__}: {error}", f"Correct {hook}; it gets (N, C, H, W) in [0, 1].")
+        advice = f"Correct {hook}; it gets (N, C, H, W) in [0, 1], and `uniform` and `normal` of `rng`, rows first."
+        yield Line(hook, False, f"{type(error).__name__}: {error}", advice + MIXING * (hook == "augment"))
 
 
 def _mix(defense: Any, track: Any) -> Line:

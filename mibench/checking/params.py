@@ -30,6 +30,11 @@ def class_checks(registry: Registry, kind: Kind, name: str) -> Iterator[Line]:
     yield Line("import", not replaced, "; ".join(replaced) or f"class {cls.__name__}", advice)
     yield _parameters(cls.Params, name)
     yield _presets(registry, kind, name, cls)
+    if kind == "prior":
+        scope = registry.entry(kind, name).scope
+        found = f"scope {cls.scope}" + (f" in the class, {scope} in the entry" if scope != cls.scope else "")
+        yield Line("entry and class", scope == cls.scope, found, "Make the entry say what the class says.")
+        return
     yield _deviations(cls.deviations)
     if kind == "attack":
         yield _declared(registry, name)

@@ -15,7 +15,7 @@ from mibench.protocol.method_files import NAME, Entry, kind_of, parsed
 from mibench.protocol.yaml_files import Loader
 from mibench.registry import Registry
 
-Template = Literal["defense", "attack", "track"]
+Template = Literal["defense", "attack", "prior", "track"]
 
 DEFENSE = '''"""{name}: noisy training images (a template: say what your method does, author, year)."""
 
@@ -62,6 +62,47 @@ class {cls}(Attack):
         yield from every_restart(rows, x.detach(), start)
 '''
 
+PRIOR = '''"""{name}: a variational autoencoder of public images (a template: say what it does, author, year)."""
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from mibench.contracts import BaseParams, Prior, PriorModel
+from mibench.primitives.training import descend
+
+
+class {cls}(Prior):
+    """||x - G(z)||^2 + KL(N(m(x), s(x)) || N(0, I)), z = m + s eps. Replace this: docs/add-an-attack.md, priors."""
+
+    scope = "public"
+
+    class Params(BaseParams):
+        steps: int = Field(1000, ge=1, description="training steps of 64 images, at least 1")
+        latent_dim: int = Field(32, ge=1, description="length of z, at least 1")
+
+    def build(self):
+        shape = (self.track.channels, self.track.resolution, self.track.resolution)
+        layers = [nn.Linear(self.params.latent_dim, 256), nn.ReLU(), nn.Linear(256, shape[0] * shape[1] * shape[2])]
+        return PriorModel(nn.Sequential(*layers, nn.Sigmoid(), nn.Unflatten(1, shape)), self.params.latent_dim)
+
+    def train(self, ctx, model):
+        images, d = ctx.public.images, self.params.latent_dim
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(images[:1].numel(), 256), nn.ReLU(), nn.Linear(256, 2 * d))
+        encoder = encoder.to(ctx.device)
+        adam = torch.optim.Adam([*encoder.parameters(), *model.parameters()], 1e-3)
+        loop = ctx.loop("{name}", self.params.steps, dict(model=model, encoder=encoder, adam=adam))
+        for step in loop:
+            rng = ctx.stream(f"step.{{step}}")
+            x = images[rng.integers(len(images), 64)]
+            m, log_var = encoder(x).chunk(2, 1)
+            z = m + (log_var / 2).exp() * rng.normal(len(x), d)
+            kl = (m.square() + log_var.exp() - 1 - log_var).sum(1) / 2
+            loss = ((x - model(z)).square().flatten(1).sum(1) + kl).mean()
+            descend(adam, loss)
+            loop.report(loss=loss)
+'''
+
 TRACK = """# A track on a folder of images, photos/<class>/*.jpg. What is not here has a default (docs/data.md).
 root: {root}
 title: {title}
@@ -75,6 +116,7 @@ sensitive: true       # real people: blurred on pages
 ENTRIES: dict[str, dict[str, Any]] = {
     "defense": {"title": "{title}", "kind": "data"},
     "attack": {"title": "{title}", "family": "pixels", "access": "white_box"},
+    "prior": {"title": "{title}", "scope": "public"},
 }
 
 TEST = '''"""{name} keeps the contract. Without --draft the paper and the licence are asked for too."""
@@ -119,8 +161,9 @@ class Draft:
 
 
 def draft(registry: Registry, kind: Template, name: str, start: str | None, folder: Path, root: str) -> Draft:
-    """What ``mibench new`` writes. In a checkout (``folder`` has a registry.yaml) a method goes to its place there,
-    elsewhere it is a file with its entry beside it. Raises UserError if the name is taken or no name."""
+    """What ``mibench new`` writes. In a checkout (``folder`` has a registry.yaml) a defense or an attack goes to its
+    place there; elsewhere, and a prior everywhere, it is a file with its entry beside it. Raises UserError if the name
+    is taken or no name."""
     if not NAME.fullmatch(name):
         raise UserError(f"A name is of a-z, 0-9, _ and -, and begins with a letter or digit; {name!r} is not.")
     if kind == "track":
@@ -132,7 +175,7 @@ def draft(registry: Registry, kind: Template, name: str, start: str | None, fold
     Entry.model_validate(values)
     test = name.replace("-", "_")
     listing = folder / "registry.yaml"
-    if listing.is_file():
+    if listing.is_file() and kind != "prior":
         command = f'["check", "{kind}", "{name}", "--draft"]'
         files = {
             folder / f"{kind}s" / f"{name}.py": code,
@@ -149,18 +192,13 @@ def draft(registry: Registry, kind: Template, name: str, start: str | None, fold
             folder / f"test_{test}.py": _test(name, test, command),
         }
         plugin = f" --plugin {folder / f'{name}.py'}"
-    other = "--attack gmi" if kind == "defense" else "--defense none"
-    return Draft(
-        files,
-        (
-            f"mibench check {kind} {name}{plugin}",
-            f"mibench run --{kind} {name} {other}{plugin}",
-        ),
-    )
+    asked = {"defense": f"--defense {name} --attack gmi", "attack": f"--attack {name} --defense none"}
+    asked["prior"] = f"--attack 'ppa[prior={name}]'"
+    return Draft(files, (f"mibench check {kind} {name}{plugin}", f"mibench run {asked[kind]}{plugin}"))
 
 
 def _template(kind: str, name: str) -> str:
-    return (DEFENSE if kind == "defense" else ATTACK).format(name=name, cls=class_name(name))
+    return {"defense": DEFENSE, "attack": ATTACK, "prior": PRIOR}[kind].format(name=name, cls=class_name(name))
 
 
 def class_name(name: str) -> str:

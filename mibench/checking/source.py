@@ -74,10 +74,10 @@ def entry_checks(registry: Registry, source: MethodFile) -> Iterator[Line]:
     entry = source.entry
     yield _fields(source.kind, entry)
     text = bibtex(source.id, {"reference": entry.paper.model_dump()}) if entry.paper else None
-    baseline = entry.kind == DEFENSE_KINDS[0]
+    optional = entry.control or entry.kind == DEFENSE_KINDS[0] or source.kind == "prior"
     advice = "Add `paper: {title, authors, venue, year, url}`; for unpublished work `venue: unpublished`."
     if text is None:
-        yield Line("BibTeX", None if baseline or entry.control else False, "no paper in the entry", advice)
+        yield Line("BibTeX", None if optional else False, "no paper in the entry", advice)
     else:
         whole = text.count("{") == text.count("}")
         authors = bool(entry.paper and entry.paper.authors)

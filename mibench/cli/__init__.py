@@ -26,6 +26,7 @@ _COMMANDS = {
     "check": "mibench.cli.new:check",
     "model": "mibench.cli.model:model",
     "suite": "mibench.cli.suite:suite",
+    "claims": "mibench.cli.claims:claims",
     "export": "mibench.cli.export:export",
     "site": "mibench.cli.site:site",
     "study": "mibench.cli.study:study",

@@ -197,6 +197,11 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Cap of queries per identity: images that the target is asked about, with or without gradient, for it "
             "alone and, in full, for all (prior, pool, surrogates).",
         ),
+        click.option(
+            "--precision",
+            type=click.Choice(["tf32", "bf16"]),
+            help="Let attacks compute less exactly than in float32, as rows of their own: TF32 (on GPUs) or bfloat16.",
+        ),
         click.option("--grid", metavar="FILE", help="What a grid file asks for, instead."),
         click.option("--suite", help="The setups of a suite, such as midre, instead."),
         click.option("--cell", "cells", multiple=True, metavar="ID", help="Only this setup of the suite. Repeatable."),
@@ -223,7 +228,11 @@ def planner(ws: Workspace, decode: bool = False, quiet: bool = False) -> Planner
     from mibench.cli.progress import decoding
     from mibench.running.request import Planner
 
-    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None)
+    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note)
+
+
+def note(sentence: str) -> None:
+    click.echo(f"Note: {sentence}.", err=True)
 
 
 def read_asked(options: dict[str, Any]) -> Asked:
@@ -233,12 +242,12 @@ def read_asked(options: dict[str, Any]) -> Asked:
     asked = Asked(**options)
     if asked.suite is not None and (asked.names or asked.grid is not None):
         raise click.UsageError(
-            "--suite says what runs: leave --defense, --attack, --track, --set, --budget and --grid out."
+            "--suite says what runs: leave --defense, --attack, --track, --set, --budget, --precision and --grid out."
         )
     if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
     if asked.grid is not None and (asked.names or (asked.seeds, asked.first_seed, asked.attack_seeds) != (1, 0, 1)):
         raise click.UsageError(
-            "--grid says what runs: leave --defense, --attack, --track, seeds, --set and --budget out."
+            "--grid says what runs: leave --defense, --attack, --track, seeds, --set, --budget and --precision out."
         )
     return asked

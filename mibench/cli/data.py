@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, complete, workspace
+from mibench.cli.common import Workspace, complete, note, workspace
 from mibench.errors import EXIT_ENVIRONMENT, MissingError, UserError
 from mibench.metrics.weights import WEIGHTS, path
 
@@ -112,8 +112,8 @@ def _prepare_set(ws: Workspace, wanted: Any, root: Path | None, jobs: int, allow
         _, new = build(wanted, root, ws.home, jobs=jobs, progress=tell, allow_duplicates=allow_duplicates)
     known = facts(wanted.name, ws.home)
     assert known is not None
-    for note in known["notes"]:
-        click.echo(f"Note: {note}.", err=True)
+    for sentence in known["notes"]:
+        note(sentence)
     if known["duplicates"]:
         click.echo(f"Note: {known['duplicates']:,} files have the same bytes as another.", err=True)
     return _line(known) + ("" if new else ", prepared before")
@@ -131,7 +131,9 @@ def _prepare_track(ws: Workspace, track: Any, jobs: int, allow_duplicates: bool,
 
     if tracked.is_tracked(track):
         with decoding(track.id, quiet) as tell:
-            tracked.prepare(track, ws.home, jobs, tell, allow_duplicates)
+            said = tracked.prepare(track, ws.home, jobs, tell, allow_duplicates)
+        for sentence in said:
+            note(sentence)
     images = prepare_track(track, ws.home)
     parts = ("private_train", "private_test", *(("public",) if images.has_public else ()))
     counts = ", ".join(f"{len(getattr(images, part)()[1])} {part}" for part in parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,46 @@ FORMATS = ("csv", "json", "results", "markdown")
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Results: with the runs of this file that the database does not have newer versions of.",
 )
+@click.option(
+    "--rows",
+    type=click.Choice(("attacks", "defenses")),
+    default="attacks",
+    show_default=True,
+    help="Markdown: a table per defense with a row per attack, or one with a row per defense.",
+)
+@click.option(
+    "--into",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Markdown: put it between the marks `result:begin` and `result:end` of this page.",
+)
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file [standard output].")
 @workspace
 def export(
-    ws: Workspace, form: str, track: str | None, source: Path | None, onto: Path | None, output: Path | None
+    ws: Workspace,
+    form: str,
+    track: str | None,
+    source: Path | None,
+    onto: Path | None,
+    rows: str,
+    into: Path | None,
+    output: Path | None,
 ) -> None:
     """All results. CSV has one line per run and metric, JSON the objects of `mibench run --json`, results the same with
-    each run's whole record but its images (what the leaderboard reads from results/), Markdown a table per track and
-    defense with what each attack reached and cost.
+    each run's whole record but its images (what the leaderboard reads from results/), Markdown tables of what each
+    attack reached and cost, or of what each defense leaks.
 
     \b
     Examples:
       mibench export --format csv -o results.csv
       mibench export --format markdown --track orl32
+      mibench export --format markdown --rows defenses --from results/orl32.json --into docs/defenses.md
       mibench export --format results --track orl32 --onto published.json -o published.json
     """
     if track is not None:
         ws.registry.track(track)
-    if source is not None and form != "markdown":
-        raise click.UsageError("--from goes with --format markdown.")
+    for option, given in (("--from", source), ("--into", into), ("--rows", None if rows == "attacks" else rows)):
+        if given is not None and form != "markdown":
+            raise click.UsageError(f"{option} goes with --format markdown.")
     if onto is not None and form != "results":
         raise click.UsageError("--onto goes with --format results.")
     runs = [] if source else ws.database.runs(track=track)
@@ -62,9 +84,12 @@ def export(
         kept = [run for run in published if _cell(run) not in cells]
         objects = sorted(kept + objects, key=_cell)
     if form == "markdown":
-        from mibench.publish.markdown import results_table
+        from mibench.publish.markdown import defenses_table, results_table
 
-        text = results_table(objects)
+        by_defense = rows == "defenses"
+        text = defenses_table(objects, ws.registry.control_ids) if by_defense else results_table(objects)
+        if into is not None:
+            text, output = _between_marks(into.read_text(encoding="utf-8"), text, into), into
     elif form in ("json", "results"):
         text = json.dumps({"schema": 1, "runs": objects}, indent=1, allow_nan=False) + "\n"
     else:
@@ -86,9 +111,14 @@ def export(
             )
         )
         for run in runs:
+            cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
+            if run.status != "done":
+                writer.writerow((*cell, "", None, None, None, 0, f"failed: {run.reason}"))
             for name, m in run.metrics.items():
-                cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
                 writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason))
+            for name, value in (run.exposure or {}).items():
+                if name not in ("metric", "people", "images"):
+                    writer.writerow((*cell, f"exposure_{name}", value, None, None, len(run.identities), None))
         text = buffer.getvalue()
     if output is None:
         click.echo(text, nl=False)
@@ -97,6 +127,13 @@ def export(
 
         write_text(output, text)
         click.echo(f"{len(objects)} runs written to {output}", err=True)
+
+
+def _between_marks(page: str, text: str, path: Path) -> str:
+    parts = re.split(r"(?<=<!-- result:begin -->\n)[\s\S]*?(?=<!-- result:end -->)", page)
+    if len(parts) != 2:
+        raise UserError(f"{path} does not have one pair of lines <!-- result:begin --> and <!-- result:end -->.")
+    return text.join(parts)
 
 
 def _cell(run: dict[str, Any]) -> tuple[Any, ...]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mibench.cli.common import Workspace, describe_time, planner, read_asked, selection_options, workspace
+from mibench.cli.common import (
+    Workspace,
+    describe_time,
+    planner,
+    plugin_option,
+    read_asked,
+    selection_options,
+    workspace,
+)
 
 if TYPE_CHECKING:
     from mibench.protocol.methods import Kind
@@ -20,6 +28,7 @@ _KINDS = (*_METHODS, "tracks", "metrics")
 
 @click.command("list")
 @click.argument("kind", required=False, type=click.Choice(_KINDS))
+@plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace
 def list_(ws: Workspace, kind: str | None, as_json: bool) -> None:
@@ -29,6 +38,7 @@ def list_(ws: Workspace, kind: str | None, as_json: bool) -> None:
     Examples:
       mibench list
       mibench list defenses --json
+      mibench list priors --plugin mine.py
     """
     listings = {name: _listing(ws, name) for name in ([kind] if kind else _KINDS)}
     if as_json:

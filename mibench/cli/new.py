@@ -23,9 +23,9 @@ LATER = ("BibTeX", "licence")  # what a draft need not have
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(("defense", "attack", "track")))
+@click.argument("kind", type=click.Choice(("defense", "attack", "prior", "track")))
 @click.argument("name")
-@click.option("--from", "start", metavar="NAME", help="Start from this defense or attack instead of a template.")
+@click.option("--from", "start", metavar="NAME", help="Start from this defense, attack or prior instead of a template.")
 @click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where. [here]")
 @click.option("--root", default="photos", show_default=True, help="Of a track: the folder of its images.")
 @workspace
@@ -39,13 +39,14 @@ def new(ws: Workspace, kind: Template, name: str, start: str | None, folder: Pat
     Examples:
       mibench new defense mine
       mibench new attack mine --from gmi
+      mibench new prior mine
       mibench new track clinic --root scans
     """
     from mibench.checking.scaffold import draft
     from mibench.store.atomic import write_text
 
     if kind == "track" and start is not None:
-        raise click.UsageError("--from goes with a defense or an attack.")
+        raise click.UsageError("--from goes with a defense, an attack or a prior.")
     written = draft(ws.registry, kind, name, start, folder, root)
     for path in written.files:
         if path.exists() and path.name != "registry.yaml":
@@ -61,7 +62,7 @@ def new(ws: Workspace, kind: Template, name: str, start: str | None, folder: Pat
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(("defense", "attack")))
+@click.argument("kind", type=click.Choice(("defense", "attack", "prior")))
 @click.argument("name")
 @click.option("--draft", is_flag=True, help="Leave the paper and the licence for later.")
 @plugin_option

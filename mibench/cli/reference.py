@@ -1,4 +1,5 @@
-"""``python -m mibench.cli.reference``: docs/commands.md, written from the commands themselves."""
+"""``python -m mibench.cli.reference``: docs/commands.md, written from the commands themselves, and in docs/defenses.md
+what registry and classes say of each defense."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+
+from mibench.registry import Registry
 
 HEAD = """# Commands
 
@@ -110,16 +114,54 @@ def _escaped(text: str) -> str:
     return re.sub(r"(?<!\\)([<>*_\[\]])", r"\\\1", text) if "`" not in text else text
 
 
+def defenses(registry: Registry) -> str:
+    """Of each defense the paper, the parameters with their defaults, and the deviations. Imports torch."""
+    return "\n".join(_defense(registry, name) for name in registry.entries("defense"))
+
+
+def _defense(registry: Registry, name: str) -> str:
+    from mibench.contracts import DefenseParams
+
+    entry, cls = registry.entry("defense", name), registry.plugin("defense", name)
+    paper = entry.paper
+    source = f" [{_escaped(paper.title)}]({paper.url}), {paper.venue} {paper.year}." if paper else ""
+    parts = [f"### {name}", f"{_escaped(entry.title)}.{source}"]
+    own = [(field, info) for field, info in cls.Params.model_fields.items() if field not in DefenseParams.model_fields]
+    rows = []
+    for field, info in own:
+        default, text = info.get_default(call_default_factory=True), _escaped(_cell(info.description or ""))
+        rows.append(f"- `{field}` {'–' if default is None else f'`{_plain(default)}`'}" + (f": {text}" if text else ""))
+    parts += ["\n".join(rows)] if rows else []
+    differs = "\n".join(f"- {_escaped(text)}" for text in cls.deviations)
+    return "\n\n".join([*parts, *(["Deviations:", differs] if differs else [])]) + "\n"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def with_defenses(page: str, text: str) -> str:
+    """``page`` with ``text`` between its marks."""
+    begin, end = "<!-- defenses:begin -->\n", "<!-- defenses:end -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}{text}{end}{rest.partition(end)[2]}"
+
+
 def main() -> None:
-    """Write docs/commands.md of this checkout."""
+    """Write docs/commands.md and the list in docs/defenses.md of this checkout."""
     from mibench.cli import cli
     from mibench.errors import UserError
 
-    page = Path(__file__).parents[2] / "docs" / "commands.md"
-    if not page.parent.is_dir():
-        raise UserError(f"{page.parent} is not a folder: type this in a checkout, not in an installed package.")
-    page.write_text(reference(cli), encoding="utf-8")
-    print(page.name)
+    folder = Path(__file__).parents[2] / "docs"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: type this in a checkout, not in an installed package.")
+    commands, listed = folder / "commands.md", folder / "defenses.md"
+    commands.write_text(reference(cli), encoding="utf-8")
+    page = with_defenses(listed.read_text(encoding="utf-8"), defenses(Registry()))
+    listed.write_text(page, encoding="utf-8")
+    print(commands.name, listed.name)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,6 @@ def _print(result: Result, failures: list[dict[str, Any]], index: str, registry:
         )
     if len(failures) > SHOWN:
         out.print(f"and {len(failures) - SHOWN} more runs that are not complete; --json lists them")
-    cached = sum(result.cached.values())
-    if result.records and cached == len(result.records):
+    if result.records and not (result.todo or failures or result.outdated):
         out.print("Everything was computed before.")
     out.print(f"Leaderboard: {index}", markup=False, soft_wrap=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from mibench.metrics import METRICS
 from mibench.protocol.method_files import Entry
 from mibench.protocol.methods import Kind
+from mibench.protocol.suites import Suite, load_suite, suite_names
 from mibench.protocol.tracks import Track
 from mibench.publish import Catalogue
 from mibench.registry import Registry
+
+CLAIMS = "claims"  # the suite of this name
 
 
 def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
@@ -29,7 +33,12 @@ def catalogue(registry: Registry, defenses: Iterable[str] = ()) -> Catalogue:
         name: {"title": m.title, "direction": m.direction, "unit": m.unit, "help": m.help}
         for name, m in METRICS.items()
     }
-    return Catalogue(tracks, known, _methods(registry, "attack"), metrics, registry.bounds)
+    return Catalogue(tracks, known, _methods(registry, "attack"), metrics, registry.bounds, claims_suite(registry.root))
+
+
+def claims_suite(root: Path) -> Suite | None:
+    """The suite whose claims the results are to decide, None where there is none."""
+    return load_suite(root, CLAIMS) if CLAIMS in suite_names(root) else None
 
 
 def _methods(registry: Registry, kind: Kind) -> dict[str, dict[str, object]]:

@@ -119,7 +119,7 @@ def _print(suite: Any, cells: dict[str, dict[str, Any]]) -> None:
     for key, cell in cells.items():
         needs = ", ".join(str(reasons.index(reason) + 1) for reason in cell["missing"])
         words = (key, cell["attack"], cell["private"], cell["public"], cell["target"], str(cell["resolution"]))
-        table.add_row(*map(Text, (*words, cell["confidence"], f"{cell['done']} of {cell['runs']}", needs)))
+        table.add_row(*map(Text, (*words, cell["confidence"] or "", f"{cell['done']} of {cell['runs']}", needs)))
     out.print(table)
     for number, reason in enumerate(reasons, start=1):
         out.print(Text(f"{number}: {reason}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +13,11 @@ from rich.text import Text
 from mibench.metrics import METRICS
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish.aggregate import mean_over_seeds, way_value
-from mibench.publish.rows import MAJORITY, TOP1, Value, leakage_of
+from mibench.publish.compare import paired_difference
+from mibench.publish.rows import MAJORITY, TOP1, Value, bounds_of, interval_of, leakage_of
 from mibench.publish.study import study_tasks
 from mibench.publish.text import duration, interval, number
-from mibench.publish.way import Bounds, Scale
+from mibench.publish.way import Bounds, Scale, prior_of
 from mibench.records import RunRecord
 
 _HEADS = {
@@ -41,18 +42,16 @@ def console() -> Console:
 def results(
     runs: Sequence[RunRecord], controls: Container[str] = frozenset(), bounds: Bounds | None = None
 ) -> list[RenderableType]:
-    """One table per track: a row per defense and attack, over seeds, with chance and the step-0 baseline. With a panel
-    of judges, each attack's way from floor to ceiling (the ids ``bounds``), and a line that says what its figures mean,
-    those of ``controls`` (ids) aside."""
+    """One table per track: a row per defense and attack, over seeds, with chance and the step-0 baseline; then what the
+    figures are of. With a panel of judges, each attack's way from floor to ceiling (the ids ``bounds``), and a line
+    that says what its figures mean, those of ``controls`` (ids) aside."""
     tables: list[RenderableType] = []
     for track in dict.fromkeys(run.track for run in runs):
         own = [run for run in runs if run.track == track]
         panel = leakage_of(run.metrics for run in own) == MAJORITY
         heads = _WITH_PANEL if panel else _HEADS
-        seeds = len({run.seed for run in own})
-        over = f"{seeds} seeds, t intervals over seeds" if seeds > 1 else "1 seed, bootstrap intervals over identities"
         table = Table(
-            title=f"{track}: chance {number(own[0].chance, 'fraction')} %, accuracies in per cent, 95 % ({over})",
+            title=f"{track}: chance {number(own[0].chance, 'fraction')} %, accuracies in per cent",
             title_justify="left",
         )
         table.add_column("defense")
@@ -66,15 +65,35 @@ def results(
             way = [number(way_value(scale, cell, MAJORITY).mean, "fraction")] if panel else []
             table.add_row(Text(defense), Text(attack), *values, *way)
         tables.append(table)
+        competing = [run for run in own if run.attack not in controls and run.defense not in controls] or own
+        tables.append(Text("\n".join(_about(competing))))
         if panel:
-            competing = [run for run in own if run.attack not in controls and run.defense not in controls]
-            tables.append(Text(in_words(competing or own, own, bounds)))
+            tables.append(Text(in_words(competing, own, bounds)))
     return tables
+
+
+def _about(runs: Sequence[RunRecord]) -> list[str]:
+    """What figures are of: seeds, identities, evaluators, intervals; a line each."""
+    seeds = sorted({run.seed for run in runs})
+    attacks = max(Counter((run.defense_label, run.attack_label, run.seed) for run in runs).values())
+    often = "once" if attacks == 1 else f"{attacks} times"
+    judges = next((run.judges for run in runs if run.judges), None)
+    known = [f"{judge} {_known(judges[judge.lower()])}" for judge in TOP1] if judges else []
+    people = max(len(run.identities) for run in runs)
+    images = max(run.metrics["att1"].n / len(run.identities) for run in runs)
+    whose = "of the same seeds" if all(run.seeds.evaluator == run.seed for run in runs) else "of seed 0"
+    over = f"t over {len(seeds)} trainings" if len(seeds) > 1 else "over people: one training tells nothing of others"
+    return [
+        f"Seeds: {', '.join(map(str, seeds))}; each training attacked {often}, evaluators and public priors {whose}.",
+        f"Identities: {people}, {images:g} images each.",
+        f"Evaluators: on real photos that they never saw {', '.join(known)}." if known else "Evaluators: one, E1.",
+        f"Intervals: 95 %, {over}.",
+    ]
 
 
 def in_words(runs: Sequence[RunRecord], everything: Sequence[RunRecord] = (), bounds: Bounds | None = None) -> str:
     """What the figures of a track with a panel mean: of the cell of ``runs`` whose majority is the highest, of the
-    floor of its prior, if that is in ``everything``, and of the judges."""
+    floor of its prior, if that is in ``everything``; and which cells do not get above it."""
     cells: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         cells[(run.attack_label, run.defense_label)].append(run)
@@ -93,9 +112,27 @@ def in_words(runs: Sequence[RunRecord], everything: Sequence[RunRecord] = (), bo
     floors = [floor for run in best if (floor := scale.floor(run)) is not None]
     if floors:
         said += f" Without optimisation: {people * sum(floors) / len(floors):.1f}."
-    judges = next((run.judges for run in runs if run.judges), {})
-    tops = [f"{judge} {_known(judges[judge.lower()])}" for judge in TOP1 if judges]
-    return f"{said} Real photos that the judges never saw: {', '.join(tops)}." if tops else said
+    if nothing := _at_the_floor(cells, everything, bounds):
+        said += f" Nothing above the floor: {', '.join(nothing)}."
+    return said
+
+
+def _at_the_floor(
+    cells: Mapping[tuple[str, str], Sequence[RunRecord]], everything: Sequence[RunRecord], bounds: Bounds | None
+) -> list[str]:
+    """The cells that recover no more than their prior does before anything is optimised, as far as one can tell: the
+    interval of the paired difference reaches 0."""
+    found = []
+    for (attack, defense), cell in cells.items():
+        floors = [
+            run
+            for run in everything
+            if bounds and run.attack == bounds[0] and (run.defense_label, prior_of(run)) == (defense, prior_of(cell[0]))
+        ]
+        above = paired_difference(cell, floors, MAJORITY)
+        if above is not None and (above.low is None or above.low <= 0):
+            found.append(f"{attack} on {defense}")
+    return found
 
 
 def _known(judge: Mapping[str, Any]) -> str:
@@ -129,10 +166,11 @@ def metrics(run: RunRecord) -> Table:
     for name, metric in run.metrics.items():
         info = METRICS.get(name)
         unit = info.unit if info else ""
+        low, high = interval_of(metric, bounds_of(name))
         table.add_row(
             name,
             number(metric.value, unit) + (" %" if unit == "fraction" and metric.value is not None else ""),
-            interval(metric.ci_low, metric.ci_high, unit),
+            interval(low, high, unit),
             str(metric.n),
             metric.reason or unit,
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from mibench.data import cache, sources, tracked
 from mibench.data.sets import FOLDER, SETS
+from mibench.data.sets.prepared import differences
 from mibench.data.sources import Source
 from mibench.errors import MissingError, UserError, unknown
 from mibench.keys import digest
@@ -170,7 +171,11 @@ def _check_sets(track: Track, home: Path) -> list[str]:
     except UserError as error:
         return [str(error)]
     distinct = dict.fromkeys(folder for folder in (folders.private, folders.public) if folder is not None)
-    return [problem for folder in distinct for problem in cache.problems(folder, contents=True)]
+    problems = [problem for folder in distinct for problem in cache.problems(folder, contents=True)]
+    for need in () if problems else (tracked.private_set(track), tracked.public_set(track)):
+        if need is not None and need.root is not None:
+            problems += differences(need.data_set, need.root, tracked.place(home, need.data_set.name))
+    return problems
 
 
 def cache_folder(track: Track, home: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.data import cache
+from mibench.data import overlap as copies
 from mibench.data.sets import FOLDER, NONE, SETS, data_set
 from mibench.data.sets import folder as folders
 from mibench.data.sets.base import DataSet
@@ -18,7 +19,9 @@ from mibench.data.sets.build import build, place
 from mibench.data.sets.decoding import Progress
 from mibench.data.sets.prepared import facts, not_prepared
 from mibench.errors import MissingError, UserError
+from mibench.keys import digest
 from mibench.protocol.tracks import Track
+from mibench.store.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,19 @@ def public_set(track: Track) -> Needed | None:
 def _folder(track: Track, root: str | None, field: str, split: folders.Split | None) -> DataSet:
     if root is None:
         raise UserError(f"Track {track.id!r} has source: folder but no {field}. Add `{field}: DIR` to its file.")
-    return folders.folder(Path(root), track.resolution, "RGB" if track.channels == 3 else "L", split)
+    return folders.folder(Path(root), track.resolution, "RGB" if track.channels == 3 else "L", split, track.decode)
 
 
 def _split(track: Track) -> folders.Split:
     private, share = track.private, track.public.class_share
-    return folders.Split(private.train_per_identity, private.test_per_identity, private.test_share or 0.2, share or 0.0)
+    return folders.Split(
+        private.train_per_identity,
+        private.test_per_identity,
+        private.test_share or 0.2,
+        share or 0.0,
+        private.class_order,
+        Path(private.test_root) if private.test_root else None,
+    )
 
 
 def _nothing_chosen(track: Track) -> None:
@@ -80,6 +90,9 @@ def _nothing_chosen(track: Track) -> None:
         "private.train_per_identity": track.private.train_per_identity,
         "private.test_per_identity": track.private.test_per_identity,
         "private.test_share": track.private.test_share,
+        "private.test_root": track.private.test_root,
+        "private.class_order": None if track.private.class_order == "lexicographic" else track.private.class_order,
+        "decode": None if track.decode == "photo" else track.decode,
         "public.class_share": track.public.class_share,
         "root": track.root,
     }
@@ -137,11 +150,40 @@ def _not_decoded(track: Track, root: Path) -> str:
 
 def prepare(
     track: Track, home: Path, jobs: int = 1, progress: Progress | None = None, allow_duplicates: bool = False
-) -> None:
-    """Decode the track's folders, if it has any and they changed. Named sets need their root: not done here."""
+) -> list[str]:
+    """Decode the track's folders, if it has any and they changed; how many files of each were read, skipped and why,
+    in sentences. Named sets need their root: not done here. Raises MissingError if public images are copies of private
+    ones, unless the track allows them."""
+    said: list[str] = []
     for need in (private_set(track), public_set(track)):
         if need is not None and need.root is not None:
-            build(need.data_set, need.root, home, jobs=jobs, progress=progress, allow_duplicates=allow_duplicates)
+            name = need.data_set.name
+            _, new = build(
+                need.data_set, need.root, home, jobs=jobs, progress=progress, allow_duplicates=allow_duplicates
+            )
+            said += (facts(name, home) or {"notes": []})["notes"] if new else []
+    if FOLDER in (track.source, track.public.source) or track.public.root:
+        _no_copies(track, home, progress)
+    return said
+
+
+def _no_copies(track: Track, home: Path, progress: Progress | None) -> None:
+    """Raises MissingError if public images are copies of private ones. What was compared is remembered."""
+    private, public = private_set(track).data_set.name, public_set(track)
+    other = public.data_set.name if public is not None else private
+    places = (place(home, private), place(home, other))
+    if track.copies == "allowed" or track.public.source == NONE or not all(map(cache.exists, places)):
+        return
+    metas = [cache.read_index(folder)["meta"] for folder in places]
+    if not metas[1]["counts"].get("public"):
+        return
+    done = home / "cache" / "compared" / digest([meta["split"] for meta in metas] + [copies.VERSION])
+    if done.is_file():
+        return
+    found = copies.between(*places, progress)
+    if found:
+        raise MissingError(copies.sentence(found, track.id))
+    write_text(done, "")
 
 
 @dataclass(frozen=True)

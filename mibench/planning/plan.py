@@ -177,7 +177,7 @@ class _Builder:
                 continue
             if kind.name == "serve" and not cell.defense.served:
                 continue
-            if kind.where and getattr(cell.track, kind.where) is None:
+            if kind.where and not getattr(cell.track, kind.where):
                 continue
             roles = [role for role in kind.reads if role in made]
             title = kind.title

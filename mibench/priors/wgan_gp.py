@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mibench.contracts import BaseParams, Prior, PriorContext, PriorModel
 from mibench.nets.gan import GmiCritic, GmiGenerator
-from mibench.primitives.training import Batches, descend, public_batches
-
-
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-    """E (||grad D(x^)||_2 - 1)^2 at x^ = (1 - alpha) real + alpha fake. ``alpha`` (N, 1, 1, 1) in [0, 1]; a scalar."""
-    between = ((1 - alpha) * real + alpha * fake).detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (gradient.flatten(1).norm(2, dim=1) - 1).square().mean()
+from mibench.primitives.training import Batches, public_batches
+from mibench.primitives.wgan import critic_step, generator_step
 
 
 class WganGp(Prior):
@@ -79,14 +71,9 @@ class WganGp(Prior):
         for step in loop:
             rng = ctx.stream(f"step.{step}")
             real = ctx.public.images[batch(step, rng)]
-            with torch.no_grad():
-                fake = generator(rng.normal(len(real), p.latent_dim))
-            gap = critic(fake).mean() - critic(real).mean()
-            loss_d = gap + p.penalty * gradient_penalty(critic, real, fake, rng.uniform(len(real), 1, 1, 1))
-            descend(opt_d, loss_d)
+            loss_d = critic_step(model, opt_d, real, rng, p.penalty)
             if (step + 1) % p.critic_steps == 0:
-                loss_g = -critic(generator(rng.normal(p.batch, p.latent_dim))).mean()
-                descend(opt_g, loss_g)
+                generator_step(model, opt_g, p.batch, rng)
                 average.update_parameters(generator)
             loop.report(loss=loss_d)
         if p.ema:

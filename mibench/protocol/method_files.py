@@ -117,7 +117,8 @@ def file_source(path: Path) -> MethodFile:
 
 
 def read_entry(path: Path) -> Entry | None:
-    """The registry entry beside a plugin file, ``mine.yaml``; None if there is none. Raises UserError."""
+    """The registry entry beside a plugin file, ``mine.yaml``; None if there is none. That of a package's method is
+    called like its entry point and lies beside its module. Raises UserError."""
     beside = path.with_suffix(".yaml")
     if not beside.is_file():
         return None
@@ -243,9 +244,10 @@ def _offered(kind: Kind, point: EntryPoint) -> MethodFile:
     name = offered_name(point)
     try:
         path, tree, node = offered_class(point)
+        entry = read_entry(path.with_name(name.partition("/")[2])) or entry_of(kind, tree, node)
     except UserError as error:
         return MethodFile(kind, name, Path(), Entry(title=f"unusable: {error}"), problem=str(error))
-    return MethodFile(kind, name, path, entry_of(kind, tree, node), node.name, point.module)
+    return MethodFile(kind, name, path, entry, node.name, point.module)
 
 
 def offered_class(point: EntryPoint) -> tuple[Path, ast.Module, ast.ClassDef]:

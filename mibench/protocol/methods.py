@@ -115,7 +115,10 @@ def combined(parts: Sequence[Facts]) -> Facts:
     for hook, what in ONE_OF.items():
         own = [part.id for part in parts if hook in part.brings]
         if len(own) > 1:
-            raise UserError(f"{' and '.join(own)} each have a {what} of their own and cannot be combined.")
+            raise UserError(
+                f"{' and '.join(own)} each have a {what} of their own and cannot be combined: a target has one, and what "
+                "both would be nobody has said."
+            )
     for part in parts:
         idle = [p.id for p in parts if p is not part and UNASKED & set(p.brings)]
         if part.role == WHOLE and idle:

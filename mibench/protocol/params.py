@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,13 +20,16 @@ class BaseParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class BudgetParams(BaseParams):
-    """What every attack takes beside its own parameters: the cap of the oracle."""
+class RunParams(BaseParams):
+    """What every attack takes beside its own parameters."""
 
-    query_budget: int = Field(ge=1, description="images asked about per identity, shared ones included, at least 1")
+    query_budget: int = Field(1, ge=1, description="images asked about per identity, shared ones included, at least 1")
+    precision: Literal["tf32", "bf16"] = Field(
+        "tf32", description="how products and convolutions are rounded while the attack computes, instead of to float32"
+    )
 
 
-BUDGET = next(iter(BudgetParams.model_fields))
+BUDGET, PRECISION = RunParams.model_fields
 
 
 def parse_value(text: str) -> Any:

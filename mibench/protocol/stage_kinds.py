@@ -20,8 +20,8 @@ class StageKind:
     or where the run has them. seed: which of the run's seeds it has; without one it draws nothing that they decide.
     title: what one is called, of ``track``, ``defense``, ``attack``, ``prior``, its ``seed`` and the run's ``seeds``.
     streams: the name of its random streams. always: whether every attack has it. shown: its files are shown and no
-    other stage reads them. extra: a run without it still has its result. where: the section without which a track has
-    no such stage. weights: published ones that it computes more with where they are on this machine.
+    other stage reads them. extra: a run without it still has its result. where: the section or switch without which a
+    track has no such stage. weights: published ones that it computes more with where they are on this machine.
     """
 
     name: str
@@ -158,6 +158,7 @@ STAGE_KINDS = {
             may_read=("serve",),
             shown=True,
             extra=True,
+            where="feature_space",
         ),
     )
 }

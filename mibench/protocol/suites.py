@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
+from mibench.protocol.claims import Claim, Lower
 from mibench.protocol.yaml_files import Loader, extended
 
 
@@ -36,12 +37,13 @@ class SuiteCell(_Model):
     attack: str
     track: str
     defenses: str
-    confidence: Literal["H", "M", "L"]
+    confidence: Literal["H", "M", "L"] | None = None
 
 
 class Suite(_Model):
     """``note`` says what the list is and what it is not; ``tracks`` are sections as in registry.yaml, in which
-    ``extends`` takes over another one."""
+    ``extends`` takes over another one. ``claims`` are what its runs are to decide, each over ``seeds`` trainings and a
+    group of ``attacks``."""
 
     schema_: Literal[1] = Field(alias="schema")
     title: str
@@ -50,6 +52,9 @@ class Suite(_Model):
     tracks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     groups: dict[str, tuple[str, ...]]
     cells: dict[str, SuiteCell]
+    seeds: int = Field(1, ge=1)
+    attacks: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    claims: dict[str, Claim] = Field(default_factory=dict)
 
     def chosen(self, names: tuple[str, ...]) -> dict[str, SuiteCell]:
         """The cells called ``names``, all if there are none. Raises UserError for one that does not exist."""
@@ -76,6 +81,10 @@ def load_suite(root: Path, name: str) -> Suite:
     for cell_name, cell in suite.cells.items():
         if cell.defenses not in suite.groups:
             raise UserError(f"{path}: cell {cell_name}: {unknown('group', cell.defenses, suite.groups)}")
+    for claim_name, claim in suite.claims.items():
+        for group in (claim.attacks, *(claim.attacks_on.values() if isinstance(claim, Lower) else ())):
+            if group not in suite.attacks:
+                raise UserError(f"{path}: claim {claim_name}: {unknown('group of attacks', group, suite.attacks)}")
     return suite
 
 

@@ -34,14 +34,18 @@ class PrivateSection(_Section):
     """Private identities, and how many of each one's images train the target; the rest is the sealed test split.
 
     Where the data set says how many images train and test, both counts are None. In a folder of one's own they may be
-    given, or ``test_share`` of each class."""
+    given, or ``test_share`` of each class, or ``test_root``, a folder of the same classes whose images test.
+    ``class_order`` says how its classes are numbered: as torchvision's ImageFolder does, ``natural`` (2 before 10), or
+    as listed."""
 
-    ADDED = frozenset({"test_share"})
+    ADDED = frozenset({"test_share", "test_root", "class_order"})
 
     identities: int = Field(ge=2)
     train_per_identity: int | None = Field(default=None, ge=1)
     test_per_identity: int | None = Field(default=None, ge=1)
     test_share: float | None = Field(default=None, gt=0, lt=1)
+    test_root: str | None = None
+    class_order: Literal["lexicographic", "natural"] | tuple[str, ...] = "lexicographic"
 
 
 class PublicSection(_Section):
@@ -185,9 +189,11 @@ class Track(_Section):
     """One protocol. ``split`` is the pinned SHA-256 of the private and public split (see ``mibench data check``).
 
     ``source`` is a module of ``mibench/data``, a data set of ``mibench/data/sets``, or ``folder``, whose images lie in
-    ``root``."""
+    ``root``. ``decode``: how files of a folder become pixels, see ``mibench/data/sets/imaging.py``."""
 
-    ADDED = frozenset({"root", "file", "family", "reported", "normalisation", "panel"})
+    ADDED = frozenset(
+        {"root", "file", "family", "reported", "normalisation", "panel", "decode", "copies", "feature_space"}
+    )
 
     id: str
     version: int
@@ -206,6 +212,9 @@ class Track(_Section):
     reported: dict[str, str | int] = Field(default_factory=dict)  # columns of reported.csv that the track repeats
     root: str | None = None
     file: str | None = None  # of a user's own track: how to ask for it again
+    decode: Literal["photo", "imagefolder", "opencv"] = "photo"
+    copies: Literal["refused", "allowed"] = "refused"  # of private images among the public ones of a folder
+    feature_space: bool = True  # whether runs say where reconstructions lie in the target's features
     private: PrivateSection
     public: PublicSection = PublicSection()
     target: RecipeSection
@@ -255,5 +264,6 @@ class Track(_Section):
         if self.normalisation is not None:
             base["normalisation"] = list(self.normalisation)
         dump = self.model_dump(mode="json")
-        dump["public"].pop("root", None)  # where images lie changes nothing
+        for section, place in (("public", "root"), ("private", "test_root")):
+            dump[section].pop(place, None)  # where images lie changes nothing
         return base | {name: dump[name] for name in names}

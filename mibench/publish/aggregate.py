@@ -11,7 +11,19 @@ import numpy as np
 
 from mibench.protocol.stage_kinds import EXTRA
 from mibench.publish.ranking import arranged, required_attacks
-from mibench.publish.rows import UTILITY, Board, Row, Value, bounds_of, columns, design_of, leakage_of, of_trainings
+from mibench.publish.rows import (
+    UTILITY,
+    Board,
+    Row,
+    Value,
+    bounds_of,
+    columns,
+    design_of,
+    failures,
+    interval_of,
+    leakage_of,
+    of_trainings,
+)
 from mibench.publish.way import Bounds, Scale, frozen
 from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord
 from mibench.stats.intervals import benchmark_interval, seed_interval
@@ -29,10 +41,11 @@ def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
     for key in sorted(cells):
         ordered = sorted(cells[key], key=lambda run: (run.created, run.run))
         done = [run for run in ordered if run.status == "done"]
-        by_seed = {_place(run): run for run in ordered if run.status != "done"}
-        design = next((found for run in reversed(done) if (found := design_of(run)) is not None), None)
-        fitting = [run for run in done if design_of(run) in (None, design)]
-        by_seed |= {_place(run): run for run in fitting if _method(run) == _method(done[-1])}
+        newest = (done or ordered)[-1]
+        design = next((found for run in reversed(done or ordered) if (found := design_of(run)) is not None), None)
+        same = [run for run in ordered if design_of(run) in (None, design) and _method(run) == _method(newest)]
+        by_seed = {_place(run): run for run in same if run.status != "done"}
+        by_seed |= {_place(run): run for run in same if run.status == "done"}
         kept += [by_seed[place] for place in sorted(by_seed)]
     return kept
 
@@ -95,10 +108,10 @@ def _row(runs: list[RunRecord], leakage: str, scale: Scale) -> Row:
         defense_label=first.defense_label,
         attack_label=first.attack_label,
         runs=runs,
-        values={name: mean_over_seeds(name, done) for name in columns(leakage)},
+        values={name: mean_over_seeds(name, runs) for name in columns(leakage)},
         leakage=leakage,
         seconds=math.fsum(run.seconds for run in done) / len(done) if done else None,
-        way=way_value(scale, done, leakage),
+        way=way_value(scale, runs, leakage),
     )
 
 
@@ -115,13 +128,13 @@ def way_value(scale: Scale, runs: Sequence[RunRecord], leakage: str) -> Value:
 
 
 def mean_over_seeds(name: str, runs: Sequence[RunRecord]) -> Value:
-    """One metric over the finished runs of a cell. One value keeps its run's own bootstrap interval; several that agree
-    to the digit tell nothing of other trainings, and get the interval over people."""
-    if not runs:
-        return Value(None, reason="no run finished")
+    """One metric over the trainings of a cell that have it. One value keeps its run's own bootstrap interval; several
+    that agree to the digit tell nothing of other trainings, and get the interval over people."""
+    trainings = len({run.seed for run in runs})
+    if all(run.status != "done" for run in runs):
+        return Value(None, reason="; ".join(failures(runs)) or "no run finished", of=trainings)
     metrics = [run.metrics[name] for run in runs if name in run.metrics]
     known = list(of_trainings(name, runs).values())
-    trainings = len({run.seed for run in runs})
     if not known:
         reasons = sorted({metric.reason for metric in metrics if metric.reason})
         return Value(None, reason="; ".join(reasons) or "not measured on this track", of=trainings)
@@ -136,7 +149,8 @@ def _interval(
 ) -> tuple[float | None, float | None, str | None]:
     """Low, high and what it is over."""
     if len(values) == 1:
-        return known[0].ci_low, known[0].ci_high, None if known[0].ci_low is None else "bootstrap"
+        interval = interval_of(known[0], bounds)
+        return *interval, None if interval[0] is None else "bootstrap"
     if max(values) > min(values):
         low, high = seed_interval(values) or bounds
         return max(low, bounds[0]), min(high, bounds[1]), "seeds"

@@ -21,15 +21,19 @@ from mibench.errors import UserError
 from mibench.publish import text
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.beside import Beside, beside
+from mibench.publish.claims import outcomes
+from mibench.publish.claims_page import claims_view
 from mibench.publish.compare import compare_view
 from mibench.publish.controls import controls_view
-from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex
+from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex, standings_csv
 from mibench.publish.features import Space, feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
 from mibench.publish.links import (
+    CLAIMS,
     attack_page,
     board_page,
+    claims_page,
     compare_page,
     controls_page,
     defense_page,
@@ -44,6 +48,7 @@ from mibench.publish.reported import reported_view
 from mibench.publish.rows import Board
 from mibench.publish.runs import run_view
 from mibench.publish.study import study_view
+from mibench.publish.tradeoff import Tradeoff, tradeoff, tradeoff_view
 from mibench.records import RunRecord
 from mibench.resources import resource_root
 from mibench.store import atomic, locks
@@ -126,9 +131,14 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     pictures = _run_pages(runs, folder, page, catalogue, options, beside(shown, catalogue))
     legend = Legend(shown)
     said = {}
+    tradeoffs = {}
     for board in shown:
-        downloads = _downloads(board, folder, catalogue)
+        found = tradeoff(board, catalogue.baselines)
+        tradeoffs[text.anchor("results", board.key)] = tradeoff_view(board, found, catalogue)
+        downloads = _downloads(board, folder, catalogue, found)
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
+        view["tradeoff"] = tradeoffs[text.anchor("results", board.key)]
+        view["island"] |= {"dominated": found.dominated}
         said[board.key] = view["verdicts"]
         controls = controls_view(board, shown, catalogue)
         hrefs = {"compare_href": compare_page(board), "controls_href": controls_page(board) if controls else None}
@@ -136,12 +146,13 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         if controls:
             page(controls_page(board), "controls.html", view=controls)
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
+    _claims(shown, page, catalogue)
     if not shown:
         page("index.html", "empty.html")
     for kind, place in (("defense", defense_page), ("attack", attack_page)):
         for name in methods(kind, shown, catalogue):
             view = method_view(kind, name, shown, catalogue, said)
-            page(place(name), "method.html", method=view | {"bibtex": bibtex(name, view["facts"])})
+            page(place(name), "method.html", method=view | {"bibtex": bibtex(name, view["facts"])}, tradeoffs=tradeoffs)
     for name in tracks(shown, catalogue):
         page(track_page(name), "track.html", track=track_view(name, shown, catalogue))
     page("protocol.html", "protocol.html", **protocol_view(shown, catalogue))
@@ -151,6 +162,19 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
     page("submit.html", "submit.html")
     folder.write("leaderboard.csv", as_csv(runs))
     folder.write(MARK, as_json(runs))
+
+
+def _claims(shown: Sequence[Board], page: Callable[..., None], catalogue: Catalogue) -> None:
+    """A page for each track's current version, the index's first; where nothing is claimed, one that says so."""
+    current = [board for board in shown if board.current] if catalogue.claims else []
+    titles = {board.key: str(catalogue.tracks.get(board.track, {}).get("title") or board.track) for board in current}
+    pages = [(titles[board.key], claims_page(board, shown)) for board in current]
+    for board in current:
+        assert catalogue.claims is not None
+        view = claims_view(board, titles[board.key], catalogue.claims, outcomes(board, catalogue.claims))
+        page(claims_page(board, shown), "claims.html", claims=view, pages=pages)
+    if all(href != CLAIMS for _, href in pages):
+        page(CLAIMS, "claims.html", claims=None, pages=pages)
 
 
 def _docs(folder: Folder, docs: Path) -> None:
@@ -204,16 +228,17 @@ def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
     return points
 
 
-FORMATS = ("csv", "json", "parquet", "tex", "bib")
+FORMATS = ("csv", "json", "parquet", "tex", "bib", "defenses.csv")
 
 
-def _downloads(board: Board, folder: Folder, catalogue: Catalogue) -> list[dict[str, str]]:
+def _downloads(board: Board, folder: Folder, catalogue: Catalogue, found: Tradeoff) -> list[dict[str, str]]:
     runs = sorted((run for row in board.rows for run in row.runs), key=lambda run: run.run)
     texts = {
         "csv": as_csv(runs),
         "json": as_json(runs),
         "tex": as_latex(board, catalogue),
         "bib": as_bibtex(board, catalogue),
+        "defenses.csv": standings_csv(board, found),
     }
     for suffix, content in texts.items():
         folder.write(_download(board, suffix), content)

@@ -16,34 +16,46 @@ from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.rows import Board
 from mibench.publish.standings import standings
+from mibench.publish.tradeoff import Tradeoff, standings_table
 from mibench.records import SCHEMA, RunRecord
 
 SEEDS = ("seed", "attack_seed", "prior_seed", "evaluator_seed")
-HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "origin", "chance", "seconds")
+HEAD = ("run", "track", "track_version", "defense", "attack", *SEEDS, "status", "reason", "origin", "chance", "seconds")
+EXPOSED = ("p10", "p25", "p50", "p75", "p90", "ids50", "any", "never", "tail10", "gini")
 PARTS = ("", "_low", "_high", "_n", "_reason")
 
 
 def table(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[Any]]]:
     """Column names and one line per run: of every metric the value, the interval, the number of images and, without a
-    value, the reason."""
+    value, the reason; how what leaks spreads over people."""
     names = sorted({name for run in runs for name in run.metrics})
     lines = []
     for run in runs:
         line: list[Any] = [run.run, run.track, run.track_version, run.defense_label, run.attack_label]
         line += astuple(run.seeds)
-        line += [run.status, run.origin, run.chance, round(run.seconds, 3)]
+        line += [run.status, run.reason, run.origin, run.chance, round(run.seconds, 3)]
         for name in names:
             metric = run.metrics.get(name)
             if metric is None:
                 line += [None, None, None, None, "not measured"]
             else:
                 line += [metric.value, metric.ci_low, metric.ci_high, metric.n, metric.reason]
-        lines.append(line)
-    return [*HEAD, *(name + part for name in names for part in PARTS)], lines
+        exposed = run.exposure or {}
+        lines.append([*line, *(exposed.get(name) for name in EXPOSED)])
+    heads = [name + part for name in names for part in PARTS]
+    return [*HEAD, *heads, *(f"exposure_{name}" for name in EXPOSED)], lines
 
 
 def as_csv(runs: Sequence[RunRecord]) -> str:
-    head, lines = table(runs)
+    return _inert_csv(*table(runs))
+
+
+def standings_csv(board: Board, found: Tradeoff) -> str:
+    """One line per defense and setting."""
+    return _inert_csv(*standings_table(board, found))
+
+
+def _inert_csv(head: list[str], lines: list[list[Any]]) -> str:
     return _csv(head, [[_inert(item) for item in line] for line in lines])
 
 
@@ -84,7 +96,7 @@ def as_parquet(runs: Sequence[RunRecord]) -> bytes:
 
 
 def _arrow_type(pa: Any, name: str) -> Any:
-    if name in ("run", "track", "defense", "attack", "status", "origin") or name.endswith("_reason"):
+    if name in ("run", "track", "defense", "attack", "status", "reason", "origin") or name.endswith("_reason"):
         return pa.string()
     return pa.int64() if name in ("track_version", *SEEDS) or name.endswith("_n") else pa.float64()
 

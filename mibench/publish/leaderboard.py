@@ -16,7 +16,7 @@ from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
 from mibench.publish.names import attack_name, defense_name
 from mibench.publish.ranking import TRAININGS
-from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict
+from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict, failures
 from mibench.publish.standings import Standing, is_baseline, standings
 from mibench.publish.verdicts import baseline, verdicts_view
 
@@ -200,12 +200,18 @@ def _run_href(row: Row | None) -> str | None:
 def _cell(row: Row | None, beside: Row | None, floor: Floor | None) -> dict[str, Any]:
     """``beside``: the same attack on the undefended model."""
     if row is None:
-        nothing = {"href": None, "failed": 0, "top1": None, "way": None, "against": None, "floor": None}
+        nothing: dict[str, Any] = {
+            "href": None,
+            "failed": [],
+            "top1": None,
+            "way": None,
+            "against": None,
+            "floor": None,
+        }
         return cell_view(Value(None, reason="not run")) | nothing
-    failed = sum(run.status != "done" for run in row.runs)
     return cell_view(row.leaked) | {
         "href": _run_href(row),
-        "failed": failed,
+        "failed": failures(row.runs),
         "top1": _top1(row),
         "way": cell_view(row.way),
         "against": _against(row, beside) if beside else None,
@@ -245,7 +251,7 @@ def cell_view(value: Value, unit: str | None = "fraction") -> dict[str, Any]:
         "people": f"95 % interval over people: {value.seeds} seeds that agree to the digit tell nothing of others",
         "attacks": f"over {value.seeds} seeds, each with the attack that was worst on the others; the upper end holds "
         "for all required attacks at once",
-        "bootstrap": "95 % bootstrap interval of one run",
+        "bootstrap": "95 % interval of one training, over people",
     }
     return {
         "text": text.number(value.mean, unit),

@@ -8,6 +8,8 @@ from mibench.publish import text
 from mibench.publish.rows import Board
 from mibench.records import RunRecord
 
+CLAIMS = "claims.html"
+
 
 def run_page(run: RunRecord) -> str:
     return f"run/{run.run}.html"
@@ -36,3 +38,8 @@ def controls_page(board: Board) -> str:
 
 def compare_page(board: Board) -> str:
     return f"compare/{text.file_name(board.key)}.html"
+
+
+def claims_page(board: Board, boards: Sequence[Board]) -> str:
+    """Of the index's board it is what the navigation leads to."""
+    return CLAIMS if board is boards[0] else f"claims/{text.file_name(board.key)}.html"

@@ -1,10 +1,10 @@
-"""Results as a Markdown table, from the objects that `mibench export --format json` writes."""
+"""Results as Markdown tables, from the objects that `mibench export --format json` writes."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from mibench.protocol.stage_kinds import ASKING, computed_by
@@ -30,7 +30,7 @@ def results_table(runs: Sequence[dict[str, Any]]) -> str:
     the t interval; times are means over seeds of the seconds that the stages took, as many beside each other as the
     machine ran; queries are all questions to the target, prior and preparation included, divided by the attacked
     identities; memory is the largest of the attack's processes."""
-    tables = []
+    tables, runs = [], [run for run in runs if run["status"] == "done"]
     for track, defense in dict.fromkeys((run["track"], run["defense_label"]) for run in runs):
         own = [run for run in runs if (run["track"], run["defense_label"]) == (track, defense)]
         attacks = dict.fromkeys(run["attack_label"] for run in own)
@@ -39,10 +39,47 @@ def results_table(runs: Sequence[dict[str, Any]]) -> str:
         shown = WITH_PANEL if leakage == MAJORITY else ACCURACIES
         rows.sort(key=lambda row: -(_mean(_values(row[1], leakage)) or 0.0))
         heads = ("attack", *shown.values(), *HEADS)
-        lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-        lines += [f"| {' | '.join((f'`{name}`', *_cells(cell, shown)))} |" for name, cell in rows]
-        tables.append(f"Track `{track}`, defense `{defense}`:\n\n" + "\n".join(lines) + "\n")
+        table = _table(heads, ((f"`{name}`", *_cells(cell, shown)) for name, cell in rows))
+        tables.append(f"Track `{track}`, defense `{defense}`:\n\n{table}")
     return "\n".join(tables)
+
+
+def defenses_table(runs: Sequence[dict[str, Any]], controls: Collection[str]) -> str:
+    """One table per track: a row per defense, the one that leaks most under any attack first, and a column for every
+    attack that several defenses met, ``controls`` among neither attacks nor these. Accuracies are means over seeds with
+    the t interval; leakage is what the majority accepts where a panel judges, else top-1. The time is that of one
+    training."""
+    tables = []
+    for track in dict.fromkeys(run["track"] for run in runs):
+        own = [run for run in runs if run["track"] == track and run["attack"] not in controls]
+        leakage = leakage_of(run["metrics"] for run in own)
+        cells: dict[str, dict[str, list[dict[str, Any]]]] = {}  # by defense and attack
+        for run in own:
+            cells.setdefault(run["defense_label"], {}).setdefault(run["attack_label"], []).append(run)
+        competing = {run["defense_label"] for run in own if run["defense"] not in controls}
+        everyone = [attack for defense in competing for attack in cells[defense]]
+        shown = sorted({attack for attack in everyone if everyone.count(attack) >= min(2, len(competing))})
+        most = {
+            defense: max(_mean(_values(found, leakage)) or 0.0 for found in by_attack.values())
+            for defense, by_attack in cells.items()
+        }
+        rows = []
+        for defense in sorted(cells, key=lambda name: (-most[name], name)):
+            met = [run for found in cells[defense].values() for run in found]
+            leaks = (_accuracy(_values(cells[defense].get(attack, ()), leakage)) for attack in shown)
+            time = duration(_seconds(met, computed_by("defense")))
+            rows.append(
+                (f"`{defense}`", _accuracy(_values(met, "nat1")), *leaks, str(len({run["seed"] for run in met})), time)
+            )
+        table = _table(("defense", "natural %", *(f"`{attack}` %" for attack in shown), "seeds", "training"), rows)
+        what = "the majority" if leakage == MAJORITY else "top-1"
+        tables.append(f"Track `{track}`, leakage is {what}:\n\n{table}")
+    return "\n".join(tables)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
 
 
 def _cells(runs: Sequence[dict[str, Any]], accuracies: Iterable[str]) -> Iterable[str]:

@@ -115,7 +115,10 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
                 "seconds": _cost(row, kind),
                 "queries": _queries(row),
                 "memory": _memory(row),
-                "runs": [{"seed": str(r.seeds), "href": run_page(r), "failed": r.status != "done"} for r in row.runs],
+                "runs": [
+                    {"seed": str(r.seeds), "href": run_page(r), "failed": r.status != "done", "reason": r.reason}
+                    for r in row.runs
+                ],
             }
             for row in rows
         ],

@@ -11,6 +11,7 @@ from mibench.protocol.method_files import CONTROL
 from mibench.records import RunRecord
 
 if TYPE_CHECKING:
+    from mibench.protocol.suites import Suite
     from mibench.publish.figures_file import Reported
 
 Facts = Mapping[str, Any]
@@ -27,13 +28,14 @@ class Catalogue:
     kind, family, access, prior, adaptive (an attack made to get around a defense), paper, url, year, reference (title,
     venue, year, url), presets, costs, deviations, code_version. metrics: title, direction (``low`` or ``high``,
     whichever is more private, or None), unit (``fraction`` is shown as per cent), help. bounds: the controls that are
-    floor and ceiling of a prior."""
+    floor and ceiling of a prior. claims: the suite whose claims the runs are to decide."""
 
     tracks: Mapping[str, Facts] = field(default_factory=dict)
     defenses: Mapping[str, Facts] = field(default_factory=dict)
     attacks: Mapping[str, Facts] = field(default_factory=dict)
     metrics: Mapping[str, Facts] = field(default_factory=dict)
     bounds: tuple[str, str] | None = None
+    claims: Suite | None = None
 
     @property
     def controls(self) -> frozenset[str]:

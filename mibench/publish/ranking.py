@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mibench.publish.rows import Case, Row, Value, Verdict, design_of
+from mibench.publish.rows import Case, Row, Value, Verdict, design_of, failures, interval_of
 from mibench.stats.comparisons import Paired, holm, paired_means, shared_ranks
 from mibench.stats.intervals import Table, benchmark_interval, seed_interval
 from mibench.stats.tradeoff import pareto_front
@@ -106,9 +106,12 @@ def _case(
         rows = {row.attack_label: row for row in group}
         label = _leakiest(group, controls)
         value = rows[label].leaked if label else Value(None, reason="no attack finished")
-    missing = [_missing(label, faced.get(label)) for label in required]
+    of = {row.attack_label: row for row in group}
+    missing = [_missing(label, of.get(label)) for label in required]
     if len(_design(group) | base) > 1:
-        missing.append("judges and public priors of the seeds that the undefended model's have")
+        missing = [
+            f"{label} (judges and public priors of the same seeds as on the undefended model)" for label in required
+        ]
     return Case(
         defense=first.defense,
         label=first.defense_label,
@@ -121,10 +124,18 @@ def _case(
 
 
 def _missing(label: str, row: Row | None) -> str | None:
+    """What keeps a cell from being ranked: a training that failed, or none of the seeds 0 to S - 1 may lack, S at least
+    three."""
     if row is None:
         return label
+    if failed := failures(row.runs):
+        return f"{label} ({'; '.join(failed)})"
+    if not row.by_seed:
+        return label
     seeds = _prefix([row])
-    return None if seeds >= TRAININGS else f"{label} (trainings 0 to {TRAININGS - 1}; {seeds} done without a gap)"
+    if seeds < TRAININGS:
+        return f"{label} (trainings 0 to {TRAININGS - 1}; {seeds} done without a gap)"
+    return None if seeds == len(row.by_seed) else f"{label} (training {seeds}, of which there are later ones)"
 
 
 def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
@@ -133,7 +144,8 @@ def _value(worst: Worst, rows: Sequence[Row], seeds: int) -> Value:
     if worst.bound is None:
         row = next(row for row in rows if row.attack_label == worst.attack)
         metric = row.by_seed[0]
-        return Value(worst.mean, metric.ci_low, metric.ci_high, seeds=1, of=1, source="bootstrap")
+        low, high = interval_of(metric, (0.0, 1.0))
+        return Value(worst.mean, low, high, seeds=1, of=1, source="bootstrap")
     low, _ = seed_interval(worst.values) or (None, None)
     high = worst.bound
     for row in rows:

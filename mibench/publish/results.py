@@ -24,9 +24,9 @@ def load_results(folder: Path, reproduced: bool = True) -> list[RunRecord]:
 
     Raises UserError for a file that is not such an export.
     """
-    own = [run for path in sorted(folder.glob("*.json")) for run in _load(path)]
+    own = [run for path in sorted(folder.glob("*.json")) for run in load_file(path)]
     known = {run.run for run in own}
-    sent = [_submitted(run) for path in sorted((folder / SUBMITTED).glob("*.json")) for run in _load(path)]
+    sent = [_submitted(run) for path in sorted((folder / SUBMITTED).glob("*.json")) for run in load_file(path)]
     runs = own + [run for run in sent if run.run not in known]
     return [_reproduced(run, folder / REPRODUCED) for run in runs] if reproduced else runs
 
@@ -50,7 +50,8 @@ def _reproduced(run: RunRecord, folder: Path) -> RunRecord:
         raise UserError(f"{path} is not what `mibench reproduce` writes: {error}.") from None
 
 
-def _load(path: Path) -> list[RunRecord]:
+def load_file(path: Path) -> list[RunRecord]:
+    """The runs in one such file. Raises UserError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:

@@ -8,9 +8,12 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mibench.records import MetricValue, RunRecord
-from mibench.stats.bootstrap import bootstrap_interval
+from mibench.stats import Interval, bootstrap_interval
 from mibench.stats.comparisons import Paired
+from mibench.stats.intervals import population_interval
 from mibench.stats.worst import Worst
 
 TABLE_METRICS = (
@@ -55,6 +58,21 @@ def design_of(run: RunRecord) -> bool | None:
     """Whether judges and public prior are those of the training's seed (True) or, as in older records, of seed 0; None
     where that is the same."""
     return run.seeds.evaluator == run.seed if run.seed else None
+
+
+def interval_of(metric: MetricValue, bounds: tuple[float, float]) -> Interval:
+    """The interval of one run over people. Where all gave the same answer, what so many people allow: an interval of no
+    width would say more than they do."""
+    if metric.ci_low is None or metric.ci_high is None:
+        return None, None
+    if metric.ci_low == metric.ci_high and metric.per_identity:
+        return population_interval(np.array([list(metric.per_identity.values())]), bounds=bounds)
+    return metric.ci_low, metric.ci_high
+
+
+def failures(runs: Iterable[RunRecord]) -> list[str]:
+    """Which runs failed, and why."""
+    return [f"seed {r.seeds} failed" + (f": {r.reason}" if r.reason else "") for r in runs if r.status != "done"]
 
 
 def of_trainings(name: str, runs: Iterable[RunRecord]) -> dict[int, MetricValue]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from mibench.publish.judges import FLAGS, flags, knowledge_view
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
 from mibench.publish.metrics import SHORT, metric_facts
 from mibench.publish.model import Catalogue
-from mibench.publish.rows import MAJORITY, TABLE_METRICS, TOP1, UTILITY, leakage_of
+from mibench.publish.rows import MAJORITY, TABLE_METRICS, TOP1, UTILITY, bounds_of, interval_of, leakage_of
 from mibench.publish.standings import Badge
 from mibench.records import RunRecord, StageInfo
 
@@ -55,7 +54,7 @@ def run_view(
         "environment": text.flat(run.environment),
         "stages": [_stage(stage) for stage in run.stages],
         "queries": _queries(run),
-        "identities": _identities(run, leakage),
+        "identities": _identities(run),
         "leakage": SHORT[leakage],
         "gallery": gallery,
         "choosing": any(not image.get("selected") for image in run.images),
@@ -85,9 +84,10 @@ def _version(version: int) -> str:
 
 def _metric(run: RunRecord, name: str, catalogue: Catalogue, panel: bool) -> dict[str, Any]:
     metric, facts = run.metrics[name], metric_facts(catalogue, name, panel=panel)
+    low, high = interval_of(metric, bounds_of(name))
     return facts | {
         "value": text.number(metric.value, facts["raw_unit"]),
-        "interval": text.interval(metric.ci_low, metric.ci_high, facts["raw_unit"]),
+        "interval": text.interval(low, high, facts["raw_unit"]),
         "n": metric.n,
         "reason": metric.reason if metric.value is None else None,
     }
@@ -134,22 +134,25 @@ def _queries(run: RunRecord) -> list[dict[str, Any]]:
     return table
 
 
-def _identities(run: RunRecord, leakage: str) -> dict[str, Any] | None:
+def _identities(run: RunRecord) -> dict[str, Any] | None:
     """The distribution of attack accuracy over identities, None where it is not known."""
-    metric = run.metrics.get(leakage)
-    if metric is None or not metric.per_identity:
+    exposed = run.exposure
+    if exposed is None:
         return None
-    pairs = [(label, metric.per_identity[label]) for label in sorted(metric.per_identity, key=_label)]
-    values = sorted(value for _, value in pairs)
-    tail = values[-max(1, math.ceil(len(values) / 10)) :]
-    half = len(values) // 2
-    return {
-        "strip": [{"label": n, "text": f"{100 * v:.0f}", "level": round(10 * v)} for n, v in pairs],
-        "count": len(values),
-        "median": text.number((values[half] + values[~half]) / 2, "fraction"),
-        "exposed": sum(value >= 0.5 for value in values),
-        "never": sum(value == 0 for value in values),
-        "tail": text.number(math.fsum(tail) / len(tail), "fraction"),
+    people = run.metrics[run.leakage].per_identity
+    shares = {
+        name: text.number(exposed[name], "fraction") for name in ("p10", "p25", "p50", "p75", "p90", "tail10", "any")
+    }
+    return shares | {
+        "strip": [
+            {"label": n, "text": f"{100 * people[n]:.0f}", "level": round(10 * people[n])}
+            for n in sorted(people, key=_label)
+        ],
+        "count": len(people),
+        "images": f"{exposed['images']:g}",
+        "half": round(exposed["ids50"] * len(people)),
+        "never": round(exposed["never"] * len(people)),
+        "gini": None if exposed["gini"] is None else f"{exposed['gini']:.2f}",
     }
 
 

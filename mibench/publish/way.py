@@ -49,7 +49,7 @@ class Scale:
         none."""
         shares: dict[int, list[float]] = defaultdict(list)
         reason = "no run finished"
-        for run in runs:
+        for run in (run for run in runs if run.status == "done"):
             value, prior = _value(run, metric), prior_of(run)
             if prior is None:
                 reason = "it searches no generative prior"
@@ -80,7 +80,7 @@ def prior_of(run: RunRecord) -> Hashable | None:
 
 def _value(run: RunRecord, metric: str) -> float | None:
     found = run.metrics.get(metric)
-    return found.value if found is not None and run.status == "done" else None
+    return found.value if found is not None else None
 
 
 def frozen(value: Any) -> Hashable:

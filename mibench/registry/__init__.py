@@ -27,7 +27,7 @@ from mibench.protocol.method_files import (
     parsed,
 )
 from mibench.protocol.methods import Facts, Kind, Selection, combined, joined_by_plus
-from mibench.protocol.params import BUDGET, BudgetParams, non_default, parse_call, resolve
+from mibench.protocol.params import RunParams, non_default, parse_call, resolve
 from mibench.protocol.suites import suite_tracks
 from mibench.protocol.tracks import Track
 from mibench.protocol.yaml_files import Loader
@@ -170,6 +170,10 @@ class Registry:
     def is_control_of_ours(self, name: str) -> bool:
         """Whether an attack is a control that the engine brings, and may see private images."""
         return self.path("attack", name).parent == CONTROLS
+
+    def is_prior_of_ours(self, name: str) -> bool:
+        """Whether a prior is one that the engine brings."""
+        return name in self.entries("prior") and self.path("prior", name).parent == PRIORS
 
     def _licensed(self, entry: Entry) -> Entry:
         licence = self._file.licence
@@ -327,18 +331,17 @@ class Registry:
 
     def _ask(self, selection: Selection, track: Track, values: dict[str, Any], source: str) -> Facts:
         cls = self.plugin(selection.kind, selection.id)
-        capped = _budget(selection.kind, values)
-        if capped:
-            resolve(BudgetParams, capped, selection.id)
-        params = resolve(cls.Params, _own(values, capped), selection.id)
+        beside = _beside(selection.kind, values)
+        resolve(RunParams, beside, selection.id)
+        params = resolve(cls.Params, _own(values, beside), selection.id)
         plugin = cls(params, track_info(track))
         return Facts(
             selection.kind,
             selection.id,
             selection.label,
             cls.version,
-            params.model_dump(mode="json") | capped,
-            non_default(params) | capped,
+            params.model_dump(mode="json") | beside,
+            non_default(params) | beside,
             source,
             skip=plugin.skip(),
             **further(plugin, track, self.entry(selection.kind, selection.id).kind),
@@ -352,7 +355,7 @@ class Registry:
             names = name.split("+")
             return Combined([self.build(kind, part, params[part], track) for part in names])
         cls = self.plugin(kind, name)
-        return cls(resolve(cls.Params, _own(params, _budget(kind, params)), name), track_info(track))
+        return cls(resolve(cls.Params, _own(params, _beside(kind, params)), name), track_info(track))
 
     def unlisted(self) -> Iterator[str]:
         """Plugin files that registry.yaml does not name, and names without a file, as sentences."""
@@ -368,11 +371,11 @@ class Registry:
                 yield f"{kind} {name!r} is in registry.yaml but {kind}s/{name}.py does not exist."
 
 
-def _budget(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
-    """The cap of an attack's queries, where one is among its parameters."""
-    return {BUDGET: values[BUDGET]} if kind == "attack" and BUDGET in values else {}
+def _beside(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
+    """Of an attack's parameters those that every attack has."""
+    return {name: values[name] for name in RunParams.model_fields if kind == "attack" and name in values}
 
 
-def _own(values: dict[str, Any], capped: dict[str, Any]) -> dict[str, Any]:
+def _own(values: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
     """The parameters that the method itself takes."""
-    return {name: value for name, value in values.items() if name not in capped}
+    return {name: value for name, value in values.items() if name not in beside}

@@ -45,8 +45,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def read_track(path: Path) -> Track:
-    """The track in ``path``: a section of registry.yaml, of which everything but the images has a default. ``root``
-    and ``public.root`` are relative to the file. Raises UserError that says what is wrong."""
+    """The track in ``path``: a section of registry.yaml, of which everything but the images has a default. ``root``,
+    ``public.root`` and ``private.test_root`` are relative to the file. Raises UserError that says what is wrong."""
+    from mibench.data.sets.folder import apart
+
     section = DEFAULTS | _mapping(path)
     section.setdefault("id", path.stem.lower())
     section.setdefault("title", f"Own images ({section['id']})")
@@ -57,9 +59,15 @@ def read_track(path: Path) -> Track:
     for name in ("private", "public"):
         if not isinstance(section[name], dict):
             raise UserError(f"{path}: {name} must be a mapping such as {{images: 1000}}, found {section[name]!r}.")
-    for part in (section, section["public"]):
-        if part.get("root") is not None:
-            part["root"] = str((path.parent / str(part["root"])).resolve())
+    for part, place in ((section, "root"), (section["public"], "root"), (section["private"], "test_root")):
+        if part.get(place) is not None:
+            part[place] = str((path.parent / str(part[place])).resolve())
+    for other, what in (
+        (section["public"].get("root"), "public images"),
+        (section["private"].get("test_root"), "tests"),
+    ):
+        if other is not None and section.get("root") is not None:
+            apart(Path(section["root"]), Path(other), what)
     if section["source"] == "folder" and "identities" not in section["private"]:
         section["private"] = {"identities": _count(path, section), **section["private"]}
     try:

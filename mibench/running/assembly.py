@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mibench.planning.plan import PlannedRun
 from mibench.protocol.stage_kinds import ASKING
 from mibench.protocol.tracks import Track
 from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord, Seeds, StageInfo
@@ -64,6 +65,49 @@ def assemble(
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
         protected=manifests["target"].result.get("protected"),
     )
+
+
+def failed(planned: PlannedRun, manifests: Mapping[str, Manifest], reason: str, created: str) -> RunRecord:
+    """The record of a run that will not be complete, with the stages that it would have; those without a manifest took
+    no time."""
+    cell = planned.cell
+    lines = [
+        _stage(role, manifests[role])
+        if role in manifests
+        else StageInfo(role, stage.key, stage.plugin, stage.version, stage.params, stage.seed, 0.0)
+        for role, stage in planned.stages.items()
+    ]
+    asked = question(planned)
+    return RunRecord(
+        run=planned.run,
+        track=cell.track.id,
+        track_version=cell.track.version,
+        defense=cell.defense.id,
+        attack=cell.attack.id,
+        seed=cell.seeds.target,
+        defense_label=asked.defense,
+        attack_label=asked.attack,
+        defense_params=cell.defense.params,
+        attack_params=cell.attack.params,
+        status="failed",
+        created=created,
+        metrics={},
+        stages=lines,
+        environment={},
+        queries=_queries(manifests),
+        images=[],
+        chance=cell.track.chance,
+        command=asked.command,
+        deviations=asked.deviations,
+        reason=" ".join(reason.split())[:300],
+    )
+
+
+def question(planned: PlannedRun) -> Question:
+    """What a planned run asks."""
+    cell = planned.cell
+    deviations = [*cell.defense.deviations, *cell.attack.deviations]
+    return Question(planned.run, cell.track, cell.seeds, cell.defense.label, cell.attack.label, deviations)
 
 
 def _stage(role: str, manifest: Manifest) -> StageInfo:

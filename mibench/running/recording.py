@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from mibench.keys import digest
 from mibench.planning.plan import Plan, PlannedRun, Stage
 from mibench.protocol.stage_kinds import EXTRA
 from mibench.records import RunRecord
-from mibench.running.assembly import Question, assemble
+from mibench.running.assembly import assemble, failed, question
+from mibench.store import attempts
 from mibench.store.artifacts import Manifest, Store
 
 
@@ -55,9 +57,30 @@ class Recorder:
                 self._record(planned)
         return [self.runs[planned.run] for planned in self._plan.runs if planned.run in self.runs]
 
+    def failures(self) -> list[Manifest]:
+        """The records of the runs that a stage keeps from being complete which would only fail again: they count, and
+        say why. What was killed, stopped or lacked something is tried again and has none."""
+        failed = attempts.failed_before(
+            self._store.home,
+            {(s.key, s.source_sha256) for s in self._plan.stages.values() if s.key not in self.manifests},
+        )
+        records = []
+        for planned in self._plan.runs:
+            broken = [stage for role, stage in planned.stages.items() if stage.key in failed and role not in EXTRA]
+            if broken and not any(self._store.manifest("run", key) for key in record_keys(planned)):
+                reason = "; ".join(f"{stage.kind}: {failed[stage.key].message}" for stage in broken)
+                done = {role: self.manifests[s.key] for role, s in planned.stages.items() if s.key in self.manifests}
+                key = digest({"run": planned.run, "failed": reason})
+                records.append(keep(self._store, key, partial(_failed, planned, done, reason)))
+        return records
+
     def _record(self, planned: PlannedRun) -> Manifest:
         self.runs[planned.run] = _record(self._store, planned, self.manifests)
         return self.runs[planned.run]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def record_key(planned: PlannedRun, done: Iterable[str]) -> str:
@@ -67,17 +90,26 @@ def record_key(planned: PlannedRun, done: Iterable[str]) -> str:
     return digest({"run": planned.run, "stages": stages})
 
 
+def record_keys(planned: PlannedRun) -> list[str]:
+    """The keys of the artefacts that can hold the record of a run that was complete, with and without its extras."""
+    whole = [stage.key for stage in planned.stages.values()]
+    return [
+        record_key(planned, whole),
+        record_key(planned, [s.key for r, s in planned.stages.items() if r not in EXTRA]),
+    ]
+
+
+def _failed(planned: PlannedRun, done: Mapping[str, Manifest], reason: str) -> RunRecord:
+    return failed(planned, done, reason, _now())
+
+
 def _record(store: Store, planned: PlannedRun, done: Mapping[str, Manifest]) -> Manifest:
     """The manifest that holds the run's record, made when the run was first complete."""
     manifests = {role: done[stage.key] for role, stage in planned.stages.items() if stage.key in done}
 
     def make() -> RunRecord:
-        cell = planned.cell
-        deviations = [*cell.defense.deviations, *cell.attack.deviations]
-        asked = Question(planned.run, cell.track, cell.seeds, cell.defense.label, cell.attack.label, deviations)
         table = store.path("evaluate", manifests["evaluate"].key) / "images.json"
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        return assemble(asked, manifests, json.loads(table.read_text()), created)
+        return assemble(question(planned), manifests, json.loads(table.read_text()), _now())
 
     return keep(store, record_key(planned, done), make)
 

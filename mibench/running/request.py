@@ -17,7 +17,7 @@ from mibench.metrics.weights import at_hand
 from mibench.planning.plan import Cell, Plan, make_plan
 from mibench.protocol.grid_files import read_grid
 from mibench.protocol.methods import Facts, Kind, Selection
-from mibench.protocol.params import BUDGET, parse_value
+from mibench.protocol.params import BUDGET, PRECISION, RunParams, parse_value
 from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
 from mibench.records import ATTACKS_APART, Seeds, numbered
@@ -49,18 +49,33 @@ class Asked:
     suite: str | None = None
     cells: tuple[str, ...] = ()
     budget: int | None = None
+    precision: str | None = None
 
     @property
     def names(self) -> bool:
         """Whether methods or a track were named."""
-        return bool(self.defenses or self.attacks or self.settings or self.budget or self.track != DEFAULT_TRACK)
+        return bool(
+            self.defenses
+            or self.attacks
+            or self.settings
+            or self.budget
+            or self.precision
+            or self.track != DEFAULT_TRACK
+        )
 
 
 class Planner:
-    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first."""
+    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first; ``say`` hears what was
+    read and skipped."""
 
-    def __init__(self, registry: Registry, home: Path, decoding: Decoding | None = None) -> None:
-        self._registry, self._home, self._decoding = registry, home, decoding
+    def __init__(
+        self,
+        registry: Registry,
+        home: Path,
+        decoding: Decoding | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self._registry, self._home, self._decoding, self._say = registry, home, decoding, say
 
     def plan(self, asked: Asked) -> Plan:
         """Raises UserError for what does not exist or cannot be read."""
@@ -77,8 +92,8 @@ class Planner:
             if not equals:
                 raise UserError(f"Cannot read --set {item!r}. Expected defense.NAME=VALUE or attack.NAME=VALUE.")
             settings[key.strip()] = value
-        if asked.budget is not None:
-            settings[f"attack.{BUDGET}"] = str(asked.budget)
+        beside = {BUDGET: asked.budget, PRECISION: asked.precision}
+        settings |= {f"attack.{name}": str(given) for name, given in beside.items() if given is not None}
         track = self.track(asked.track)
         return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), seeds, settings)
 
@@ -137,7 +152,9 @@ class Planner:
             return track
         if self._decoding is not None:
             with self._decoding(track.id) as tell:
-                tracked.prepare(track, self._home, cores(), tell)
+                said = tracked.prepare(track, self._home, cores(), tell)
+            for sentence in said:
+                self._say(sentence)
         track = tracked.resolve(track, self._home)
         self._registry.add(track)
         return track
@@ -151,15 +168,21 @@ def _text(value: Any) -> str:
 
 
 def build_plan(
-    registry: Registry, track: Track, defenses: list[Selection], attacks: list[Selection], seeds: Sequence[Seeds]
+    registry: Registry,
+    track: Track,
+    defenses: list[Selection],
+    attacks: list[Selection],
+    seeds: Sequence[Seeds],
+    controlled: bool = False,
 ) -> Plan:
-    """The plan for defenses x attacks x seeds on a track, the undefended model first."""
+    """The plan for defenses x attacks x seeds on a track, the undefended model first. ``controlled``: with the
+    controls, as always where the track has a panel."""
     baseline = Selection("defense", BASELINE)
     if all(s.id != BASELINE for s in defenses):
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
-    floors, once = _controls(registry, track, attack_facts)
+    floors, once = _controls(registry, track, attack_facts) if controlled or track.panel is not None else ([], [])
     attack_facts += floors
     evaluation = {
         "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
@@ -184,9 +207,9 @@ def build_plan(
 
 
 def _controls(registry: Registry, track: Track, attacks: list[Facts]) -> tuple[list[Facts], list[Facts]]:
-    """What runs by itself where the track has a panel, unless it is asked for anyway: the floors of the attacks'
+    """What runs by itself with a panel and in an audit, unless it is asked for anyway: the floors of the attacks'
     priors, for every target, and, for every seed, what asks no target."""
-    if registry.controls is None or track.panel is None:
+    if registry.controls is None:
         return [], []
     asked, named = {facts.label for facts in attacks}, registry.controls
     priors = [ref for facts in attacks if (ref := facts.prior)]
@@ -223,8 +246,8 @@ def apply_settings(registry: Registry, selections: list[Selection], settings: di
     for key in settings:
         single = [part for s in selections for part in s.parts or (s,)]
         models = {s.id: registry.plugin(s.kind, s.id).Params for s in single}
-        capped = {s.id for s in single if s.kind == "attack" and key == BUDGET}
-        taking = [name for name, model in models.items() if key in model.model_fields or name in capped]
+        every = {s.id for s in single if s.kind == "attack" and key in RunParams.model_fields}
+        taking = [name for name, model in models.items() if key in model.model_fields or name in every]
         if not taking:
             fields = sorted({name for model in models.values() for name in model.model_fields})
             raise unknown(f"parameter of {', '.join(models)}", key, fields)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mibench.errors import EXIT_FAILED, UserError, unknown
 from mibench.planning.estimates import estimate, filled, past_seconds
 from mibench.planning.plan import Plan, Stage
 from mibench.planning.schedule import Schedule
-from mibench.protocol.stage_kinds import EXTRA, STAGE_KINDS
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.records import RunRecord
 from mibench.running import grids
 from mibench.running.coordinator import Listener, Outcome, State, coordinate
 from mibench.running.placement import Place
-from mibench.running.recording import Recorder, record_key
+from mibench.running.recording import Recorder, record_keys
 from mibench.stages.events import Failed
 from mibench.store import attempts
 from mibench.store.artifacts import Damaged, Manifest, Store
@@ -32,6 +32,7 @@ class Result:
     todo: set[str] = field(default_factory=set)  # keys that were missing at the start
     outcome: Outcome = field(default_factory=Outcome)
     notes: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)  # methods whose files changed since, and their versions did not
 
 
 def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
@@ -54,6 +55,26 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
             if _whole(store, plan.stages[key], notes, verify=True) is None:
                 del done[key]
     return done
+
+
+def outdated(plan: Plan, done: Mapping[str, Manifest]) -> dict[str, list[str]]:
+    """Methods that have stages which were computed with another text of their files, of the same version: the kinds of
+    these stages by method."""
+    changed: dict[str, list[str]] = {}
+    for key, manifest in done.items():
+        was, now = manifest.source_sha256, plan.stages[key].source_sha256
+        if was and now and was != now and manifest.kind not in changed.setdefault(manifest.plugin, []):
+            changed[manifest.plugin].append(manifest.kind)
+    return {name: kinds for name, kinds in changed.items() if kinds}
+
+
+def _outdated_sentence(changed: Mapping[str, list[str]]) -> str:
+    kinds = dict.fromkeys(kind for each in changed.values() for kind in each)
+    return (
+        f"The files of {', '.join(changed)} have changed since these results were computed, their versions have not, "
+        f"so nothing was computed again. Whoever changed what a method computes raises `version` in its file, or adds "
+        f"{' '.join(f'--force {kind}' for kind in kinds)}."
+    )
 
 
 def _whole(store: Store, stage: Stage, notes: list[str], verify: bool) -> Manifest | None:
@@ -93,6 +114,9 @@ def execute(
     recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
     todo = needed(plan, recorder.manifests)
     result.todo = {stage.key for stage in todo}
+    if changed := outdated(plan, recorder.manifests):
+        result.outdated = list(changed)
+        result.notes.append(_outdated_sentence(changed))
     if todo:
         seconds = estimate(todo, past_seconds(database.durations()))
         with grids.open_grid(store.home, plan, seconds):
@@ -100,7 +124,7 @@ def execute(
     store.sweep(recorder.manifests)
     records = recorder.finish()
     result.manifests = [*recorder.manifests.values(), *records]
-    database.ingest(database.lacking(result.manifests))
+    database.ingest(database.lacking([*result.manifests, *recorder.failures()]))
     if len(recorder.manifests) == len(plan.stages):
         grids.drop(store.home, grids.grid_id(plan))
     for planned in plan.runs:
@@ -156,7 +180,7 @@ def collect(store: Store, database: Database) -> dict[str, tuple[int, int]]:
             continue
         recorder = Recorder(store, grid.plan, lookup(store, grid.plan, []), database.ingest)
         records = recorder.finish()
-        database.ingest(database.lacking([*recorder.manifests.values(), *records]))
+        database.ingest(database.lacking([*recorder.manifests.values(), *records, *recorder.failures()]))
         recorded[name] = (len(records), len(grid.plan.runs))
         if len(recorder.manifests) == len(grid.plan.stages) and not grid.alive:
             grids.drop(store.home, name)
@@ -180,9 +204,7 @@ def force(store: Store, plan: Plan, names: Iterable[str]) -> list[Stage]:
             chosen.add(stage.key)
     for planned in plan.runs:
         if not chosen.isdisjoint(stage.key for stage in planned.stages.values()):
-            keys = [stage.key for stage in planned.stages.values()]
-            without = [s.key for role, s in planned.stages.items() if role not in EXTRA]
-            for whole in (keys, without):
-                store.discard("run", record_key(planned, whole))
+            for key in record_keys(planned):
+                store.discard("run", key)
     again = [stage for stage in plan.stages.values() if stage.key in chosen]
     return [stage for stage in again if store.discard(stage.kind, stage.key)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from mibench.errors import StageFailed
 from mibench.images.pixels import resized, write_png
 from mibench.keys import digest
 from mibench.nets.base import Classifier
-from mibench.protocol.params import BUDGET
+from mibench.protocol.params import BUDGET, PRECISION
 from mibench.registry.combination import adapts
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
@@ -57,7 +59,7 @@ def prepare(job: Job) -> dict[str, Any]:
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
     oracle, prior, ctx = _oracle(job, job.target()), load_prior(job, attack.tunes_prior), _Context(job, {})
     job.seed_weights()
-    with job.closed():
+    with job.closed(), rounded(job.stage.params.get(PRECISION), job.device):
         tensors = attack.prepare(oracle, prior, ctx)
     save_tensors(tensors, job.workdir / "artifact.safetensors")
     return {"queries": oracle.counts()}
@@ -86,7 +88,7 @@ def run(job: Job) -> dict[str, Any]:
         ctx.where = f" {len(done) + 1}-{len(done) + len(labels)} of {len(ctx.identities)}"
         oracle = _oracle(job, target)
         try:
-            with job.closed():
+            with job.closed(), rounded(job.stage.params.get(PRECISION), job.device):
                 entries = _block(job, attack.invert(oracle, prior, labels, ctx), labels)
         except torch.OutOfMemoryError:
             memory.halve(len(labels))
@@ -98,6 +100,22 @@ def run(job: Job) -> dict[str, Any]:
         done |= set(labels)
         left = left[len(labels) :]
     return _collect(job)
+
+
+@contextmanager
+def rounded(precision: str | None, device: torch.device) -> Iterator[None]:
+    """While an attack computes: products and convolutions in ``tf32`` (on a GPU; elsewhere there is no such thing) or
+    ``bf16``, the rest in float32. None: all in float32."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = precision is not None
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def _oracle(job: Job, target: Classifier) -> Oracle:
@@ -120,6 +138,7 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
         if item.label not in labels or item.label in seen:
             raise StageFailed(f"The attack returned identity {item.label}, which was not asked for once.")
         seen.add(item.label)
+        item = replace(item, images=item.images.float(), initial=item.initial.float())
         _check(job, item)
         if side := job.track.evaluator.shown_side:
             shown = resized(item.images, side, "rendered") if item.shown is None else item.shown

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Literal
+
+import numpy as np
+
+from mibench.stats.bootstrap import Interval
+from mibench.stats.intervals import Table, deviation, t_quantile, two_way_error
 
 Point = tuple[float, float]
 Verdict = Literal["dominates", "harmful", "leaks_more", "undetermined"]
@@ -41,16 +47,22 @@ def hypervolume(points: Sequence[Point], undefended: Point, chance: float, windo
     """The area that settings cover between the undefended model (0) and a free, perfect defense (1): the union of
     [0, u'] x [0, p'], u' the utility from ``window`` below the undefended one on, in windows and at most 1.2, p' the
     share of the undefended leakage above ``chance`` that is gone."""
-    u0, a0 = undefended
-    corners = [
-        (min(max((u - (u0 - window)) / window, 0.0), 1.2), min(max((a0 - a) / (a0 - chance), 0.0), 1.0))
-        for u, a in points
-    ]
-    area, covered = 0.0, 0.0
-    for u, p in sorted(corners, reverse=True):
-        if p > covered:
-            area, covered = area + u * (p - covered), p
-    return area
+    numbers = np.array([[*undefended, *(value for point in points for value in point)]])
+    return float(hypervolumes(numbers, chance, window)[0])
+
+
+def hypervolumes(rows: Table, chance: float, window: float) -> Table:
+    """The same of every row of (utility, leakage, utility, leakage, ...), the undefended model's first: (rows,). 0
+    where that one leaks no more than ``chance``."""
+    u0, a0, u, a = rows[:, :1], rows[:, 1:2], rows[:, 2::2], rows[:, 3::2]
+    right = np.clip((u - (u0 - window)) / window, 0.0, 1.2)
+    room = a0 - chance
+    top = np.clip((a0 - a) / np.where(room > 0, room, 1.0), 0.0, 1.0) * (room > 0)
+    order = np.argsort(-right, axis=1, kind="stable")
+    right, top = np.take_along_axis(right, order, 1), np.take_along_axis(top, order, 1)
+    covered = np.maximum.accumulate(np.pad(top, ((0, 0), (1, 0))), axis=1)
+    areas: Table = (right * np.diff(covered, axis=1)).sum(1)
+    return areas
 
 
 def delta(undefended: Point, defended: Point, unsure: float = 0.0) -> float | Verdict:
@@ -64,3 +76,57 @@ def delta(undefended: Point, defended: Point, unsure: float = 0.0) -> float | Ve
     if lost > 0:
         return hidden / lost if hidden > 0 else "harmful"
     return "dominates" if hidden > 0 else "leaks_more"
+
+
+def fieller(hidden: Sequence[float], lost: Sequence[float]) -> Interval:
+    """The 95 % interval of the ratio of two means over the same trainings (Fieller 1954): the ratios r for which a t
+    test does not tell ``hidden - r lost`` from 0. None where it has no two ends: what was lost is not told from 0."""
+    n = len(lost)
+    if n < 2:
+        return None, None
+    t = t_quantile(n - 1, 0.975) ** 2 / n
+    h, x = math.fsum(hidden) / n, math.fsum(lost) / n
+    together = math.fsum((a - h) * (b - x) for a, b in zip(hidden, lost, strict=True)) / (n - 1)
+    a, b, c = x * x - t * deviation(lost) ** 2, h * x - t * together, h * h - t * deviation(hidden) ** 2
+    if a <= 0:
+        return None, None
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    return (b - root) / a, (b + root) / a
+
+
+def resampled(
+    tables: Sequence[Table],
+    statistic: Callable[[Table], Table],
+    bounds: tuple[float, float],
+    seed: int = 0,
+    replicates: int = 1000,
+) -> Interval:
+    """The 95 % interval of a statistic of the means of K tables (S, people), a function of rows (R, K). A crossed
+    bootstrap as for the population interval: people are drawn once per replicate for all tables and trainings,
+    trainings are drawn as well, and distances from the statistic are stretched to what the two-way layout of its
+    linear part says. Cut to ``bounds``; None of one training, or where the statistic does not depend on what varies."""
+    stack = np.stack(tables)  # (K, S, people)
+    _, seeds, people = stack.shape
+    if seeds < 2 or people < 2:
+        return None, None
+    centre = stack.mean((1, 2))
+    rng = np.random.default_rng(seed)
+    of_people = rng.multinomial(people, np.full(people, 1 / people), replicates) / people
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), replicates) / seeds
+    means = np.stack([((of_seeds @ table) * of_people).sum(1) for table in stack], 1)  # (replicates, K)
+    slopes = _slopes(statistic, centre)
+    spread = float((means @ slopes).std())
+    if spread < 1e-12:
+        return None, None
+    error, df = two_way_error(np.tensordot(slopes, stack, 1))
+    stretch = t_quantile(df, 0.975) * error / (NormalDist().inv_cdf(0.975) * spread)
+    value = float(statistic(centre[None])[0])
+    low, high = value + stretch * (np.quantile(statistic(means), [0.025, 0.975]) - value)
+    return max(float(min(low, value)), bounds[0]), min(float(max(high, value)), bounds[1])
+
+
+def _slopes(statistic: Callable[[Table], Table], at: Table, step: float = 1e-5) -> Table:
+    """The gradient of a statistic, by central differences."""
+    moves = np.eye(len(at)) * step
+    gradient: Table = (statistic(at + moves) - statistic(at - moves)) / (2 * step)
+    return gradient

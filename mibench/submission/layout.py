@@ -47,7 +47,7 @@ PLACES = (
     Place(re.compile(rf"stages/(?:{_KINDS})-{_KEY}\.json"), "json", 8 * MIB),
     Place(re.compile(rf"evaluations/{_KEY}/images\.json"), "json", 64 * MIB),
     Place(re.compile(rf"evaluations/{_KEY}/logits\.safetensors"), "safetensors", 512 * MIB),
-    Place(re.compile(r"plugins/(?:defenses|attacks)/[a-z0-9][a-z0-9_.-]{0,99}\.py"), "py", MIB // 16),
+    Place(re.compile(r"plugins/(?:defenses|attacks|priors)/[a-z0-9][a-z0-9_.-]{0,99}\.py"), "py", MIB // 16),
     Place(re.compile(rf"weights/{_KEY}\.safetensors"), "safetensors", 2048 * MIB),
     Place(re.compile(rf"images/{_KEY}/[0-9]{{6}}_[0-9]{{3,6}}\.png"), "png", MIB),
 )

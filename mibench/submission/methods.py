@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import cast
 
 from mibench.keys import split_version
 from mibench.protocol.method_files import Entry
@@ -15,10 +16,17 @@ from mibench.submission.contents import Submission
 from mibench.submission.layout import Refused, shown
 from mibench.submission.strict import LINES, Outline, read_outline
 
-OF = {name: kind.method for name, kind in STAGE_KINDS.items() if kind.method in ("defense", "attack")}
 USUAL = {"mibench", "torch", "torchvision", "pydantic", "numpy", "math", "typing", "collections", "dataclasses"}
 USUAL |= {"functools", "itertools", "copy"}
-_BASE = {"defense": "Defense", "attack": "Attack"}
+_BASE = {"defense": "Defense", "attack": "Attack", "prior": "Prior"}
+
+
+def method_of(stage: Manifest, registry: Registry) -> Kind | None:
+    """What a stage's method is, if its source belongs into a submission: every defense and attack, and a prior that the
+    engine does not bring."""
+    kind = STAGE_KINDS[stage.kind].method
+    ours = kind == "prior" and registry.is_prior_of_ours(stage.plugin)
+    return None if ours else cast("Kind | None", kind)
 
 
 def file_name(kind: str, name: str) -> str:
@@ -43,10 +51,11 @@ def check_plugins(sent: Submission, registry: Registry) -> tuple[str, list[str]]
     method of the same version as here has the source that it has here."""
     needed: dict[tuple[str, str], tuple[int, str]] = {}
     for stage in sent.stages.values():
-        for name, version, sha256 in parts(stage) if stage.kind in OF else ():
-            known = needed.setdefault((OF[stage.kind], name), (version, sha256))
+        kind = method_of(stage, registry)
+        for name, version, sha256 in parts(stage) if kind else ():
+            known = needed.setdefault((str(kind), name), (version, sha256))
             if known != (version, sha256):
-                raise Refused(f"{OF[stage.kind]} {name} was run with two different sources. Submit them apart.")
+                raise Refused(f"{kind} {name} was run with two different sources. Submit them apart.")
     declared = {(plugin.kind, plugin.id): plugin for plugin in sent.index.plugins}
     if declared.keys() != needed.keys() or len(declared) != len(sent.index.plugins):
         raise Refused("submission.json must name the methods of its runs once each, and no others.")

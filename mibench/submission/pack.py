@@ -12,7 +12,6 @@ from typing import Any
 
 import mibench
 from mibench.errors import MissingError, UserError
-from mibench.protocol.methods import Kind
 from mibench.protocol.tracks import Track
 from mibench.records import RunRecord
 from mibench.registry import Registry
@@ -22,7 +21,7 @@ from mibench.store.manifest import FILE, Manifest, file_sha256
 from mibench.submission import model
 from mibench.submission.layout import INDEX, Refused, place_of
 from mibench.submission.leaks import check_leaks, secrets_here
-from mibench.submission.methods import OF, file_name, parts
+from mibench.submission.methods import file_name, method_of, parts
 from mibench.submission.verify import verify
 
 
@@ -110,9 +109,9 @@ def _plugins(
     plugins: dict[tuple[str, str], dict[str, Any]] = {}
     about = []
     for manifest in manifests.values():
-        if manifest.kind not in OF:
+        kind = method_of(manifest, registry)
+        if kind is None:
             continue
-        kind: Kind = "defense" if OF[manifest.kind] == "defense" else "attack"
         _check(Manifest, manifest.to_json())
         for name, version, sha256 in parts(manifest):
             if (kind, name) in plugins:

@@ -15,9 +15,9 @@ import torchvision
 from PIL import Image
 from tiny import Cli
 
-from mibench.audit.foreign import Foreign, fingerprint, last_linear, make_network
+from mibench.audit.findings import recognised
+from mibench.audit.foreign import Foreign, Way, fingerprint, make_network
 from mibench.audit.prepare import prepare
-from mibench.audit.report import exposed
 from mibench.audit.request import AuditRequest
 from mibench.data.synthfaces import faces
 from mibench.errors import UserError
@@ -77,11 +77,18 @@ def test_audit_of_a_weights_file_and_of_a_factory(owner: Path, tmp_path: Path, t
         0 <= row[r]["value"] <= 1 for r in ("own", "undefended", "defended")
     )
     assert found["natural_accuracy"]["own"]["value"] > 0.6, "the model is served as it was trained"
-    assert {item["class"] for item in found["exposed"]} == set(CLASSES) and found["chance"] == pytest.approx(1 / 3)
+    assert {item["class"] for item in found["recognised"]} == set(CLASSES) and found["chance"] == pytest.approx(1 / 3)
+    assert found["p"] >= 1 / 6 - 1e-9 and found["verdict"]["leaks"] is not True and not found["exposed"]
+    assert found["judge"]["n"] == 6 and 0 <= found["judge"]["accuracy"] <= 1 and found["photos"]["value"] is not None
+    assert sum(item["share"] for item in found["answers"]) == pytest.approx(1) and found["unfinished"] is None
+    assert not list((tmp_path / "home" / "store").glob("features/*")), "what is not shown is not computed"
+    assert found["verdict"]["title"] in done.stdout.splitlines()[0] and "3 stages" not in done.stderr
+    assert "model.pth names the class of" in done.stderr and "target     " in done.stderr
     page = (out / "audit.html").read_text()
     assert "<b>ann" not in page and "&lt;b&gt;ann" in page
     assert page.count("data:image/png;base64,") >= 6 and not re.search(r"(src|href)=\"(?!data:)", page)
-    assert "most exposed:" in done.stdout and "No public images were given" in page
+    assert found["verdict"]["sentence"].split(",")[0] in page and "--public DIR" in page
+    assert any(step.startswith("Attack it in other ways: mibench run --track") for step in found["next"])
     again = (
         "run",
         "--track",
@@ -127,6 +134,15 @@ def test_audit_of_a_weights_file_and_of_a_factory(owner: Path, tmp_path: Path, t
         ({"normalise": "1:2:3"}, "--normalise"),
         ({"normalise": "0.5:0"}, "positive"),
         ({"channels": 1}, "in 1 channel"),
+        ({"normalise": "0.5:2"}, "0 to 1, or in 0 to 255"),
+        ({"normalise": "nan:1"}, "--normalise"),
+        ({"public": "photos"}, "must not be the private ones"),
+        ({"val": "photos/bob"}, "must not be the private ones"),
+        ({"expect_accuracy": 95.0}, "a share between 0 and 1"),
+        ({"class_order": "random"}, "expected lexicographic, natural"),
+        ({"class_order": "short.txt"}, "it lacks cyd"),
+        ({"entry": "ema"}, "no entry 'ema'"),
+        ({"checkpoint": "mynets:load", "arch": None, "entry": "ema"}, "leave --entry out"),
         ({"identities": 4}, "--identities 4"),
         ({"checkpoint": "mynets:nothing", "arch": None}, "mynets:nothing failed"),
         ({"checkpoint": "mynets:load"}, "leave --arch out"),
@@ -142,13 +158,14 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(
     monkeypatch.syspath_prepend(str(owner))
     monkeypatch.setenv("PYTHONPATH", "")
     (owner / "page.pth").write_text("<!DOCTYPE html><p>Quota exceeded")
+    (owner / "short.txt").write_text("<b>ann\nbob\n")
     for name in ("bob", "cyd"):
         shutil.copytree(owner / "photos" / name, owner / "two" / name, dirs_exist_ok=True)
     given: dict[str, Any] = {"checkpoint": "model.pth", "arch": "resnet18", "data": "photos", "public": None}
     given |= {"resolution": SIDE, "channels": 3, "normalise": "half", "epochs": 1, "images": 1}
     given |= changes
-    for name in ("data", "public"):
-        given[name] = Path(given[name]) if given[name] else None
+    for name in ("data", "public", "val"):
+        given[name] = Path(given[name]) if given.get(name) else None
     with pytest.raises(UserError, match=reason):
         prepare(AuditRequest(**given, out=tmp_path / "out"), tmp_path / "home")
     assert not (tmp_path / "out").exists()
@@ -165,7 +182,7 @@ def test_a_foreign_network_is_a_classifier() -> None:
     """Logits are the network's, features what its last layer is given; nothing is registered twice."""
     torch.manual_seed(0)
     network = torchvision.models.mobilenet_v3_small(num_classes=4).eval()
-    net = Foreign(network, 4, (0.5, 0.4, 0.3), (0.2,), 64).eval()
+    net = Foreign(network, 4, Way((0.5, 0.4, 0.3), (0.2,), 64, head="classifier.3")).eval()
     images = torch.rand(3, 3, 32, 32)
     mean = torch.tensor([0.5, 0.4, 0.3]).reshape(1, 3, 1, 1)
     x = torch.nn.functional.interpolate((images - mean) / 0.2, (64, 64), mode="bilinear", antialias=True)
@@ -173,9 +190,9 @@ def test_a_foreign_network_is_a_classifier() -> None:
     torch.testing.assert_close(output.logits, network(x))
     torch.testing.assert_close(net.head(output.features), output.logits)
     assert output.features.shape == (3, net.feature_dim) and len(net.state_dict()) == len(network.state_dict())
-    assert last_linear(network, 4) == "classifier.3"
-    with pytest.raises(UserError, match="no linear layer with 5 outputs"):
-        Foreign(network, 5, (0.0,), (1.0,))
+    flipped = Foreign(network, 4, Way((0.5, 0.4, 0.3), (0.2,), 64, bgr=True)).eval()
+    torch.testing.assert_close(flipped(images).logits, network(x.flip(1)))
+    assert torch.equal(flipped.head(output.logits), output.logits), "without a head features are the logits"
 
 
 @torch.no_grad()
@@ -205,4 +222,4 @@ def test_fingerprints_tell_weights_apart() -> None:
 
 
 def test_nobody_is_exposed_without_runs() -> None:
-    assert exposed(["a"], []) == []
+    assert recognised(["a"], []) == []

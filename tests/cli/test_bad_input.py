@@ -323,7 +323,8 @@ def test_nan_loss(cli: Cli, tmp_path: Path) -> None:
     assert (whole["defense"], whole["status"], whole["cached"]) == ("none", "done", True)
     assert (failed["defense"], failed["status"], failed["metrics"]) == ("broken", "failed", {})
     assert "became nan at step 3" in failed["reason"]
-    assert "broken" not in cli("export").stdout
+    kept = {run["defense"]: run for run in json.loads(cli("export", "--format", "json").stdout)["runs"]}
+    assert "became nan at step 3" in kept["broken"]["reason"] and kept["broken"]["seeds"] == failed["seeds"]
     targets = [json.loads(path.read_text())["plugin"] for path in cli.home.glob("store/target/*/*/manifest.json")]
     assert sorted(targets) == ["none", "re"]
     again = cli("run", *ASK, "--defense", "broken", "--json", code=1)

@@ -657,13 +657,14 @@ def test_prior_trains_from_its_seed(bench: Bench, name: str, tmp_path: Path) -> 
     if same_weights(plugin.build(), model.state_dict()):
         job.seed_weights("other")
         assert same_weights(plugin.build(), model.state_dict()), "the prior was not trained"
+        assert not plugin.seeded()
         pytest.skip("its weights are published ones, whatever the seed")
     other = replace(stage, seed=stage.seed + 1)
     folder = tmp_path / "work"
     (folder / STATE).mkdir(parents=True)
     prior.run(bench.job(other, folder))
     trained = load_file(folder / "model.safetensors")
-    assert not same_weights(model, trained)
+    assert plugin.seeded() and not same_weights(model, trained)
 
 
 def test_prior_context_leads_to_nothing_private(bench: Bench, tmp_path: Path) -> None:
@@ -699,7 +700,10 @@ class Assault:
     def invert(self, labels: list[int]) -> tuple[dict[int, Reconstruction], dict[str, Any]]:
         """The reconstructions by label and the queries."""
         oracle = self.oracle_of()
-        results = list(self.attack.invert(oracle, self.model, labels, self.ctx))
+        results = []
+        for item in self.attack.invert(oracle, self.model, labels, self.ctx):
+            invert._check(self.job, item)
+            results.append(item)
         assert [item.label for item in results] == sorted(item.label for item in results)
         return {item.label: item for item in results}, oracle.counts()
 

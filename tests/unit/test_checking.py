@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mibench.checking import scaffold
 from mibench.checking.contract import check
 from mibench.checking.lines import Line
 from mibench.protocol.method_files import VARIABLE
@@ -202,3 +203,35 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expec
     assert found.keys() == expected.keys(), found
     for name, words in expected.items():
         assert words in found[name]
+
+
+PRIOR_ENTRY = ENTRY.replace("kind: data", "scope: public")
+USUAL = scaffold.PRIOR.format(name="mine", cls="Mine")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("", "", {}),
+        (
+            "nn.Sigmoid()",
+            "nn.Identity(), nn.Threshold(9.0, 9.0)",
+            {"range": "9", "latents": "same", "gradient": "none"},
+        ),
+        ("rng.normal(len(x), d)", "torch.randn(len(x), d, generator=Mine.own)", {"determinism": "other"}),
+        ('scope = "public"', 'scope = "target"', {"entry and class": "target in the class"}),
+        ("nn.Unflatten(1, shape)", "nn.Unflatten(1, shape[1:])", {"shape": "(6, 32, 32)"}),
+        (
+            "nn.Sigmoid()",
+            "nn.Sigmoid(), nn.BatchNorm1d(1024, track_running_stats=False)",
+            {"batch invariance": "", "range": ""},
+        ),
+        ("descend(adam, loss)", "descend(adam, loss.log() * float('nan'))", {"runs": "nan"}),
+    ],
+)
+def test_priors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, expected: dict[str, str]) -> None:
+    text = USUAL.replace(old, new) if old else USUAL
+    text = text.replace("    scope = ", "    own = torch.Generator()\n    scope = ")
+    found = run(tmp_path, monkeypatch, "prior", text, PRIOR_ENTRY)
+    assert found.keys() == expected.keys(), found
+    assert all(part in found[name] for name, part in expected.items()), found

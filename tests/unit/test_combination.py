@@ -46,6 +46,7 @@ def test_the_order_of_the_parts_does_not_matter(registry: Registry) -> None:
     [
         ("bido+ls", "loss of their own"),
         ("mixup+cutmix", "mixing of their own"),
+        ("mid+re_entire", "re_entire and mid each have a sampler of their own .*: a target has one"),
         ("trapmid+mixup", "would have no effect"),
         ("tl+distill", "training of their own"),
         ("re+re", "each defense once"),

@@ -105,6 +105,14 @@ def test_the_readme_lists_what_the_registry_has() -> None:
     assert [name for name in names if f"`{name}`" not in README] == []
 
 
+@pytest.mark.parametrize("kind", ["attack", "defense"])
+def test_the_page_of_a_kind_has_a_row_for_each_method(kind: Any) -> None:
+    text = prose(ROOT / "docs" / f"{kind}s.md")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    competing = [name for name, entry in Registry().entries(kind).items() if kind == "defense" or not entry.control]
+    assert [name for name in competing if not any(f"`{name}`" in row for row in rows)] == []
+
+
 def test_the_protocol_explains_every_metric_and_track() -> None:
     text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
     assert [name for name in (*METRICS, *Registry().tracks) if f"`{name}`" not in text] == []

@@ -15,6 +15,7 @@ from factories import make_catalogue, make_run
 from once import Once
 
 from mibench.errors import UserError
+from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import SiteOptions, build_site
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,9 @@ def test_the_picture_is_what_the_script_draws() -> None:
         from figures import stages  # type: ignore[import-not-found]
     finally:
         sys.path.pop(0)
-    assert (ROOT / "docs" / "stages.svg").read_text(encoding="utf-8") == stages()
+    drawn = (ROOT / "docs" / "stages.svg").read_text(encoding="utf-8")
+    assert drawn == stages(), "type: python docs/figures.py"
+    assert [name for name in STAGE_KINDS if name not in drawn] == []
 
 
 # --- on the leaderboard --------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from mibench.nets.base import Output
 from mibench.primitives import embedding, evolution
 from mibench.primitives.embedding import InverseMap, fit_inverse_map, full_confidence, people_embedding, visible
 from mibench.primitives.evolution import confidence, differential_evolution, settling
+from mibench.primitives.training import unpack
 from mibench.registry import Registry
 from mibench.weights.kinds import fit
 
@@ -597,3 +598,34 @@ def test_published_embedding_has_the_published_tensors_and_sees_grey_images() ->
     state["logits.weight"] = state["logits.weight"][:8631]  # as in the network of VGGFace2
     with pytest.raises(UserError, match=r"logits.weight \(8631, 512\)"):
         fit("facenet_casia", state)
+
+
+# --- P2I-MI ---------------------------------------------------------------------------------------------------------
+
+
+def test_raised_scores_are_probabilities_and_certain_ones_stay() -> None:
+    p = torch.tensor([[0.2, 0.3, 0.5], [0.965, 0.035, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    log_p, weight = sys.modules[type(plugin("p2i")).__module__].raised(p, 0, 0.035)
+    assert weight.tolist() == pytest.approx([0.235, 0.965, 1.0])
+    assert log_p.exp().sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert log_p[0].exp().tolist() == pytest.approx([0.235, 0.3 * 0.765 / 0.8, 0.5 * 0.765 / 0.8])
+    assert log_p[1:].exp().flatten().tolist() == pytest.approx(p[1:].flatten().tolist(), abs=1e-12)
+
+
+def test_p2i_asks_once_for_all_and_then_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one image the ensemble is the encoder's own answer; a class's best public images are dealt out in turn."""
+    small = {"embedding": "public", "pool": 30, "per_class": 1, "steps": 3, "batch": 4, "width": 8, "rise": 0.0}
+    attack, ctx, prior = plugin("p2i", **small), Unit(images=2), PriorModel(Sigmoid(), DIM).eval()
+    module = sys.modules[type(attack).__module__]
+    monkeypatch.setattr(module, "people_embedding", lambda ctx, weights: nn.Flatten())
+    monkeypatch.setattr(module, "fit_people", lambda ctx, f, steps: f)
+    before, after = (Oracle(Target(scores), "scores", CLASSES) for _ in range(2))
+    ctx.artifact = attack.prepare(before, prior, ctx)
+    assert before.counts() == {"shared": {"search": {"forward": 24 + 30, "gradient": 0, "label": 0}}}
+    found = {item.label: item for item in attack.invert(after, prior, [0, 2], ctx)}
+    assert after.counts() == {}
+    E = unpack(attack.encoder(prior, ctx), ctx.artifact, "E")
+    p = scores(ctx.public.images[:]).softmax(1)
+    for label, item in found.items():
+        best = p[:, label].topk(2).indices
+        torch.testing.assert_close(item.images, prior(E(p[best].log())[:, 0]))

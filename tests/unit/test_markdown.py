@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 from factories import make_run
 
 from mibench.cli import cli
 from mibench.errors import UserError
-from mibench.publish.markdown import results_table
+from mibench.publish.markdown import defenses_table, results_table
 from mibench.records import MetricValue, RunRecord, StageInfo
+from mibench.registry import Registry
 
 
 def run_of(attack: str, seed: int, att1: float, seconds: float) -> RunRecord:
@@ -79,6 +81,44 @@ def test_with_a_panel_the_majority_comes_first_and_decides_the_order() -> None:
     assert len({len(row) for row in (head, *rows)}) == 1
 
 
+def defended(defense: str, attack: str, seed: int, nat1: float, att1: float) -> dict[str, Any]:
+    run = run_of(attack, seed, att1, 1.0)
+    kind = defense.partition("[")[0]
+    run = replace(run, defense=kind, defense_label=defense, metrics=run.metrics | {"nat1": MetricValue(nat1, n=4)})
+    return run.public()
+
+
+def test_a_table_by_defense_has_the_attacks_that_several_met() -> None:
+    runs = [defended("none", attack, 0, 0.9, att1) for attack, att1 in (("ppa", 0.5), ("gmi", 0.2), ("vmi", 0.9))]
+    runs += [defended("re[strong]", "ppa", seed, nat1, att1) for seed, nat1, att1 in ((0, 0.7, 0.1), (1, 0.8, 0.3))]
+    runs += [defended("mid", "gmi", 0, 0.6, 0.95), defended("control", "vmi", 0, 0.0, 0.0)]
+    runs += [defended("none", "control", 0, 0.9, 1.0), defended("mid", "control", 0, 0.6, 1.0)]
+    title, _, head, _, *rows = defenses_table(runs, {"control"}).splitlines()
+    assert title == "Track `orl32`, leakage is top-1:"
+    assert head == "| defense | natural % | `gmi` % | `ppa` % | seeds | training |"
+    assert rows == [  # the largest leak first: 95, 90 (of an attack that no other met), 20, 0
+        "| `mid` | 60.0 | 95.0 | \u2013 | 1 | 16.7 min |",
+        "| `none` | 90.0 | 20.0 | 50.0 | 1 | 16.7 min |",
+        "| `re[strong]` | 75.0 [11.5\u2013100.0] | \u2013 | 20.0 [0.0\u2013100.0] | 2 | 16.7 min |",  # 75 +- 12.706 * 5
+        "| `control` | 0.0 | \u2013 | \u2013 | 1 | 16.7 min |",
+    ]
+
+
+def test_a_table_is_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    results, page = tmp_path / "results.json", tmp_path / "page.md"
+    runs = [defended("none", "ppa", 0, 0.9, 0.5)]
+    results.write_text(json.dumps({"schema": 1, "runs": runs}))
+    page.write_text("before\n<!-- result:begin -->\nold\n<!-- result:end -->\nafter\n")
+    wanted = ["export", "--format", "markdown", "--rows", "defenses", "--from", str(results), "--into", str(page)]
+    done = CliRunner().invoke(cli, wanted, env={"MIBENCH_HOME": str(tmp_path / "home")})
+    table = defenses_table(runs, ())
+    assert done.exit_code == 0, done.output
+    assert page.read_text() == f"before\n<!-- result:begin -->\n{table}<!-- result:end -->\nafter\n"
+    page.write_text("no marks\n")
+    done = CliRunner().invoke(cli, wanted, env={"MIBENCH_HOME": str(tmp_path / "home")})
+    assert isinstance(done.exception, UserError) and page.read_text() == "no marks\n"
+
+
 def test_a_recorded_file_gives_the_same_table(tmp_path: Path) -> None:
     objects = [run_of("weak", 0, 0.25, 3.0).public()]
     path = tmp_path / "results.json"
@@ -91,8 +131,10 @@ def test_a_recorded_file_gives_the_same_table(tmp_path: Path) -> None:
 def test_the_documentation_shows_the_recorded_table() -> None:
     root = Path(__file__).parents[2]
     recorded = json.loads((root / "results" / "orl32.json").read_text())["runs"]
-    shown = (root / "docs" / "attacks.md").read_text(encoding="utf-8")
-    assert results_table(recorded) in shown, "type the commands that stand above the table in docs/attacks.md"
+    tables = {"attacks": results_table(recorded), "defenses": defenses_table(recorded, Registry().control_ids)}
+    for name, table in tables.items():
+        shown = (root / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"begin -->\n{table}<!-- result:end" in shown, f"type the commands above the table in docs/{name}.md"
 
 
 def test_rubbish_is_refused_with_a_sentence(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from mibench.cli import tables
 from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, text
 from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.downloads import table
 from mibench.publish.rows import Board
 from mibench.publish.runs import run_view
 from mibench.records import MetricValue, RunRecord, StageInfo
@@ -221,17 +222,43 @@ def test_the_worst_attack_is_told_of_other_seeds_than_it_is_chosen_on() -> None:
 
 
 def test_failed_runs_are_shown_but_not_averaged() -> None:
-    failed = make_run(seed=1, status="failed", metrics={})
+    failed = make_run(seed=1, status="failed", metrics={}, reason="The loss became nan.")
     (board,) = boards([make_run(att1=0.4), failed])
-    assert board.rows[0].values["att1"].mean == 0.4
+    value = board.rows[0].values["att1"]
+    assert (value.mean, value.seeds, value.of) == (0.4, 1, 2)
     assert board.rows[0].runs == [make_run(att1=0.4), failed]
+    (board,) = boards([failed])
+    assert board.rows[0].leaked.reason == "seed 1 failed: The loss became nan."
+
+
+@pytest.mark.parametrize(
+    ("seeds", "failed", "said"),
+    [
+        ((0, 1, 2), (), None),
+        ((0, 1, 2, 3), (4,), "gmi (seed 4 failed: nan)"),
+        ((0, 1, 2, 4), (), "gmi (training 3, of which there are later ones)"),
+        ((1, 2, 3), (), "gmi (trainings 0 to 2; 0 done without a gap)"),
+        ((0, 1), (2,), "gmi (seed 2 failed: nan)"),
+    ],
+)
+def test_only_seeds_from_0_on_without_a_gap_or_a_failure_are_ranked(
+    seeds: tuple[int, ...], failed: tuple[int, ...], said: str | None
+) -> None:
+    cells = [("none", (0, 1, 2), ()), ("re", seeds, failed)]
+    runs = [make_run(defense=d, seed=s, att1=0.5 + s / 100) for d, own, _ in cells for s in own]
+    runs += [make_run(defense=d, seed=s, status="failed", metrics={}, reason="nan") for d, _, own in cells for s in own]
+    (board,) = boards(runs, baselines={"none"})
+    case = board.cases["re"]
+    assert case.missing == (() if said is None else (said,))
+    assert (case.rank is None) == (said is not None) and case.value.mean is not None, "shown all the same"
 
 
 def test_runs_of_an_older_method_do_not_enter_the_mean() -> None:
     old = [make_run(seed=s, run=f"{s:012x}", created="2025-01-01T00:00:00Z", attack_params={"lr": 1}) for s in (0, 1)]
     new = make_run(seed=0)
-    crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed", stages=[])
-    assert current_runs([*old, new, crashed]) == [new, crashed]
+    crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed")
+    before = replace(old[1], status="failed", run="e" * 12)
+    assert current_runs([*old, new, crashed, before]) == [new, crashed]
 
 
 def test_a_stage_that_no_metric_comes_from_does_not_split_the_seeds() -> None:
@@ -446,16 +473,60 @@ def test_the_terminals_table_says_in_words_what_a_panel_found() -> None:
         "way",
     ]
     assert "recognise 5.0 of 10 people" in shown and "(gmi on re, the most here)" in shown
-    assert "never saw: E1 95.0 %, E2 95.0 %, E3 is missing (it knows faces only)." in shown
-    _, words = tables.results([*runs, judged(1.0, attack="photos")], controls={"photos"})
+    for line in (
+        "Seeds: 0, 1; each training attacked once, evaluators and public priors of seed 0.",
+        "Identities: 10, 4 images each.",
+        "Evaluators: on real photos that they never saw E1 95.0 %, E2 95.0 %, E3 is missing (it knows faces only).",
+        "Intervals: 95 %, t over 2 trainings.",
+    ):
+        assert line in map(str.strip, shown.splitlines())
+    assert "Nothing above the floor" not in shown, "no floor was run"
+    *_, words = tables.results([*runs, judged(1.0, attack="photos")], controls={"photos"})
     assert "(gmi on re, the most here)" in str(words), "a control is not what an attack reached"
     bounded = [searching("ppa", 0.75), searching("floor", 0.25), searching("ceiling", 1.0)]
-    table, words = tables.results(bounded, {"floor", "ceiling"}, ("floor", "ceiling"))
+    table, _, words = tables.results(bounded, {"floor", "ceiling"}, ("floor", "ceiling"))
     assert "recognise 7.5 of 10 people" in str(words) and "Without optimisation: 2.5." in str(words)
     assert isinstance(table, Table) and list(table.columns[-1].cells) == ["66.7", "0.0", "100.0"]
-    _, words = tables.results([judged(None)])
+    assert "Nothing above the floor: ppa on none." in str(words), "its people are those of the floor"
+    above = [
+        replace(run, metrics=run.metrics | {"att_maj": MetricValue(0.75, 40, 0.7, 0.8, None, people)})
+        for run in bounded[:1]
+        for people in [{str(label): 0.7 + label / 100 for label in range(10)}]
+    ]
+    *_, words = tables.results([*above, *bounded[1:]], {"floor", "ceiling"}, ("floor", "ceiling"))
+    assert "Nothing above" not in str(words)
+    *_, words = tables.results([judged(None)])
     assert str(words) == "No majority: no third judge."
-    assert [len(tables.results([make_run()])), len(tables.results(runs))] == [1, 2]
+    assert "Evaluators: one, E1." in str(tables.results([make_run()])[-1])
+
+
+def test_no_spread_is_not_shown_as_certainty() -> None:
+    """0 of 10 people: the upper end is 1 - 0.025^(1/10) (Clopper and Pearson), whatever the run's own interval."""
+    people = dict.fromkeys(map(str, range(10)), 0.0)
+    nobody = MetricValue(0.0, 40, 0.0, 0.0, None, people)
+    run = replace(make_run(), metrics=make_run().metrics | {"att1": nobody})
+    (board,) = boards([run])
+    upper = 1 - 0.025**0.1
+    assert (board.rows[0].leaked.low, board.rows[0].leaked.high) == pytest.approx((0.0, upper))
+    assert (board.cases["none"].value.low, board.cases["none"].value.high) == pytest.approx((0.0, upper))
+    shown = run_view(run, make_catalogue(), lambda _: None)
+    assert [m["interval"] for m in shown["metrics"] if m["id"] == "att1"] == ["0.0–30.8"]
+    assert run.public()["metrics"]["att1"]["ci_high"] == 0.0, "what is stored stays"
+
+
+def test_exposure_of_people_is_exported_and_shown() -> None:
+    people = {str(label): share for label, share in enumerate([0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25, 0.5, 0.75, 1.0])}
+    run = replace(make_run(), metrics=make_run().metrics | {"att1": MetricValue(0.3, 40, 0.1, 0.5, None, people)})
+    found = run.public()["exposure"]
+    assert found == run.exposure and (found["metric"], found["people"], found["images"]) == ("att1", 10, 4)
+    assert (found["ids50"], found["any"], found["never"], found["tail10"]) == (0.3, 0.6, 0.4, 1.0)
+    assert (found["p50"], found["p90"]) == (0.25, pytest.approx(0.775))
+    gaps = sum(abs(a - b) for a in people.values() for b in people.values())
+    assert found["gini"] == pytest.approx(gaps / (2 * 10 * 3.0))
+    head, (line,) = table([run])
+    assert dict(zip(head, line, strict=True))["exposure_tail10"] == 1.0
+    shown = run_view(run, make_catalogue(), lambda _: None)["identities"]
+    assert (shown["half"], shown["never"], shown["any"], shown["p50"]) == (3, 4, "60.0", "25.0")
 
 
 def test_exports_hold_the_public_objects(tmp_path: Path) -> None:

@@ -7,13 +7,20 @@ from pathlib import Path
 import click
 
 from mibench.cli import cli
-from mibench.cli.reference import reference
+from mibench.cli.reference import defenses, reference, with_defenses
+from mibench.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 
 
 def test_the_page_is_what_the_commands_say() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(cli), "type: python -m mibench.cli.reference"
+
+
+def test_the_page_of_defenses_says_what_the_classes_say() -> None:
+    page, registry = PAGE.with_name("defenses.md").read_text(encoding="utf-8"), Registry()
+    assert with_defenses(page, defenses(registry)) == page, "type: python -m mibench.cli.reference"
+    assert [name for name in registry.entries("defense") if f"### {name}\n" not in page] == []
 
 
 def test_a_command_is_written_down_whole() -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny import Cli, edit_registry, make_root
 
+from mibench.checking.contract import check
 from mibench.errors import StageFailed, UserError
 from mibench.protocol import method_files as sources
 from mibench.protocol.method_files import VARIABLE, entry_of, file_source, kind_of, module_file, use_file
@@ -110,6 +111,30 @@ def test_package_methods_work_and_broken_ones_break_nothing(package: Path) -> No
     assert "broken" in str(registry.facts(Selection("defense", "acme-privacy/broken", optional=True), track).skip)
     assert registry.facts(Selection("defense", "none"), track).skip is None
     assert registry.select("defense", "acme-privacy/mine+re").id == "re+acme-privacy/mine"
+
+
+ENTRY = """
+title: Mine
+kind: data
+paper: {title: T, venue: unpublished, year: 2026, url: "https://example.org"}
+licence: MIT
+presets: {strong: {}}
+"""
+
+
+def test_a_package_method_keeps_the_contract_with_its_entry_beside_the_module(package: Path, tmp_path: Path) -> None:
+    (package / "acme_methods.py").write_text(
+        '"""Mine (A. Author, 2026)."""\nfrom mibench.contracts import Defense\nclass Mine(Defense):\n    "As it is."\n'
+        "class Other(Defense):\n    'Two in one file.'\n"
+    )
+    (package / "mine.yaml").write_text(ENTRY)
+    (package / "other.yaml").write_text("titel: Other\n")
+    (tmp_path / "home").mkdir()
+    registry = Registry()
+    lines = list(check(registry, "defense", "acme-privacy/mine", tmp_path / "home"))
+    assert [line for line in lines if line.ok is False and line.name != "time"] == [] and lines[-1].name == "memory"
+    assert registry.select("defense", "acme-privacy/mine[strong]").presets == ("strong",)
+    assert "other.yaml is not a registry entry" in registry.entry("defense", "acme-privacy/other").title
 
 
 def test_module_file_imports_no_parent(package: Path) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mibench.contracts import PriorModel
+from mibench.contracts import ImageSet, PriorModel, TrackInfo
+from mibench.keys import stream_seed
 from mibench.primitives.alignment import AlignParams, averaged, perturbed, transformed
 from mibench.primitives.latents import ramps
 from mibench.primitives.tuning import DISTANCES, TuningParams, noise_scales, tuned
+from mibench.primitives.wgan import critic_step
 from mibench.random import RowStreams, Stream
+from mibench.registry import Registry
 
 
 @pytest.mark.parametrize("name", ["ct", "mmd"])
@@ -44,6 +50,36 @@ def test_tuning_brings_the_generator_closer_and_leaves_the_prior_alone() -> None
 
     assert after(60) < after(0) / 2
     assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
+
+
+@pytest.mark.parametrize(("share", "brightness"), [(0.0, 0.2), (1.0, 0.8), (None, 0.5)])
+def test_training_that_goes_on_draws_real_images_as_its_share_says(
+    share: float | None, brightness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight dark public images, eight bright ones that were found: what the critic is told is real, on average. The
+    generator follows the critic, and everybody's prior stays as it was."""
+    cls: Any = Registry().plugin("attack", "ppdg_gmi")
+    track = TrackInfo("unit", "faces", 4, 1, 3, (0.5,))
+    attack = cls(cls.Params(share=share, tuning_steps=40, tuning_batch=32, tuning_lr=0.01), track)
+    net = nn.Sequential(nn.Linear(6, 16), nn.Sigmoid(), nn.Unflatten(1, (1, 4, 4)))
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
+    prior = PriorModel(net, 6, critic).eval().requires_grad_(False)
+    before, real = copy.deepcopy(prior.state_dict()), []
+    usual = critic_step
+
+    def watched(model: PriorModel, optimiser: Any, images: Tensor, *rest: Any) -> Tensor:
+        real.append(images)
+        return usual(model, optimiser, images, *rest)
+
+    monkeypatch.setattr(sys.modules[cls.__module__], "critic_step", watched)
+    public = ImageSet(torch.full((8, 1, 4, 4), 0.2), torch.zeros(8).long(), 3)
+    ctx: Any = SimpleNamespace(public=public, stream=lambda name: Stream(stream_seed(name)))
+    tuned = attack.tuned(prior, torch.full((8, 1, 4, 4), 0.8), 1, ctx)
+    assert float(torch.stack(real).mean()) == pytest.approx(brightness, abs=0.03) and len(real) == 40
+    z = torch.randn(64, 6)
+    assert float((tuned(z) - prior(z)).mean()) * (brightness - float(prior(z).mean())) > 0 or brightness == 0.5
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
+    assert not tuned.training and not any(value.requires_grad for value in tuned.parameters())
 
 
 def streams(rows: int) -> RowStreams:

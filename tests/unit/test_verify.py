@@ -26,9 +26,11 @@ import torch
 from submissions import LOGITS, edit_index, edit_stage, made_pack, one, reseal
 from tiny import edit_registry
 
+from mibench.checking.scaffold import PRIOR
 from mibench.data.tracked import is_tracked
 from mibench.errors import UserError
 from mibench.keys import digest, stage_key
+from mibench.protocol.method_files import VARIABLE
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.records import Seeds
 from mibench.registry import Registry
@@ -692,6 +694,24 @@ def test_nothing_is_imported(tiny_root: Path, tmp_path: Path, monkeypatch: pytes
         assert done.returncode == 0 and "evil" in done.stdout, done.stderr
         assert not sentinel.exists()
     assert not list(tmp_path.rglob("sentinel.txt"))
+
+
+def test_a_prior_of_ones_own_travels_and_the_engines_do_not(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(PRIOR.format(name="mine", cls="Mine"))
+    monkeypatch.setenv(VARIABLE, str(mine))
+    folder = made_pack(tiny_root, tmp_path, attack="ppa[prior=mine]")
+    monkeypatch.delenv(VARIABLE)
+    assert (folder / "plugins/priors/mine.py").read_text() == mine.read_text()
+    verdict = verify(folder, Registry(tiny_root))
+    assert verdict.ok and "Prior mine is new here" in str(verdict.checks)
+    (folder / "plugins/priors/mine.py").unlink()
+    edit_index(folder, lambda index: index["plugins"].pop(-1))
+    reseal(folder)
+    last = verify(folder, Registry(tiny_root)).checks[-1]
+    assert (last.name, last.ok) == ("methods", False) and "name the methods of its runs" in last.message
 
 
 # --- packing -------------------------------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ class DataSet:
     sensitive: bool = True
     publish_private: bool = False
     upright: bool = False  # photos are turned as their cameras noted
+    reader: str = "photo"  # one of imaging.READERS
     inputs: tuple[float, float] = (0.0, 1.0)
     version: int = 1  # raised when the same files give other pixels or another split
 
@@ -129,7 +130,8 @@ class DataSet:
     def recipe(self) -> dict[str, Any]:
         """What besides the files fixes the arrays."""
         views = {name: [view.side, view.steps, view.splits] for name, view in sorted(self.views.items())}
-        return {"version": self.version, "mode": self.mode, "upright": self.upright, "views": views}
+        reader = {} if self.reader == "photo" else {"reader": self.reader}
+        return {"version": self.version, "mode": self.mode, "upright": self.upright, "views": views} | reader
 
     def read(self, root: Path) -> Listing:
         """The splits of the files below ``root``. Raises MissingError that names all that is wrong."""

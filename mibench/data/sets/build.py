@@ -65,7 +65,7 @@ def build(
             shapes = _shapes(data_set, listing)
             _room(work, shapes, folder.parent)
             works = _open(work, data_set, shapes, chunks)
-            decoder = Decoder(root, data_set.mode, data_set.size, data_set.upright)
+            decoder = Decoder(root, data_set.mode, data_set.size, data_set.upright, data_set.reader)
             hashes = decode(decoder, works, work / JOURNAL, jobs, tell)
             facts = _facts(data_set, listing, hashes, root, allow_duplicates)
             _finish(work, folder, listing, hashes, root, facts | {"signature": signature}, tell)
@@ -86,8 +86,9 @@ def _is_this(folder: Path, signature: str) -> bool:
 
 
 def _chunks(data_set: DataSet, root: Path, listing: Listing, size: int) -> Iterator[Work]:
-    """The listing cut into chunks, each with a signature of its files: names, labels, sizes, times."""
-    stamps: dict[str, tuple[int, int]] = {}
+    """The listing cut into chunks, each with a signature of its files: names, labels, sizes, times (that of the last
+    change of anything about a file cannot be set back, so an exchanged file is noticed), which file it is."""
+    stamps: dict[str, tuple[int, ...]] = {}
     for split, items in listing.splits.items():
         for start in range(0, len(items), size):
             part = tuple(items[start : start + size])
@@ -95,7 +96,7 @@ def _chunks(data_set: DataSet, root: Path, listing: Listing, size: int) -> Itera
             for item in part:
                 if item.path not in stamps:
                     stat = (root / item.path).stat()
-                    stamps[item.path] = (stat.st_size, stat.st_mtime_ns)
+                    stamps[item.path] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
                 facts.append([item.name, item.label, item.box, item.row, *stamps[item.path]])
             yield Work(split, start, part, digest([split, start, facts]), ())
 

@@ -54,6 +54,7 @@ class Decoder:
     mode: str
     size: tuple[int, int] | None
     upright: bool
+    reader: str
 
     def run(self, work: Work) -> tuple[list[str], list[Wrong]]:
         """Write the chunk's rows and force them to the disk; SHA-256 of each source image, and what is wrong."""
@@ -85,7 +86,7 @@ class Decoder:
         path = self.root / item.path
         if item.row is None:
             content = path.read_bytes()
-            return content, imaging.decode(content, self.mode, self.upright)
+            return content, imaging.decode(content, self.mode, self.upright, self.reader)
         pixels = read_idx(path)[item.row]
         return pixels.tobytes(), imaging.Image.fromarray(pixels)
 

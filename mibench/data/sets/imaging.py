@@ -18,13 +18,17 @@ from PIL import Image, ImageOps
 from mibench.data.sets.base import Step
 
 Box = tuple[int, int, int, int]
+READERS = ("photo", "imagefolder", "opencv")
+"""How a file becomes 8-bit pixels. ``photo``: transparency lies on white, 16 bits are divided by 257, floats are 0 to
+1. ``imagefolder``: Pillow's ``convert("RGB")`` alone, as torchvision's ImageFolder: transparency is dropped, what
+exceeds 8 bits is as Pillow has it. ``opencv``: as ``photo``, but transparency is dropped."""
 
 
 class DamagedImage(Exception):
     """Bytes that are no whole image; the message says what Pillow met."""
 
 
-def decode(content: bytes, mode: str, upright: bool = False) -> Image.Image:
+def decode(content: bytes, mode: str, upright: bool = False, reader: str = "photo") -> Image.Image:
     """A whole image in ``mode``; ``upright`` turns a photo as its camera noted. Raises DamagedImage."""
     try:
         with warnings.catch_warnings():
@@ -32,7 +36,7 @@ def decode(content: bytes, mode: str, upright: bool = False) -> Image.Image:
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
                 turned = ImageOps.exif_transpose(image) if upright else image
-                return to_mode(turned, mode)
+                return to_mode(turned, mode, reader)
     except Image.UnidentifiedImageError:
         what = "the file is empty" if not content else "not an image"
         raise DamagedImage(what) from None
@@ -40,14 +44,19 @@ def decode(content: bytes, mode: str, upright: bool = False) -> Image.Image:
         raise DamagedImage(str(error) or type(error).__name__) from None
 
 
-def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """RGB or 8-bit grey. 16-bit grey is scaled to 8 bits (Pillow would cut it off); transparency lies on white."""
+def to_mode(image: Image.Image, mode: str, reader: str = "photo") -> Image.Image:
+    """RGB or 8-bit grey, as the reader has it; see ``READERS``. The range follows from the format, never from the
+    values: one set of images keeps its brightness. Raises DamagedImage for values outside it."""
+    if reader == "imagefolder":
+        rgb = image.convert("RGB")
+        return rgb if mode == "RGB" else rgb.convert(mode)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        if image.mode == "F" or values.max(initial=0) > 255:
-            values = values * (255 / 65535 if image.mode != "F" else 255 / max(values.max(initial=0), 1e-12))
-        image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
+        values, most = np.asarray(image, np.float64), 1.0 if image.mode == "F" else 65535.0
+        if not (values.size and np.isfinite(values).all() and 0 <= values.min() <= values.max() <= most):
+            kind = "floating-point pixels, expected 0 to 1" if most == 1 else "pixels of more than 16 bits"
+            raise DamagedImage(f"it has {kind}; save it with 8 or 16 bits")
+        image = Image.fromarray(np.rint(values * (255 / most)).astype(np.uint8))
+    if image.has_transparency_data and reader != "opencv":
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)

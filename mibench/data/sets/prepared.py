@@ -49,7 +49,7 @@ def check(data_set: DataSet, home: Path, root: Path | None, progress: Progress |
         if meta is not None and meta["recipe"] != _plain(data_set.recipe()):
             problems.append(f"{data_set.name} was prepared by another version of mibench. {again}")
     if root is not None:
-        problems += _sources(data_set, root, folder if meta and not problems else None, tell)
+        problems += differences(data_set, root, folder if meta and not problems else None, tell)
     return problems
 
 
@@ -60,7 +60,10 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _sources(data_set: DataSet, root: Path, folder: Path | None, tell: Progress) -> list[str]:
+def differences(data_set: DataSet, root: Path, folder: Path | None, progress: Progress | None = None) -> list[str]:
+    """What is wrong with the source files in ``root`` and, byte by byte, in what they are not those that the arrays in
+    ``folder`` were made from. Sentences."""
+    tell = progress or (lambda what, done, total: None)
     try:
         listing = data_set.read(root)
     except MissingError as error:

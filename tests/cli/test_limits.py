@@ -1,0 +1,54 @@
+"""What a run may ask of a target, and an adaptive attack that is killed: as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tiny import Cli, images, numbers, until, workers_of
+
+from mibench.keys import digest
+
+
+def asked(record: dict[str, Any], who: str) -> dict[str, int]:
+    """How many images a run asked about for somebody, by phase."""
+    return {phase: sum(kinds.values()) for phase, kinds in record["queries"].get(who, {}).items()}
+
+
+def test_a_budget_ends_an_attack_with_what_it_has_or_with_a_sentence(finished: Cli, tmp_path: Path) -> None:
+    """SMILE asks about its pool of 8 for all and wants 4 for each of two images of a person: of 12, two each are left.
+    P2I-MI asks about all public images, for all at once, and cannot stop."""
+    cli = finished.copy(tmp_path)
+    answer = cli.run("--attack", "smile", "--attack", "p2i", "--budget", "12", code=1)
+    runs = {run["attack"]: run for run in answer["runs"] if run["attack"] in ("smile", "p2i")}
+    assert runs["smile"]["status"] == "done" and runs["smile"]["metrics"]["att1"]["n"] == 10
+    assert runs["smile"]["attack_label"] == "smile[query_budget=12]"
+    assert runs["p2i"]["status"] == "failed" and "budget of 12 queries per identity" in runs["p2i"]["reason"]
+    record = json.loads(cli("show", runs["smile"]["run"], "--json").stdout)
+    assert asked(record, "shared") == {"search": 8}
+    assert [asked(record, str(label)) for label in range(5)] == [{"optimisation": 4}] * 5
+
+
+def test_an_adaptive_attack_that_is_killed_goes_on_to_the_same_images(finished: Cli, tmp_path: Path) -> None:
+    """Between blocks of two identities, with the views of each drawn from streams of its own."""
+    cli, attack = finished.copy(tmp_path), ("--attack", "ppa[align=paa,align_samples=2,iterations=80]")
+    planned = json.loads(cli("plan", "--track", "tiny", *attack, "--json").stdout)
+    [stage] = [stage for stage in planned["stages"] if stage["kind"] == "invert" and stage["params"].get("align")]
+    memory = {f"cpu/tiny/ppa/{digest(stage['params'])[:12]}": 2}
+    (cli.home / "cache" / "blocks.json").write_text(json.dumps(memory))
+    process = cli.start("run", "--track", "tiny", "--device", "cpu", "--quiet", *attack)
+    try:
+        until(lambda: list(cli.home.glob(f"work/{stage['key']}/blocks/*.json")))
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.communicate()
+    until(lambda: not workers_of(cli.home), 10)
+    assert not list(cli.home.glob(f"store/invert/*/{stage['key']}")), "it was killed too late to tell"
+    answers = []
+    for again in ((), ("--force", stage["key"])):
+        answer = numbers(cli.run(*attack, *again))
+        answers.append((answer, {path: data for path, data in images(cli).items() if stage["key"] in path}))
+    assert answers[0] == answers[1] and len(answers[0][1]) == 10

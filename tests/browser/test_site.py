@@ -24,7 +24,8 @@ from factories import make_catalogue, make_run
 from once import Once
 from studies import TEMPLATES, make_key, make_study
 
-from mibench.audit.report import Models, findings, gallery, page
+from mibench.audit.findings import Judge, Models, findings
+from mibench.audit.report import gallery, page
 from mibench.publish import Catalogue, SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.figures_file import load_reported
@@ -770,8 +771,9 @@ def test_the_audit_report_reads_well(visit: Callable[..., Any], tmp_path: Path, 
     labels = runs[0].identities
     names = [HOSTILE, "a" * 300, *(f"class {n}" for n in range(max(labels)))]
     models = Models("own_model", "none", "re", "Random erasing")
-    found = findings(HOSTILE, names, runs, models, {"vmi": "it needs public images"}, ["A note."])
+    found = findings(HOSTILE, names, runs, models, Judge(0.95, 40), {"vmi": "it needs public images"}, ["A note."])
     assert [row["attack"] for row in found["attacks"]] == ["gmi", "ppa"] and found["attacks"][1]["defended"] is None
+    found |= {"unfinished": None, "next": ["Look at <b>it</b>."]}
     own = [run for run in runs if run.defense == "own_model"]
     shown = gallery(found, own, "own_model", lambda *_: picture, lambda *_: picture)
     path = tmp_path / "audit.html"

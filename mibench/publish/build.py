@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -199,20 +200,28 @@ def _run_pages(
     for run in runs:
         cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
 
+    bare = {own.undefended.run: own.undefended for own in near.values() if own.undefended}
+
+    @lru_cache(maxsize=8)  # many defenses meet the same attack, one after the other
+    def undefended(run: str) -> Space:
+        return _space(bare[run], catalogue, options)
+
     def write(siblings: list[RunRecord]) -> dict[str, dict[int, int]]:
         first = {}
         for run in siblings:
             picture = _pictures(folder, run, options, catalogue)
             own = near[run.run]
             view = run_view(run, catalogue, picture, siblings, options.identities_shown, own.floor)
-            without = _space(own.undefended, catalogue, options) if own.undefended else None
-            view["features"] = feature_view(_space(run, catalogue, options), without)
+            view["features"] = feature_view(
+                _space(run, catalogue, options), undefended(own.undefended.run) if own.undefended else None
+            )
             page(run_page(run), "run.html", **view, studies=study_view(options.studies.get(run.run, ())))
             shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
             first[run.run] = {label: indices[0] for label, indices in shown if indices}
         return first
 
-    written = on_all_cores(write, list(cells.values()))
+    ordered = sorted(cells.values(), key=lambda runs: (runs[0].track, runs[0].attack_label, runs[0].defense_label))
+    written = on_all_cores(write, ordered)
     return {run: pictures for part in written for run, pictures in part.items()}
 
 

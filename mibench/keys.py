@@ -16,7 +16,12 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal characters."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return hashlib.sha256(_bytes(value)).hexdigest()
+
+
+def _bytes(value: Any) -> bytes:
+    """Of a file's name that is not UTF-8 the bytes that it has."""
+    return canonical(value).encode(errors="surrogateescape")
 
 
 def stage_key(
@@ -49,7 +54,7 @@ def stage_key(
 
 def stream_seed(*parts: str | int) -> int:
     """A 63-bit seed that depends on every part: base seed, role, stream name, identity, restart."""
-    return int.from_bytes(hashlib.sha256(canonical(list(parts)).encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(_bytes(list(parts))).digest()[:8], "big") >> 1
 
 
 def joint_version(engine: int, plugin: int) -> int:
@@ -60,3 +65,8 @@ def joint_version(engine: int, plugin: int) -> int:
 def split_version(version: int) -> tuple[int, int]:
     """The engine's and the method's version of a stage."""
     return divmod(version, 1000)
+
+
+def version_text(version: int) -> str:
+    """``1.2``: the engine's version of this kind of stage, and the method's."""
+    return ".".join(map(str, split_version(version)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -28,7 +28,8 @@ JudgeName = Annotated[str, Field(pattern=r"^e[123]$")]
 Created = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
 
 SCHEMA = 1
-STAGE_FACTS = ("kind", "plugin", "seconds", "peak_memory_mib", "attempts", "device_seconds")  # in the public object
+# Of a stage, in the public object:
+STAGE_FACTS = ("kind", "plugin", "version", "seed", "seconds", "peak_memory_mib", "attempts", "device_seconds")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,23 @@ class JudgeFacts(TypedDict, total=False):
     weights: Key
 
 
+@with_config(ConfigDict(extra="forbid"))
+class MethodFacts(TypedDict, total=False):
+    """What a page says of a method besides its figures, as it was when a run of it was recorded. ``reference``: its
+    paper as the registry has it."""
+
+    title: Text
+    kind: Text | None
+    family: Text | None
+    access: Text | None
+    prior: Text | None
+    adaptive: bool
+    presets: dict[Text, dict[str, Any]]
+    costs: dict[Text, Text]
+    deviations: Annotated[list[str], Field(max_length=50)]
+    reference: dict[Text, Any]
+
+
 @dataclass(frozen=True)
 class StageInfo:
     """One stage of a run. ``seconds`` is what it took when it was computed, whoever asked for it then."""
@@ -91,6 +109,7 @@ class StageInfo:
     attempts: Count | None = None  # how often it was begun
     device_seconds: Seconds | None = None  # of a GPU: for how long it was held; of a CPU: in which a core worked
     device: Text | None = None
+    non_default: dict[str, Any] | None = None  # those of ``params`` that enter the key
 
 
 FIRST_TUNING_SEED = 100  # seeds from here on are for choosing settings; their runs are on no page
@@ -156,6 +175,7 @@ class RunRecord:
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
+    methods: dict[Literal["defense", "attack"], MethodFacts] | None = None  # None in older records
     reason: Text | None = None  # why a run failed
     reproduced: dict[str, Any] | None = None  # what running it again gave (``mibench.submission.compare``), if it was
 
@@ -175,6 +195,11 @@ class RunRecord:
         return Seeds(self.seed, of.get("invert", self.seed), of.get("prior", evaluator), evaluator)
 
     @property
+    def searches(self) -> bool:
+        """Whether the attack searches a prior."""
+        return any(stage.kind == "prior" for stage in self.stages)
+
+    @property
     def seconds(self) -> float:
         """Seconds of computing behind this run, over all its stages."""
         return sum(stage.seconds for stage in self.stages)
@@ -187,7 +212,7 @@ class RunRecord:
             "defense": self.defense,
             "attack": self.attack,
             "seed": self.seed,
-            "seeds": asdict(self.seeds),
+            "seeds": asdict(self.seeds) | ({} if self.searches else {"prior": None}),
             "status": self.status,
             "reason": self.reason,
             "cached": cached,

@@ -111,11 +111,6 @@ def make_catalogue(**tracks: dict[str, Any]) -> Catalogue:
     )
 
 
-def _version(kind: str) -> int:
-    """Of a stage as the engine makes it today, with the first version of a method."""
-    return joint_version(STAGE_KINDS[kind].version, 1)
-
-
 def make_run(**overrides: Any) -> RunRecord:
     """A finished run of ``none`` against ``gmi`` on ``orl32``, with made-up numbers that depend on its
     names and seed.
@@ -151,16 +146,8 @@ def make_run(**overrides: Any) -> RunRecord:
         "created": "2026-11-23T12:00:00Z",
         "metrics": make_metrics(att1, nat1, rng),
         "stages": [
-            StageInfo("target", "5e" * 8, values["defense"], _version("target"), {"epochs": 100}, values["seed"], 31.5),
-            StageInfo(
-                "invert",
-                "a7" * 8,
-                values["attack"],
-                _version("invert"),
-                {"steps": 1500, "lr": 0.02},
-                values["seed"],
-                204.25,
-            ),
+            make_stage("target", values["defense"], {"epochs": 100}, values["seed"], 31.5),
+            make_stage("invert", values["attack"], {"steps": 1500, "lr": 0.02}, values["seed"], 204.25),
         ],
         "environment": {"python": "3.11.9", "device": "cpu", "packages": {"torch": "2.15.0"}},
         "queries": {
@@ -186,6 +173,14 @@ def make_run(**overrides: Any) -> RunRecord:
         "deviations": ["Adam in place of SGD with momentum."],
     }
     return RunRecord(**(defaults | values))
+
+
+def make_stage(
+    kind: str, plugin: str, params: dict[str, Any], seed: int = 0, seconds: float = 1.0, version: int = 1
+) -> StageInfo:
+    """A stage of this code."""
+    key = {"target": "5e" * 8, "invert": "a7" * 8}.get(kind, "9c" * 8)
+    return StageInfo(kind, key, plugin, joint_version(STAGE_KINDS[kind].version, version), params, seed, seconds)
 
 
 def run_manifest(record: RunRecord, key: str = "") -> Manifest:

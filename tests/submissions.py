@@ -51,12 +51,13 @@ def made_runs(
     track = registry.track("tiny")
     chosen = [registry.select("defense", name) for name in defenses]
     plan = build_plan(registry, track, chosen, [registry.select("attack", attack)], seeds)
-    found = {stage.key: _publish(store, plan, stage, track) for stage in plan.stages.values()}
+    found = {stage.key: published(store, plan, stage, track) for stage in plan.stages.values()}
     recorder = Recorder(store, plan, found, lambda manifests: None)
     return [RunRecord.from_json(m.result["record"]) for m in recorder.finish()], store, registry
 
 
-def _publish(store: Store, plan: Plan, stage: Stage, track: Track) -> Manifest:
+def published(store: Store, plan: Plan, stage: Stage, track: Track) -> Manifest:
+    """The manifest of a stage, made up unless it is there."""
     with store.claim(stage.kind, stage.key) as claim:
         if claim.manifest is not None:
             return claim.manifest

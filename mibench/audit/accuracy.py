@@ -13,6 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mibench.audit.foreign import Foreign, Way
@@ -27,16 +28,18 @@ ASKED = 256  # images at most, of all classes in turn
 TRIED = 96  # images on which another reading is tried
 FAR = 0.1  # below what its owner states, or above what was measured
 CHANCE = 1e-3  # how seldom guessing must do as well
+HIGH = 0.9  # what few images cannot tell from luck, and is none
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """``value``: the share of ``n`` images whose class the network names, mean over classes; ``answers``: how often it
-    names each."""
+    names each; ``sure``: the mean of its largest softmax."""
 
     value: float
     n: int
     answers: tuple[int, ...]
+    sure: float = 1.0
 
     @property
     def chance(self) -> float:
@@ -46,25 +49,41 @@ class Accuracy:
     def guessed(self) -> bool:
         """Whether guessing does about as well."""
         near = self.value <= self.chance + FAR * (1 - self.chance)
-        return near or float(binom.sf(round(self.value * self.n) - 1, self.n, self.chance)) > CHANCE
+        lucky = float(binom.sf(round(self.value * self.n) - 1, self.n, self.chance)) > CHANCE
+        return near or (lucky and self.value < HIGH)
 
     def below(self, stated: float) -> bool:
         """Whether it is far below what was stated, and not by the chance of few images."""
         return self.value < stated - max(FAR, 3 * (stated * (1 - stated) / self.n) ** 0.5)
 
 
-def check(request: AuditRequest, network: nn.Module, way: Way, data: TrackData) -> Accuracy:
-    """The accuracy on the images of --val, or else of --data. Raises UserError that says what the likely reasons are
-    where it is near chance, or far below what was stated; and where gradients are lost on such images."""
-    images, labels = data.private_test() if request.val is not None else data.private_train()
-    chosen = sample(labels, ASKED)
-    picked, truth = _floats(images[np.sort(chosen)]), torch.from_numpy(np.array(labels[np.sort(chosen)]))
-    found = measure(logits(network, way, len(request.classes), picked), truth)
-    stated = request.expect_accuracy
-    if found.below(stated) if stated is not None else found.guessed:
-        raise UserError(_sentence(request, found, list(reasons(request, network, way, data, found))))
-    follow(Foreign(network, len(request.classes), way).eval().requires_grad_(False), picked[:8])
-    return found
+def check(request: AuditRequest, network: nn.Module, way: Way, data: TrackData) -> tuple[Accuracy, float]:
+    """The accuracy on images of --data, and by what the logits must be multiplied for the network to be as sure as it
+    is right (Guo et al. 2017): 1 unless they are so flat that no attack that climbs them gets anywhere. Raises
+    UserError that says what the likely reasons are where the accuracy is near chance, or, on --val if there is one, far
+    below what was stated; and where gradients are lost on such images."""
+    stated, classes = request.expect_accuracy, len(request.classes)
+    picked, truth = _chosen(*data.private_train())
+    scores = logits(network, way, classes, picked)
+    known = asked = measure(scores, truth)
+    if request.val is not None and stated is not None:
+        other, labels = _chosen(*data.private_test())
+        asked = measure(logits(network, way, classes, other), labels)
+    if asked.below(stated) if stated is not None else known.guessed:
+        raise UserError(_sentence(request, asked, list(reasons(request, network, way, data, known))))
+    follow(Foreign(network, classes, way).eval().requires_grad_(False), picked[:8])
+    return known, _scale(scores, truth) if 2 * known.sure < known.value else 1.0
+
+
+def _scale(scores: Tensor, truth: Tensor) -> float:
+    """The power of two that makes the right classes likeliest."""
+    tried = [2.0**power for power in range(13)]
+    return min(tried, key=lambda scale: float(functional.cross_entropy(scale * scores, truth)))
+
+
+def _chosen(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    chosen = np.sort(sample(labels, ASKED))
+    return _floats(images[chosen]), torch.from_numpy(np.array(labels[chosen]))
 
 
 def sample(labels: np.ndarray, count: int) -> np.ndarray:
@@ -86,16 +105,17 @@ def measure(scores: Tensor, truth: Tensor) -> Accuracy:
     named = scores.argmax(1)
     per_class = [float((named[truth == label] == label).float().mean()) for label in truth.unique().tolist()]
     answers = torch.bincount(named, minlength=scores.shape[1]).tolist()
-    return Accuracy(sum(per_class) / len(per_class), len(truth), tuple(answers))
+    sure = float(scores.softmax(1).amax(1).mean())
+    return Accuracy(sum(per_class) / len(per_class), len(truth), tuple(answers), sure)
 
 
 def reasons(
     request: AuditRequest, network: nn.Module, way: Way, data: TrackData, found: Accuracy
 ) -> Iterator[tuple[str, float]]:
     """Other readings that are far better, and the accuracy with each."""
-    images, labels = data.private_train()
+    labels = data.private_train()[1]
     chosen = np.sort(sample(labels, ASKED))
-    picked, truth = _floats(images[chosen]), torch.from_numpy(np.array(labels[chosen]))
+    picked, truth = _chosen(*data.private_train())
     scores = logits(network, way, len(request.classes), picked)
     tried: Iterator[tuple[str, float]] = _tries(request, network, way, picked, truth, scores)
     readers = _readers(request, network, way, data, chosen[:TRIED], truth[:TRIED])
@@ -120,7 +140,7 @@ def _tries(
     def ask(other: Way) -> float:
         try:
             return measure(logits(network, other, len(names), few), known).value
-        except (RuntimeError, ValueError):  # it does not take such images
+        except Exception:  # it does not take such images
             return 0.0
 
     for name, (mean, std) in NORMALISATIONS.items():
@@ -153,7 +173,7 @@ def _of_batches(network: nn.Module, way: Way, images: Tensor, truth: Tensor) -> 
         norm.training = True
     try:
         return measure(net(images).logits, truth).value
-    except (RuntimeError, ValueError):
+    except Exception:
         return 0.0
     finally:
         for norm, momentum in kept:
@@ -199,7 +219,7 @@ def _floats(images: np.ndarray) -> Tensor:
 
 
 def _sentence(request: AuditRequest, found: Accuracy, better: Sequence[tuple[str, float]]) -> str:
-    where = "--val" if request.val is not None else "--data"
+    where = "--val" if request.val is not None and request.expect_accuracy is not None else "--data"
     stated = "" if request.expect_accuracy is None else f", {request.expect_accuracy:.0%} was stated"
     most = max(range(len(found.answers)), key=lambda label: found.answers[label])
     share = found.answers[most] / found.n

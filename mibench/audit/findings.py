@@ -105,10 +105,12 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if worst is None or worst["own"] is None or worst["own"]["value"] is None:
         return {"leaks": None, "title": "No verdict", "sentence": "No attack gave a figure; the reasons are below."}
     judge, cell, chance, p = report["judge"], worst["own"], report["chance"], report["p"]
+    count = len(report["attacks"])
+    rank = f"the strongest of {count} attacks here" if count > 1 else "the only attack here"
     figure = (
-        f"Of the images that {worst['attack']}, the strongest of {len(report['attacks'])} attacks here, rebuilt from "
-        f"the model, an independent classifier recognises {percent(cell['value'])} as the class that was attacked (95 "
-        f"% interval {percent(cell['ci_low'])} to {percent(cell['ci_high'])}); by chance it would be {percent(chance)}."
+        f"Of the images that {worst['attack']}, {rank}, rebuilt from the model, an independent classifier recognises "
+        f"{percent(cell['value'])} as the class that was attacked (95 % interval {percent(cell['ci_low'])} to "
+        f"{percent(cell['ci_high'])}); by chance it would be {percent(chance)}."
     )
     top = report["answers"][0]
     if top["share"] > HALF and report["classes"] > 2:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mibench.audit import accuracy, report
 from mibench.audit.accuracy import Accuracy
 from mibench.audit.findings import Judge, Models, findings
-from mibench.audit.prepare import Subject, prepare
+from mibench.audit.prepare import Subject, prepare, write_method
 from mibench.audit.request import AuditRequest
 from mibench.data import load
 from mibench.data.pictures import private_image
@@ -65,15 +65,23 @@ def begin_audit(
     store: Store,
     decoding: Decoding | None = None,
     say: Callable[[str], None] = lambda sentence: None,
+    skip_damaged: bool = False,
 ) -> Begun:
-    """Read the network and the images, try whether the one knows the other, and plan. Writes what ``prepare`` writes;
+    """Read the network and the images, try whether the one knows the other, and plan. Writes the track and the method;
     ``say`` hears what was read and skipped. Raises UserError for what does not fit together."""
     attacks, defense = _methods(request, registry)
     subject = prepare(request, store.home)
-    use_file(subject.plugin)
-    track = Planner(registry, store.home, decoding, say).track(str(subject.track))
+    track = Planner(registry, store.home, decoding, say, skip_damaged).track(str(subject.track))
     data = load(track, store.home)
-    known = accuracy.check(request, subject.network, subject.way, data)
+    known, scale = accuracy.check(request, subject.network, subject.way, data)
+    if scale != 1:
+        flat = (
+            f"Its answers are so flat that it is {known.sure:.0%} sure and {known.value:.0%} right; they are multiplied"
+        )
+        notes = [*subject.notes, f"{flat} by {scale:g}, which makes it as sure as it is right."]
+        subject = replace(subject, way=replace(subject.way, scale=scale), notes=notes)
+    write_method(subject)
+    use_file(subject.plugin)
     models, plan, skipped = _trial(request, registry, track, subject, attacks, defense)
     return Begun(request, subject, track, known, models, plan, skipped, len(data.private_train()[1]))
 
@@ -118,7 +126,7 @@ def _trial(
         attacking = [each for each in attacking if each.label not in skipped]
     if not attacking:
         raise UserError("Every attack that was asked for needs public images. Add --public DIR.")
-    plan = build_plan(registry, track, defenses, attacking, numbered(1), controlled=True)
+    plan = build_plan(registry, track, defenses, attacking, numbered(1), controlled=own.id)
     skipped |= {cell.attack.label: reason for cell, reason in plan.skipped}
     named = registry.controls
     controls = (named.floor, named.ceiling, named.photos) if named is not None else ()
@@ -129,13 +137,15 @@ def _report(begun: Begun, result: Result, again: str, store: Store, templates: P
     """Write audit.json and audit.html; what the first holds."""
     request, models = begun.request, begun.models
     notes = report.notes(request, begun.subject.compared, begun.subject.notes, begun.known)
-    notes += [f"A stage failed: {message}" for message in result.outcome.failed.values()]
+    notes += result.notes + [f"A stage failed: {message}" for message in result.outcome.failed.values()]
     left = len(begun.plan.stages) - len([m for m in result.manifests if m.key in begun.plan.stages])
     judge = _judge(result.manifests, begun.plan, len(load(begun.track, store.home).private_test()[1]))
     answer = findings(request.name, request.classes, result.records, models, judge, begun.skipped, notes)
     answer["unfinished"] = (
         f"{left} of {len(begun.plan.stages)} stages are missing. Go on with: {again}" if left else None
     )
+    if left and not answer["attacks"]:
+        answer["verdict"] |= {"title": "Not finished", "sentence": "No attack on the model has ended yet."}
     answer["next"] = report.next_steps(answer, request)
     shown = report.gallery(
         answer,

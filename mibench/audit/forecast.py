@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from mibench.audit.flow import Begun
 from mibench.audit.foreign import Foreign
+from mibench.audit.prepare import SMALL
 from mibench.nets import build_classifier
 from mibench.nets.base import Classifier
 from mibench.planning.estimates import estimate, filled, past_seconds
@@ -72,6 +73,10 @@ class _Steps:
             asked = len(track.identities) * track.attack.images_per_identity
             steps = sum(rounds) if isinstance(rounds, (list, tuple)) else rounds
             return START + steps * asked * self._step("" if self._own(stage) else track.target.arch, training=False)
+        if stage.kind == "prior" and {"steps", "batch"} <= stage.params.keys():  # a generator, its critic, and back
+            return START + 3 * stage.params["steps"] * stage.params["batch"] * self._step(SMALL, training=True)
+        if stage.kind == "prepare" and "pool" in stage.params:
+            return START + stage.params["pool"] * self._step("" if self._own(stage) else track.target.arch, False)
         return None
 
     def _own(self, stage: Stage) -> bool:
@@ -79,7 +84,7 @@ class _Steps:
         return self._begun.plan.stages[key].plugin == self._begun.models.own
 
     def _step(self, arch: str, training: bool) -> float:
-        """Seconds that one image takes, forward and back; ``arch`` is '' for the audited network."""
+        """Seconds that one image takes, there and back; ``arch`` is '' for the audited network."""
         if (arch, training) not in self._each:
             self._each[arch, training] = timed(self._network(arch), self._images, training)
         return self._each[arch, training]

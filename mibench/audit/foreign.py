@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mibench.boundary import sentences
 from mibench.errors import MissingError, UserError, unknown
 from mibench.nets.base import Classifier, Output
 from mibench.random import Rng
+from mibench.weights.fit import odd_kind
 
 Answer = Literal["logits", "head", "log", "odds"]
 """What of a network's answer is taken for logits: itself; what its head gave, before a softmax or the like; the
@@ -25,7 +27,7 @@ logarithm of probabilities; or the log-odds of independent ones."""
 class Way:
     """How pixels become logits, besides the network. ``mean`` and ``std`` are one number for all channels, or one each;
     ``side`` is what images are resized to first; ``bgr``: channels are turned round. ``head``: the name of the linear
-    layer whose output is the answer, '' where there is none."""
+    layer whose output is the answer, '' where there is none. ``scale`` multiplies what is taken for logits."""
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -33,6 +35,7 @@ class Way:
     bgr: bool = False
     head: str = ""
     answer: Answer = "logits"
+    scale: float = 1.0
 
 
 class Foreign(Classifier):
@@ -74,7 +77,7 @@ class Foreign(Classifier):
             x = functional.interpolate(x, (way.side, way.side), mode="bilinear", antialias=True)
         if not way.head:
             scores = _scores(self.network(x))
-            logits = _LOGITS[way.answer](scores)
+            logits = way.scale * _LOGITS[way.answer](scores)
             return Output(logits, logits, {"features": logits})
 
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
@@ -88,7 +91,7 @@ class Foreign(Classifier):
         features, own = given[-1]
         logits = own if way.answer == "head" else _LOGITS[way.answer](scores)
         features = features.flatten(1)
-        return Output(logits, features, {"features": features})
+        return Output(way.scale * logits, features, {"features": features})
 
 
 def _scores(answer: Any) -> Tensor:
@@ -135,11 +138,8 @@ def call_factory(factory: str) -> nn.Module:
     module, colon, name = factory.partition(":")
     if not (module and colon and name):
         raise UserError(f"Cannot read the factory {factory!r}. Expected module:function.")
-    try:
-        with torch.enable_grad():  # at its end gradients are as they were, whatever the factory switched off
-            network: Any = getattr(import_module(module), name)()
-    except Exception as error:
-        raise UserError(f"The factory {factory} failed: {type(error).__name__}: {error}") from error
+    with sentences(f"The factory {factory} failed"), torch.enable_grad():  # as they were at its end, whatever it did
+        network: Any = getattr(import_module(module), name)()
     if not isinstance(network, nn.Module):
         raise UserError(f"The factory {factory} returned {type(network).__name__}, where an nn.Module was expected.")
     return network
@@ -165,7 +165,12 @@ def _named(arch: str, classes: int) -> nn.Module:
 def fingerprint(network: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    with sentences("The network's tensors cannot be read"):
+        tensors = sorted(network.state_dict().items())
+    for name, tensor in tensors:
+        if not isinstance(tensor, Tensor) or (kind := odd_kind(tensor)):
+            what = kind if isinstance(tensor, Tensor) else f"no tensor but {type(tensor).__name__}"
+            raise UserError(f"{name} of the network is {what}. Expected a network of plain numbers, as it was trained.")
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -22,11 +22,12 @@ class OwnModel(Defense):
         head: str = ""
         answer: Answer = "logits"
         bgr: bool = False
+        scale: float = 1.0
 
     def build(self, net: Classifier) -> Classifier:
         p = self.params
         network: nn.Module = make_network(p.arch, p.factory, self.track.num_classes, p.transform_input)
-        way = Way(p.mean, p.std, p.side or None, p.bgr, p.head, p.answer)
+        way = Way(p.mean, p.std, p.side or None, p.bgr, p.head, p.answer, p.scale)
         return Foreign(network, self.track.num_classes, way)
 
     def train(self, ctx: TrainContext) -> Classifier:

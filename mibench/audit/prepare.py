@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +41,28 @@ class Subject:
     network: nn.Module
     way: Way
     notes: list[str]  # what of the network's answer is attacked
+    params: dict[str, Any]  # of the method
 
 
 def prepare(request: AuditRequest, home: Path) -> Subject:
-    """Read and try the network, put its weights into the store and write ``request.out``: track.yaml, and own_model.py
-    with its entry, enough to run anything else against the model. Raises UserError."""
+    """Read and try the network, put its weights into the store and write the track. Raises UserError."""
     network, params = _from_factory(request) if request.factory else _from_file(request, home)
     way = Way(*request.normalisation, request.network_resolution, request.bgr)
     way, notes = examine(network, len(request.classes), way, request.channels, request.resolution)
-    params |= {"mean": list(way.mean), "std": list(way.std), "side": way.side or 0}
-    params |= {"bgr": way.bgr, "head": way.head, "answer": way.answer}
     compared = request.arch if request.arch is not None and _trainable(request.arch, request) else SMALL
-    subject = Subject(request.out / OWN.name, request.out / "track.yaml", compared, network, way, notes)
+    subject = Subject(request.out / OWN.name, request.out / "track.yaml", compared, network, way, notes, params)
     request.out.mkdir(parents=True, exist_ok=True)
     subject.track.write_text(_track(request, compared), encoding="utf-8")
-    shutil.copyfile(OWN, subject.plugin)
-    entry = {"title": "Own model, as it is", "kind": "baseline", "presets": {PRESET: params}}
-    subject.plugin.with_suffix(".yaml").write_text(yaml.safe_dump(entry, sort_keys=False), encoding="utf-8")
     return subject
+
+
+def write_method(subject: Subject) -> None:
+    """The network as a method beside its track, enough to run anything else against it: own_model.py and its entry."""
+    way = asdict(subject.way) | {"side": subject.way.side or 0}
+    params = {name: list(value) if isinstance(value, tuple) else value for name, value in way.items()} | subject.params
+    entry = {"title": "Own model, as it is", "kind": "baseline", "presets": {PRESET: params}}
+    shutil.copyfile(OWN, subject.plugin)
+    subject.plugin.with_suffix(".yaml").write_text(yaml.safe_dump(entry, sort_keys=False), encoding="utf-8")
 
 
 def _from_factory(request: AuditRequest) -> tuple[nn.Module, dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mibench.audit.foreign import Answer, Foreign, Way, fingerprint
+from mibench.boundary import sentences
 from mibench.errors import UserError
 
 COUNT = 6
@@ -62,14 +63,13 @@ def _ask(net: Foreign, images: Tensor) -> tuple[Tensor, list[tuple[str, Tensor]]
 
     layers = [(name, module) for name, module in net.network.named_modules() if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_hook(watch(name)) for name, module in layers]
+    what = f"The network does not take images of {images.shape[-1]}x{images.shape[-1]} in {images.shape[1]} channel(s)"
     try:
-        with torch.no_grad():
+        with (
+            sentences(what, "Say what it takes with --resolution, --channels or --network-resolution."),
+            torch.no_grad(),
+        ):
             scores = net(images).logits
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"The network does not take images of {images.shape[-1]}x{images.shape[-1]} in {images.shape[1]} "
-            f"channel(s): {_first_line(error)} Say what it takes with --resolution, --channels or --network-resolution."
-        ) from None
     finally:
         for hook in hooks:
             hook.remove()
@@ -90,7 +90,7 @@ def _same_answers(net: Foreign, images: Tensor, scores: Tensor) -> None:
         try:
             with torch.no_grad():
                 again = net(part).logits
-        except (RuntimeError, ValueError):  # batch norm of one image, in training mode
+        except Exception:  # batch norm of one image, in training mode
             return True
         return float((again[: len(expected)] - expected).abs().max()) > _AGREE * scale
 
@@ -145,12 +145,12 @@ def _reading(scores: Tensor, kind: str) -> tuple[Answer, str]:
     if kind in ("softmax", "log_softmax", "sigmoid"):
         return "head", f"The network ends in {kind}; its logits are what its last linear layer gives before."
     low, high, sums = float(scores.min()), float(scores.max()), scores.sum(1)
-    if low >= 0 and high <= 1 and bool((sums - 1).abs().max() < 1e-2):
-        if bool(((scores == 0) | (scores == 1)).all()):
+    if low >= 0 and bool((sums - sums.mean()).abs().max() < 1e-2 * sums.mean()):
+        if bool(((scores == 0) | (scores == high)).all()):
             raise UserError(
                 "The network returns decisions, one for one class and zero for the others: expected logits."
             )
-        return "log", "The network's answers sum to one: their logarithms are taken for its logits."
+        return "log", "The network's answers are shares of a whole: their logarithms are taken for its logits."
     if low >= 0 and high <= 1 and not kind and not _free(scores):
         return "odds", "The network's answers lie between 0 and 1: their log-odds are taken for its logits."
     return "logits", ""
@@ -168,7 +168,10 @@ def follow(net: Foreign, images: Tensor) -> float:
     weights = weights - weights.mean()
     with torch.enable_grad():
         asked = images.clone().requires_grad_(True)
-        logits = net(asked).logits
+        try:
+            logits = net(asked).logits
+        except Exception as error:
+            raise UserError(f"The network cannot be differentiated: {_first_line(error)}") from None
         if not torch.is_grad_enabled():
             raise UserError("The network's forward switches gradients off for the whole program. Remove that.")
         wrong = "no_grad, inference_mode, detach, numpy or an argmax in its forward, or quantised layers"
@@ -178,7 +181,7 @@ def follow(net: Foreign, images: Tensor) -> float:
             )
         try:
             (gradient,) = torch.autograd.grad((logits * weights).sum(), asked, allow_unused=True)
-        except RuntimeError as error:
+        except Exception as error:
             raise UserError(f"The network cannot be differentiated: {_first_line(error)}") from None
     if gradient is None:
         raise UserError(f"Gradients do not reach the images: {wrong}. Attacks that follow them would look harmless.")

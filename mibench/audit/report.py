@@ -26,6 +26,8 @@ Private = Callable[[int, int], Path | None]  # of a label, the image of this ind
 def next_steps(report: Mapping[str, Any], request: AuditRequest) -> list[str]:
     """What to do with these findings, the most useful first."""
     leaks, steps = report["verdict"]["leaks"], []
+    if leaks is False:
+        steps.append("Do not read this as safe: it is low for these attacks, with these public images and this judge.")
     if leaks:
         steps.append(
             f"Train with a defense: below is what {report['defense_title']} costs and saves on your images; "
@@ -51,19 +53,16 @@ def next_steps(report: Mapping[str, Any], request: AuditRequest) -> list[str]:
     steps.append(
         f"Attack it in other ways: mibench run --track {track} --plugin {plugin} --defense own_model --attack all"
     )
-    if leaks is False:
-        steps.append("Do not read this as safe: it is low for these attacks, with these public images and this judge.")
     return steps
 
 
 def notes(request: AuditRequest, compared: str, function: Sequence[str], known: Accuracy) -> list[str]:
     """What the figures mean and do not; ``compared``: the architecture of what was trained for comparison;
     ``function``: what of the network's answers is attacked; ``known``: how often it names the class of its images."""
-    where = "--val" if request.val is not None else "--data"
     sentences = [
         *function,
         f"Before anything was attacked, the network named the class of {percent(known.value)} of {known.n} images of "
-        f"{where}; its gradients follow its answers.",
+        f"--data; its gradients follow its answers.",
         "Recognised means: a second classifier, trained here on four fifths of --data and never shown to an attack, "
         "names the attacked class first. It is a stand-in for a person who knows the class."
         if request.val is None

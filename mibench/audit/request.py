@@ -10,6 +10,7 @@ from functools import cached_property
 from math import isfinite
 from pathlib import Path
 
+from mibench.boundary import read_text
 from mibench.data.sets.folder import apart, classes, ordered
 from mibench.errors import MissingError, UserError
 
@@ -111,11 +112,9 @@ def read_order(path: Path) -> list[str]:
     """The classes in a file, first to last: a line each, or JSON: a list, {class: number} or {number: class}. Raises
     UserError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--class-order {path}: expected {', '.join(ORDERS)}, or a file that lists the classes ({error})."
-        ) from None
+        text = read_text(path, "list of classes")
+    except UserError as error:
+        raise UserError(f"--class-order takes {', '.join(ORDERS)}, or a file that lists the classes. {error}") from None
     if text.lstrip()[:1] not in ("[", "{"):
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from mibench.boundary import in_words
 from mibench.checking.bench import Bench
 from mibench.checking.cost import cost_checks
 from mibench.checking.lines import Line
@@ -35,14 +36,14 @@ def attack_checks(bench: Bench, name: str) -> Iterator[Line]:
         yield Line("runs", False, str(error), "Correct what the sentence names.")
         return
     except Exception as error:
-        yield Line("runs", False, f"{type(error).__name__}: {error}", "A method of yours raised it.")
+        yield Line("runs", False, in_words(error), "A method of yours raised it, at the line that is named.")
         return
     again = bench.again()
     bench.lend(again, plan, ("target", "prior"))
     again.compute(plan, "invert")
     same = bench.result(stage)[1].outputs == again.result(stage)[1].outputs
     advice = "Draw from `rows.streams(...)` or `ctx.stream(...)` only."
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=bench.home.parent) as folder:
         case = _Case(bench, plan, stage, Path(folder))
         together, asked = case.invert(case.labels)
         yield from _images(bench, stage, together)

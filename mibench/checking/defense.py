@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mibench.boundary import in_words
 from mibench.checking.bench import Bench
 from mibench.checking.cost import cost_checks
 from mibench.checking.lines import Line
@@ -43,7 +44,7 @@ def defense_checks(bench: Bench, name: str) -> Iterator[Line]:
         yield Line("runs", False, str(error), "Correct the hook that the sentence names.")
         return
     except Exception as error:
-        yield Line("runs", False, f"{type(error).__name__}: {error}", "A hook of yours raised it; see `mibench logs`.")
+        yield Line("runs", False, in_words(error), "A hook of yours raised it, at the line that is named.")
         return
     yield from _answers(bench, stage, utility)
     again = bench.again()
@@ -106,7 +107,7 @@ def _image_hook(defense: Any, hook: str, channels: int, side: int) -> Iterator[L
         )
     except Exception as error:
         advice = f"Correct {hook}; it gets (N, C, H, W) in [0, 1], and `uniform` and `normal` of `rng`, rows first."
-        yield Line(hook, False, f"{type(error).__name__}: {error}", advice + MIXING * (hook == "augment"))
+        yield Line(hook, False, in_words(error), advice + MIXING * (hook == "augment"))
 
 
 def _mix(defense: Any, track: Any) -> Line:
@@ -124,7 +125,7 @@ def _mix(defense: Any, track: Any) -> Line:
         for labels in (out.labels, *([] if out.others is None else [out.others])):
             good &= labels.dtype == torch.int64 and len(labels) == 6 and set(labels.tolist()) <= {0, 1, 2, 3, 4}
     except Exception as error:
-        return Line("mix", False, f"{type(error).__name__}: {error}", "Correct mix; it gets a Batch and a Stream.")
+        return Line("mix", False, in_words(error), "Correct mix; it gets a Batch and a Stream.")
     return Line(
         "mix",
         bool(good),
@@ -136,7 +137,7 @@ def _mix(defense: Any, track: Any) -> Line:
 
 def _loss(bench: Bench, defense: Any, stage: Any, track: Any) -> Line:
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=bench.home.parent) as folder:
         net = defense.build(bench.job(stage, Path(folder)).network(track.target.arch)).train()
     batch = Batch(
         torch.rand(8, track.channels, track.resolution, track.resolution), torch.tensor([0, 0, 1, 1, 2, 2, 3, 4])
@@ -169,7 +170,7 @@ def _sampler(defense: Any, track: Any) -> Line:
 
 def _answers(bench: Bench, stage: Any, utility: Any) -> Iterator[Line]:
     """The served target: shape, finite, frozen, image by image."""
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    with tempfile.TemporaryDirectory(dir=bench.home.parent) as folder, torch.no_grad():
         job = bench.job(utility, Path(folder))
         net = job.target()
         images = job.private_train().images[:]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mibench.checking.bench import Bench
@@ -17,6 +19,8 @@ from mibench.contracts import PriorModel
 from mibench.errors import StageFailed, UserError
 from mibench.planning.plan import Stage
 from mibench.stages.job import Job, load_weights
+from mibench.stages.prior import run as train
+from mibench.store.artifacts import STATE
 
 
 def prior_checks(bench: Bench, name: str) -> Iterator[Line]:
@@ -50,6 +54,7 @@ def prior_checks(bench: Bench, name: str) -> Iterator[Line]:
     same = bench.result(stage)[1].outputs == again.result(stage)[1].outputs
     advice = "Draw from `ctx.stream(...)` only, in a loop from streams named after the step."
     yield Line("determinism", same, f"trained twice: {'the same' if same else 'other'} weights, bit for bit", advice)
+    yield _seeds(bench, stage)
     yield _access(bench, stage)
     yield from cost_checks(bench, stage)
 
@@ -88,6 +93,20 @@ def _images(model: PriorModel, job: Job) -> Iterator[Line]:
         gap = float((draw(slice(2, 4)) - x[2:4]).abs().max())
     advice = "In eval mode an image must not depend on the other latents of its batch."
     yield Line("batch invariance", gap <= 1e-4, f"an image alone differs by {gap:.2g}", advice)
+
+
+def _seeds(bench: Bench, stage: Stage) -> Line:
+    """Another seed gives other weights, unless the prior says that it draws nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / STATE).mkdir()
+        job = bench.job(replace(stage, seed=stage.seed + 1), Path(folder))
+        seeded = bench.registry.build("prior", stage.plugin, stage.params, job.track).seeded()
+        train(job)
+        one, other = (load_file(path / "model.safetensors") for path in (bench.result(stage)[0], Path(folder)))
+    same = all(torch.equal(value, other[name]) for name, value in one.items())
+    found = f"another seed, {'the same' if same else 'other'} weights; `seeded` says {seeded}"
+    advice = "Let `seeded` return False where training draws nothing, and only there: then all seeds share the prior."
+    return Line("seeds", same != seeded, found, advice)
 
 
 def _access(bench: Bench, stage: Stage) -> Line:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from mibench.data.sets.folder import classes
 from mibench.errors import UserError
 from mibench.protocol.method_files import NAME, Entry, kind_of, parsed
 from mibench.protocol.yaml_files import Loader
@@ -109,7 +112,7 @@ title: {title}
 resolution: 64        # images are cut square and resized
 channels: 3           # 1 for grey
 private: {{test_share: 0.2}}
-public: {{class_share: 0.3}}  # these classes are public, the others private; or {{root: FOLDER}} of other images
+{public}
 sensitive: true       # real people: blurred on pages
 """
 
@@ -182,7 +185,7 @@ def draft(registry: Registry, kind: Template, name: str, start: str | None, fold
             listing: with_entry(listing.read_text(encoding="utf-8"), f"{kind}s", name, values),
             folder / "tests" / "plugins" / f"test_{kind}_{test}.py": _test(name, test, command),
         }
-        plugin = "" if folder.resolve() == registry.root else f" --plugin {folder / f'{kind}s' / f'{name}.py'}"
+        plugin = _plugin(folder / f"{kind}s" / f"{name}.py") if folder.resolve() != registry.root else ""
     else:
         own = f'str(Path(__file__).with_name("{name}.py"))'
         command = f'["check", "{kind}", "{name}", "--draft", "--plugin", {own}]'
@@ -191,10 +194,14 @@ def draft(registry: Registry, kind: Template, name: str, start: str | None, fold
             folder / f"{name}.yaml": yaml.safe_dump(values, sort_keys=False, allow_unicode=True),
             folder / f"test_{test}.py": _test(name, test, command),
         }
-        plugin = f" --plugin {folder / f'{name}.py'}"
+        plugin = _plugin(folder / f"{name}.py")
     asked = {"defense": f"--defense {name} --attack gmi", "attack": f"--attack {name} --defense none"}
     asked["prior"] = f"--attack 'ppa[prior={name}]'"
-    return Draft(files, (f"mibench check {kind} {name}{plugin}", f"mibench run {asked[kind]}{plugin}"))
+    return Draft(files, (f"mibench check {kind} {name}{plugin} --draft", f"mibench run {asked[kind]}{plugin}"))
+
+
+def _plugin(path: Path) -> str:
+    return f" --plugin {shlex.quote(str(path))}"
 
 
 def _template(kind: str, name: str) -> str:
@@ -235,12 +242,20 @@ def _track(registry: Registry, name: str, folder: Path, root: str) -> Draft:
         raise UserError(f"There is a track {name!r} already. Choose another name.")
     title = name.replace("_", " ").replace("-", " ").capitalize()
     path = folder / f"{name}.yaml"
+    images = Path(root) if Path(root).is_absolute() else folder / root
+    there = len(classes(images)) if images.is_dir() else 0
+    share = there == 0 or there > 2  # of two classes none can be spared
+    public = "public: {class_share: 0.3}  # these classes are public, the others private; or {root: FOLDER} of others"
+    public = public if share else "# public: {root: FOLDER}  # images of others; without them some attacks cannot run"
     test = name.replace("-", "_")
     files = {
-        path: TRACK.format(root=root, title=title),
+        path: TRACK.format(root=json.dumps(root), title=title, public=public),
         folder / f"test_{test}.py": TRACK_TEST.format(name=name, test=test, root=root),
     }
-    return Draft(files, (f"mibench plan --track {path}", f"mibench run --track {path} --defense re --attack ppa"))
+    typed = shlex.quote(str(path))
+    put = () if there else (f"Put images into {images}/<class>/, of two classes or more. Then type:",)
+    attack = "ppa" if share else "miface"
+    return Draft(files, (*put, f"mibench plan --track {typed}", f"mibench run --track {typed} --attack {attack}"))
 
 
 def with_entry(text: str, section: str, name: str, values: dict[str, Any]) -> str:

@@ -23,6 +23,9 @@ _CALLS = ("open", "exec", "eval", "__import__", "compile")
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
+ENTRY_LINES = ("registry entry", "BibTeX", "licence", "presets", "entry and class")
+
+
 def source_checks(source: MethodFile) -> Iterator[Line]:
     """The file: there, Python, short, documented, standing alone."""
     where = "Write it with `mibench new`, or correct the entry."
@@ -38,8 +41,8 @@ def source_checks(source: MethodFile) -> Iterator[Line]:
     short = "Move what is not the method's own into the engine, or drop what is not needed."
     yield Line("file", lines <= LONGEST, f"{source.path.name}, {lines} lines (at most {LONGEST})", short)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and kind_of(node) == source.kind]
-    lacking = [] if ast.get_docstring(tree) else ["the file"]
-    lacking += [node.name for node in classes if not ast.get_docstring(node)]
+    lacking = [] if ast.get_docstring(tree) else ["the file (line 1)"]
+    lacking += [f"{node.name} (line {node.lineno})" for node in classes if not ast.get_docstring(node)]
     docstrings = f"missing: {', '.join(lacking)}" if lacking else "of the file and of the class"
     yield Line("docstrings", not lacking, docstrings, "Say what is computed, and name the source, in a docstring.")
     wrong = wrong_imports(tree, source.kind)
@@ -51,22 +54,25 @@ def source_checks(source: MethodFile) -> Iterator[Line]:
 def wrong_imports(tree: ast.AST, kind: Kind) -> list[str]:
     """What a method must not import or call: another method, the engine's inside, files and the environment."""
     open_parts = _OPEN | ({"data"} if kind == "prior" else set())
-    wrong = []
+    wrong: list[tuple[int, str]] = []
     for node in ast.walk(tree):
-        names = []
+        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [f"{'.' * node.level}{node.module or ''}"]
             names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
-            wrong.append(f"{node.func.id}()")
+            wrong.append((node.lineno, f"{node.func.id}()"))
         for name in names:
             top, _, rest = name.partition(".")
             inside = top == "mibench" and rest and rest.partition(".")[0] not in open_parts
             if name.startswith(".") or top in _REFUSED or inside:
-                wrong.append(name)
-    return sorted(set(wrong))
+                wrong.append((getattr(node, "lineno", 1), name))
+    first: dict[str, int] = {}
+    for line, name in sorted(wrong):
+        first.setdefault(name, line)
+    return [f"{name} (line {line})" for name, line in sorted(first.items())]
 
 
 def entry_checks(registry: Registry, source: MethodFile) -> Iterator[Line]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
 import click
 
 import mibench
+from mibench.boundary import machine_sentence
 from mibench.errors import EXIT_FAILED, EXIT_INTERRUPTED, StageFailed, UserError
 
 INTERRUPTED = "Interrupted. Finished stages are kept; the same command goes on from there."
@@ -19,6 +21,7 @@ _COMMANDS = {
     "show": "mibench.cli.inspect:show",
     "status": "mibench.cli.status:status",
     "logs": "mibench.cli.status:logs",
+    "grids": "mibench.cli.status:grids",
     "collect": "mibench.cli.run:collect",
     "gc": "mibench.cli.status:gc",
     "why": "mibench.cli.inspect:why",
@@ -75,6 +78,8 @@ def cli() -> None:
 
 def main() -> None:
     """The ``mibench`` program: sentences instead of tracebacks for wrong input, and the documented exit codes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -92,4 +97,9 @@ def main() -> None:
     except BrokenPipeError:
         code = EXIT_FAILED
         sys.stderr.close()
+    except OSError as error:
+        if (sentence := machine_sentence(error)) is None:
+            raise
+        click.echo(f"Error: {sentence}", err=True)
+        code = sentence.exit_code
     sys.exit(code if isinstance(code, int) else 0)

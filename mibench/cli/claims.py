@@ -79,6 +79,7 @@ def _suite(ws: Workspace) -> Suite:
 
 def _board(ws: Workspace, track: str, source: Path | None) -> Board:
     """The newest version of a track in the results."""
+    from mibench.cli.site_data import catalogue
     from mibench.publish.aggregate import boards, current_runs
     from mibench.publish.results import load_file, load_results, merged
 
@@ -88,7 +89,7 @@ def _board(ws: Workspace, track: str, source: Path | None) -> Board:
     else:
         runs = load_results(source) if source.is_dir() else load_file(source)
     baselines = {name for name, entry in registry.entries("defense").items() if entry.kind == "baseline"}
-    own = [run for run in current_runs(runs) if run.track == track]
+    own = [run for run in current_runs(runs, catalogue(registry, runs)) if run.track == track]
     if not own:
         raise unknown("track with results", track, {run.track for run in runs})
     return boards(own, (), registry.control_ids, registry.bounds, baselines)[0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mibench.errors import UserError
+from mibench.errors import UserError, few
 
 if TYPE_CHECKING:
     from mibench.protocol.methods import Kind
@@ -60,6 +60,7 @@ class Workspace:
         from mibench.publish import SiteOptions, build_site
         from mibench.publish.figures_file import load_reported
         from mibench.publish.results import load_results, merged
+        from mibench.running.environment import commit
         from mibench.running.recording import feature_file, image_file
         from mibench.study import load_studies
 
@@ -73,11 +74,11 @@ class Workspace:
             studies=load_studies(self.home),
             reported=tuple(load_reported(results / "reported.csv")),
             docs=docs,
+            commit=commit(),
+            licence=self.registry.licence,
         )
         runs = merged(self.database.runs(), load_results(results))
-        return build_site(
-            runs, catalogue(self.registry, (run.defense for run in runs)), out or self.home / "site", options
-        )
+        return build_site(runs, catalogue(self.registry, runs), out or self.home / "site", options)
 
     def _private_image(self, track: str, label: int, index: int) -> Path | None:
         from mibench.data.pictures import private_image
@@ -92,7 +93,7 @@ class Workspace:
         if len(matching) == 1:
             return matching[0]
         if matching:
-            raise UserError(f"{text!r} fits {len(matching)} runs: {', '.join(run.run for run in matching)}.")
+            raise UserError(f"{text!r} fits {len(matching)} runs: {few([run.run for run in matching])}.")
         from mibench.errors import unknown
 
         names = {run.run for run in runs} | {run.name for run in runs}
@@ -211,24 +212,12 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def describe_time(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 20 min``, ``4 days 2 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
-
-
-def planner(ws: Workspace, decode: bool = False, quiet: bool = False) -> Planner:
+def planner(ws: Workspace, decode: bool = False, quiet: bool = False, skip_damaged: bool = False) -> Planner:
     """What makes plans on this machine. ``decode``: folders of images are decoded first, ``quiet`` or with progress."""
     from mibench.cli.progress import decoding
     from mibench.running.request import Planner
 
-    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note)
+    return Planner(ws.registry, ws.home, partial(decoding, quiet=quiet) if decode else None, note, skip_damaged)
 
 
 def note(sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,17 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @_ROOT
 @click.option("--jobs", type=click.IntRange(1), help="Decoding processes [one per core].")
 @click.option("--allow-duplicates", is_flag=True, help="Accept files with the same bytes as another.")
+@click.option("--skip-damaged", is_flag=True, help="Leave images out that cannot be read; the set's index lists them.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
 def prepare(
-    ws: Workspace, names: tuple[str, ...], root: Path | None, jobs: int | None, allow_duplicates: bool, quiet: bool
+    ws: Workspace,
+    names: tuple[str, ...],
+    root: Path | None,
+    jobs: int | None,
+    allow_duplicates: bool,
+    skip_damaged: bool,
+    quiet: bool,
 ) -> None:
     """Decode the images of data sets or tracks (NAMES) into the cache, checking every file.
 
@@ -86,9 +94,9 @@ def prepare(
     for name, item in _chosen(ws, names, root):
         try:
             if isinstance(item, DataSet):
-                line = _prepare_set(ws, item, root, jobs or cores(), allow_duplicates, quiet)
+                line = _prepare_set(ws, item, root, jobs or cores(), allow_duplicates, skip_damaged, quiet)
             else:
-                line = _prepare_track(ws, item, jobs or cores(), allow_duplicates, quiet)
+                line = _prepare_track(ws, item, jobs or cores(), allow_duplicates, skip_damaged, quiet)
         except MissingError as error:
             click.echo(f"{name}: {error}", err=True)
             failed = True
@@ -98,7 +106,9 @@ def prepare(
         raise SystemExit(EXIT_ENVIRONMENT)
 
 
-def _prepare_set(ws: Workspace, wanted: Any, root: Path | None, jobs: int, allow_duplicates: bool, quiet: bool) -> str:
+def _prepare_set(
+    ws: Workspace, wanted: Any, root: Path | None, jobs: int, allow_duplicates: bool, skip_damaged: bool, quiet: bool
+) -> str:
     from mibench.cli.progress import decoding
     from mibench.data.sets.build import build
     from mibench.data.sets.prepared import facts, not_prepared
@@ -109,7 +119,16 @@ def _prepare_set(ws: Workspace, wanted: Any, root: Path | None, jobs: int, allow
             raise MissingError(not_prepared(wanted))
         return _line(known) + ", prepared before"
     with decoding(wanted.name, quiet) as tell:
-        _, new = build(wanted, root, ws.home, jobs=jobs, progress=tell, allow_duplicates=allow_duplicates)
+        _, new = build(
+            wanted,
+            root,
+            ws.home,
+            jobs=jobs,
+            progress=tell,
+            allow_duplicates=allow_duplicates,
+            skip_damaged=skip_damaged,
+            command=f"mibench data prepare {wanted.name} --root {shlex.quote(str(root))}",
+        )
     known = facts(wanted.name, ws.home)
     assert known is not None
     for sentence in known["notes"]:
@@ -124,14 +143,16 @@ def _line(known: dict[str, Any]) -> str:
     return f"{counts} images, split {known['split'][:16]}"
 
 
-def _prepare_track(ws: Workspace, track: Any, jobs: int, allow_duplicates: bool, quiet: bool) -> str:
+def _prepare_track(
+    ws: Workspace, track: Any, jobs: int, allow_duplicates: bool, skip_damaged: bool, quiet: bool
+) -> str:
     from mibench.cli.progress import decoding
     from mibench.data import prepare as prepare_track
     from mibench.data import tracked
 
     if tracked.is_tracked(track):
         with decoding(track.id, quiet) as tell:
-            said = tracked.prepare(track, ws.home, jobs, tell, allow_duplicates)
+            said = tracked.prepare(track, ws.home, jobs, tell, allow_duplicates, skip_damaged)
         for sentence in said:
             note(sentence)
     images = prepare_track(track, ws.home)

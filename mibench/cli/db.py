@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mibench.cli.common import Workspace, workspace
-from mibench.errors import EXIT_FAILED
+from mibench.errors import EXIT_FAILED, UserError
 
 
 @click.group()
@@ -28,6 +28,19 @@ def path(ws: Workspace) -> None:
     click.echo(str(sqlite_file(url) or url.render_as_string(hide_password=True)))
 
 
+AGREE = "The database and the store agree."
+
+
+def health(ws: Workspace) -> list[str]:
+    """What is wrong with the store and the database, each with what to do about it."""
+    try:
+        problems = ws.database.check()
+    except UserError as error:
+        problems = [str(error)]
+    again = "Nothing needs doing: a run that needs it sets it aside and computes it again. Or type: mibench db rebuild"
+    return [f"{damage}. {again}" for damage in ws.store.damaged(verify=True)] + problems
+
+
 @db.command()
 @workspace
 def check(ws: Workspace) -> None:
@@ -37,12 +50,12 @@ def check(ws: Workspace) -> None:
     Example:
       mibench db check
     """
-    problems = [*ws.store.damaged(verify=True), *ws.database.check()]
+    problems = health(ws)
     for problem in problems:
         click.echo(problem)
     if problems:
         raise SystemExit(EXIT_FAILED)
-    click.echo("The database and the store agree.")
+    click.echo(AGREE)
 
 
 @db.command()

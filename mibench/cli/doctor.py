@@ -11,6 +11,7 @@ import sys
 import click
 
 from mibench.cli.common import Workspace, workspace
+from mibench.cli.db import AGREE, health
 from mibench.errors import EXIT_ENVIRONMENT, UserError
 
 
@@ -45,11 +46,7 @@ def doctor(ws: Workspace) -> None:
         click.echo(f"track {name}: " + (" ".join(problems) or "data as pinned"))
         wrong = wrong or (bool(problems) and name == "orl32")
     _weights()
-    try:
-        problems = ws.database.check()
-    except UserError as error:
-        problems = [str(error)]
-    for problem in problems or ["database and store agree"]:
+    for problem in health(ws) or [AGREE]:
         click.echo(problem)
     if wrong:
         raise SystemExit(EXIT_ENVIRONMENT)

@@ -13,6 +13,7 @@ import click
 
 from mibench.cli.common import Workspace, workspace
 from mibench.errors import UserError
+from mibench.keys import canonical
 
 FORMATS = ("csv", "json", "results", "markdown")
 
@@ -66,6 +67,8 @@ def export(
       mibench export --format markdown --rows defenses --from results/orl32.json --into docs/defenses.md
       mibench export --format results --track orl32 --onto published.json -o published.json
     """
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for {output.name}. Make it first, or name another.")
     if track is not None:
         ws.registry.track(track)
     for option, given in (("--from", source), ("--into", into), ("--rows", None if rows == "attacks" else rows)):
@@ -74,6 +77,10 @@ def export(
     if onto is not None and form != "results":
         raise click.UsageError("--onto goes with --format results.")
     runs = [] if source else ws.database.runs(track=track)
+    if form == "markdown":
+        from mibench.publish.variants import apart, named
+
+        runs = [run for board in apart(runs).values() for run in named(board)]
     whole = form == "results"
     objects = _recorded(source, track) if source else [run.published() if whole else run.public() for run in runs]
     if onto is not None:
@@ -93,6 +100,8 @@ def export(
     elif form in ("json", "results"):
         text = json.dumps({"schema": 1, "runs": objects}, indent=1, allow_nan=False) + "\n"
     else:
+        from mibench.publish.downloads import MADE, made_of
+
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(
@@ -108,17 +117,20 @@ def export(
                 "ci_high",
                 "n",
                 "reason",
+                *MADE,
             )
         )
         for run in runs:
+            made = [canonical(item) for item in made_of(run)]
             cell = (run.run, run.track, run.defense_label, run.attack_label, run.seed)
             if run.status != "done":
-                writer.writerow((*cell, "", None, None, None, 0, f"failed: {run.reason}"))
+                writer.writerow((*cell, "", None, None, None, 0, f"failed: {run.reason}", *made))
             for name, m in run.metrics.items():
-                writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason))
+                writer.writerow((*cell, name, m.value, m.ci_low, m.ci_high, m.n, m.reason, *made))
             for name, value in (run.exposure or {}).items():
                 if name not in ("metric", "people", "images"):
-                    writer.writerow((*cell, f"exposure_{name}", value, None, None, len(run.identities), None))
+                    why = "nobody is recognised" if value is None else None
+                    writer.writerow((*cell, f"exposure_{name}", value, None, None, len(run.identities), why, *made))
         text = buffer.getvalue()
     if output is None:
         click.echo(text, nl=False)

@@ -11,13 +11,13 @@ import click
 
 from mibench.cli.common import (
     Workspace,
-    describe_time,
     planner,
     plugin_option,
     read_asked,
     selection_options,
     workspace,
 )
+from mibench.cli.times import describe_time
 
 if TYPE_CHECKING:
     from mibench.protocol.methods import Kind
@@ -201,7 +201,7 @@ def show(ws: Workspace, run: str, as_json: bool) -> None:
     click.echo(f"run {record.run} of {record.created}, track {record.track} version {record.track_version}")
     out.print(f"defense {record.defense_label}: {json.dumps(record.defense_params)}", markup=False)
     out.print(f"attack  {record.attack_label}: {json.dumps(record.attack_params)}", markup=False)
-    out.print(tables.metrics(record))
+    out.show(tables.metrics(record))
     if record.protected is not None:
         for name in record.metrics:
             if means := record.apart(name):
@@ -210,8 +210,8 @@ def show(ws: Workspace, run: str, as_json: bool) -> None:
                 )
     for entry in load_studies(ws.home).get(record.run, ()):
         out.print(f"study {entry['study']}:")
-        out.print(tables.study(entry))
-    out.print(tables.seconds([record]))
+        out.show(tables.study(entry))
+    out.show(tables.seconds([record]))
     out.print(f"page: {ws.home / 'site' / 'run' / (record.run + '.html')}", markup=False, soft_wrap=True)
     out.print(f"again: {record.command}", markup=False, soft_wrap=True)
 

@@ -57,6 +57,7 @@ def model() -> None:
 @click.option("--identities", type=click.IntRange(1), help="Attack only the first so many classes.")
 @click.option("--images", default=4, show_default=True, type=click.IntRange(1), help="Reconstructions of each class.")
 @click.option("--out", default="audit", show_default=True, type=click.Path(path_type=Path), help="Where to write.")
+@click.option("--skip-damaged", is_flag=True, help="Leave images out that cannot be read.")
 @click.option("--plan", "only_plan", is_flag=True, help="Try the network, say what would run and how long, and stop.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--jobs", type=click.IntRange(1), help="Stages at a time.")
@@ -64,7 +65,14 @@ def model() -> None:
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
 def audit(
-    ws: Workspace, only_plan: bool, device: str, jobs: int | None, as_json: bool, quiet: bool, **asked: Any
+    ws: Workspace,
+    skip_damaged: bool,
+    only_plan: bool,
+    device: str,
+    jobs: int | None,
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
 ) -> None:
     """Attack a trained classifier, and beside it one trained here on the same images without and one with a defense.
 
@@ -88,7 +96,9 @@ def audit(
 
     request, place = AuditRequest(**asked), Placement(device, jobs)
     hear = partial(decoding, quiet=quiet or as_json)
-    begun = begin_audit(request, registry=ws.registry, store=ws.store, decoding=hear, say=note)
+    begun = begin_audit(
+        request, registry=ws.registry, store=ws.store, decoding=hear, say=note, skip_damaged=skip_damaged
+    )
     if only_plan or not quiet:
         _forecast(ws, begun, place, out=only_plan)
     if only_plan:

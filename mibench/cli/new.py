@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,11 +79,12 @@ def check(ws: Workspace, kind: Kind, name: str, draft: bool, as_json: bool) -> N
     """
     from mibench.checking.contract import check as checks
     from mibench.checking.lines import Line
+    from mibench.store.scratch import scratch
 
     lines = []
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mibench-check-") as folder:
-        home = Path(folder) / "home"
+    with scratch("check") as folder:
+        home = folder / "home"
         home.mkdir()
         for line in checks(ws.registry, kind, name, home):
             if draft and line.name in LATER and line.ok is False:
@@ -94,7 +94,7 @@ def check(ws: Workspace, kind: Kind, name: str, draft: bool, as_json: bool) -> N
                 mark = {True: "ok", False: "FAILED", None: "-"}[line.ok]
                 click.echo(f"{mark:<7} {line.name:<17} {line.found}")
                 if line.ok is False:
-                    click.echo(f"{'':<25} -> {line.advice}")
+                    click.echo(f"{'':<25} -> {line.advice} ({line.where})")
                 sys.stdout.flush()
     failed = sum(line.ok is False for line in lines)
     seconds = time.monotonic() - start

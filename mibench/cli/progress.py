@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mibench.cli.times import describe_time
 from mibench.planning.plan import Stage
 from mibench.running.coordinator import Listener
 from mibench.stages import events
@@ -57,19 +58,37 @@ def decoding(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]
 
 def _plain(name: str) -> Callable[[str, int, int], None]:
     told: dict[str, float] = {}
-    begun: dict[str, tuple[float, int]] = {}
+    pace = _Pace()
 
     def tell(what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        start, before = begun.setdefault(what, (now, done))
+        left = pace.left(what, done, total, now)
         if what in told and now - told[what] < _EVERY and done < total:
             return
         told[what] = now
-        rate = (done - before) / (now - start) if now > start else 0
-        left = f", {rate:.0f} a second, {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        click.echo(f"...    {name}: {what} {done:,}/{total:,}{left}", err=True)
+        click.echo(f"...    {name}: {what} {done:,}/{total:,}{_left(left)}", err=True)
 
     return tell
+
+
+class _Pace:
+    """How long a phase still takes, at the pace that it had since it was first heard of: what a resumed phase brings
+    along and what came before it, a start or another phase, does not count."""
+
+    def __init__(self) -> None:
+        self._name, self._since, self._before = "", 0.0, 0
+
+    def left(self, name: str, step: int, steps: int, now: float) -> float | None:
+        """Seconds, or None while there is nothing to judge by."""
+        if name != self._name or step < self._before:
+            self._name, self._since, self._before = name, now, step
+        if step <= self._before or now <= self._since or not steps:
+            return None
+        return (now - self._since) / (step - self._before) * max(steps - step, 0)
+
+
+def _left(seconds: float | None) -> str:
+    return "" if not seconds else f", about {describe_time(seconds)} left"
 
 
 def _silent(stage: Stage, event: events.Event) -> None:
@@ -80,10 +99,13 @@ def _lines(total: int) -> Listener:
     count = 0
     started: dict[str, float] = {}
     told: dict[str, float] = {}
+    paces: dict[str, _Pace] = {}
 
     def listen(stage: Stage, event: events.Event) -> None:
         nonlocal count
-        now = time.monotonic()
+        now, left = time.monotonic(), None
+        if isinstance(event, events.Progress):
+            left = paces.setdefault(stage.key, _Pace()).left(event.name, event.step, event.steps, now)
         if isinstance(event, events.Started):
             started[stage.key] = told[stage.key] = now
             click.echo(f"start  {stage.title} on {event.device}", err=True)
@@ -103,10 +125,8 @@ def _lines(total: int) -> Listener:
         elif now - told[stage.key] >= _EVERY * max(1, len(started) // _LINES):
             told[stage.key] = now
             loss = "" if event.loss is None else f", loss {event.loss:.4g}"
-            rate = (now - started[stage.key]) / max(event.step, 1)
             steps = f" {event.step}/{event.steps}" if event.steps else ""
-            left = "" if not event.steps else f", {rate * (event.steps - event.step):.0f} s left"
-            click.echo(f"...    {stage.title}: {event.name}{steps}{loss}{left}", err=True)
+            click.echo(f"...    {stage.title}: {event.name}{steps}{loss}{_left(left)}", err=True)
 
     return listen
 
@@ -144,6 +164,7 @@ class _Bars:
         self._whole = progress.add_task("stages", total=total, note="")
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, float] = {}
+        self._phases: dict[str, str] = {}
         self._failures = 0
 
     def __call__(self, stage: Stage, event: events.Event) -> None:
@@ -152,6 +173,9 @@ class _Bars:
             self._tasks[stage.key] = self._progress.add_task(f"  {stage.title}", total=None, note="")
             self._fit()
         elif isinstance(event, events.Progress):
+            if self._phases.get(stage.key) != event.name:  # its time left is not that of what came before
+                self._phases[stage.key] = event.name
+                self._progress.reset(self._tasks[stage.key], completed=event.step, total=event.steps or None)
             self._progress.update(
                 self._tasks[stage.key],
                 description=f"  {stage.title}: {event.name}",

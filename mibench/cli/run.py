@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +19,7 @@ from mibench.errors import EXIT_INTERRUPTED, MissingError, UserError
 if TYPE_CHECKING:
     from mibench.planning.plan import Plan
     from mibench.registry import Registry
+    from mibench.running.grids import Origin
     from mibench.running.placement import Placement
     from mibench.running.runner import Result
 
@@ -33,6 +37,7 @@ SHOWN = 20  # incomplete runs that are named one by one
 @click.option("--limit", metavar="TIME", help="End a stage that takes longer: 90s, 30m or 4h.")
 @click.option("--retry-failed", is_flag=True, help="Try stages again that failed before.")
 @click.option("--force", "forced", multiple=True, metavar="STAGE", help="Compute again: a kind or a key. Repeatable.")
+@click.option("--skip-damaged", is_flag=True, help="Leave images of your own out that cannot be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @workspace
@@ -47,6 +52,7 @@ def run(
     limit: str | None,
     retry_failed: bool,
     forced: tuple[str, ...],
+    skip_damaged: bool,
     as_json: bool,
     quiet: bool,
     **asked: Any,
@@ -68,8 +74,8 @@ def run(
     seconds = read_seconds(limit) if limit is not None else None
     options = slurm_options(executor, slurm)
     placement = Placement(device, jobs, gpus=gpus, per_gpu=per_gpu, limit=seconds, slurm=options)
-    plan = planner(ws, decode=True, quiet=quiet).plan(read_asked(asked))
-    result = _compute(ws, plan, placement, forced, retry_failed, quiet)
+    plan = planner(ws, decode=True, quiet=quiet, skip_damaged=skip_damaged).plan(read_asked(asked))
+    result = _compute(ws, plan, placement, forced, retry_failed, quiet, origin(asked["grid"]))
     _show(result, str(ws.build_site()), as_json, ws.registry)
     if result.outcome.interrupted:
         click.echo(INTERRUPTED, err=True)
@@ -79,7 +85,13 @@ def run(
 
 
 def _compute(
-    ws: Workspace, plan: Plan, place: Placement, forced: tuple[str, ...], retry_failed: bool, quiet: bool
+    ws: Workspace,
+    plan: Plan,
+    place: Placement,
+    forced: tuple[str, ...],
+    retry_failed: bool,
+    quiet: bool,
+    origin: Origin,
 ) -> Result:
     """What the plan came to. Raises MissingError if something has to be computed and its data is not here."""
     from mibench.cli.progress import listening
@@ -95,9 +107,17 @@ def _compute(
     if todo and (lacking := missing_data(plan, ws.home)):
         raise MissingError("\n".join(lacking))
     with listening(len(todo), quiet) as listener:
-        result = execute(ws.store, plan, place, listener, database, retry_failed or bool(again))
+        result = execute(ws.store, plan, place, listener, database, retry_failed or bool(again), origin)
     result.notes = list(dict.fromkeys(notes + result.notes))
     return result
+
+
+def origin(grid: str | None) -> Origin:
+    """What was typed, and the title of the grid file."""
+    from mibench.protocol.grid_files import read_grid
+    from mibench.running.grids import Origin
+
+    return Origin(shlex.join(["mibench", *sys.argv[1:]]), read_grid(Path(grid)).title if grid is not None else "")
 
 
 def _show(result: Result, index: str, as_json: bool, registry: Registry) -> None:
@@ -214,8 +234,8 @@ def _print(result: Result, failures: list[dict[str, Any]], index: str, registry:
     out = tables.console()
     if result.records:
         for table in tables.results(result.records, registry.control_ids, registry.bounds):
-            out.print(table)
-        out.print(tables.seconds(result.records))
+            out.show(table)
+        out.show(tables.seconds(result.records))
         nulls = {
             f"{name}: {metric.reason}"
             for record in result.records

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mibench.cli.common import Images, Workspace, workspace
+from mibench.cli.common import Images, Workspace, plugin_option, workspace
 
 
 @click.group()
@@ -29,6 +29,7 @@ def site() -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The built documentation, to be a part of the site.",
 )
+@plugin_option
 @workspace
 def build(ws: Workspace, out: Path | None, images: Images, public: bool, docs: Path | None) -> None:
     """Build the leaderboard from everything in the database and in results/.
@@ -43,6 +44,7 @@ def build(ws: Workspace, out: Path | None, images: Images, public: bool, docs: P
 
 @site.command()
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@plugin_option
 @workspace
 def serve(ws: Workspace, port: int) -> None:
     """Build the leaderboard and serve it to this machine only.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import click
 
-from mibench.cli.common import Workspace, describe_time, workspace
-from mibench.errors import EXIT_INTERRUPTED, UserError, unknown
+from mibench.cli.common import Workspace, workspace
+from mibench.cli.times import describe_time
+from mibench.errors import EXIT_INTERRUPTED, UserError, few, unknown
 
 _EVERY = 2.0  # seconds between looks
 _SHOWN = 12  # stages of a kind
@@ -37,15 +39,16 @@ def status(ws: Workspace, watch: bool, as_json: bool) -> None:
         _live(ws)
         return
     before: list[str] = []
-    while True:
-        state, moving = _look(ws)
-        lines = _lines(state)
-        if lines != before:
-            click.echo("\n".join(lines))
-        before = lines
-        if not (watch and moving):
-            return
-        time.sleep(_EVERY)
+    with suppress(KeyboardInterrupt):  # who leaves ends nothing
+        while True:
+            state, moving = _look(ws)
+            lines = _lines(state)
+            if lines != before:
+                click.echo("\n".join(lines))
+            before = lines
+            if not (watch and moving):
+                return
+            time.sleep(_EVERY)
 
 
 def _live(ws: Workspace) -> None:
@@ -54,7 +57,7 @@ def _live(ws: Workspace) -> None:
     from rich.text import Text
 
     moving = True
-    with Live(console=Console(), auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(console=Console(), auto_refresh=False) as live:
         while moving:
             state, moving = _look(ws)
             live.update(Text("\n".join(_lines(state))), refresh=True)
@@ -92,23 +95,33 @@ def _damaged(ws: Workspace) -> list[str]:
         if not os.path.exists(f"{root}/{kind}/{key[:2]}/{key}/manifest.json")  # noqa: PTH110 (speed)
     ]
     aside = sorted(path.name for path in (ws.home / "damaged").glob("*"))
-    return gone + [f"{name} was damaged and set aside; mibench gc removes it." for name in aside]
+    return gone + [f"{name} was damaged and set aside; `mibench gc` removes it." for name in aside]
 
 
 def _lines(state: dict[str, Any]) -> list[str]:
     from mibench.running.grid_states import progress_text
 
     lines = [f"home: {state['home']}"]
-    lines += [f"  {kind:<9} {count}" for kind, count in state["stages"].items()]
+    lines += [f"  {'runs' if kind == 'run' else kind:<9} {count}" for kind, count in state["stages"].items()]
     left = len(state["unfinished"])
     lines.append(
         f"computed in {describe_time(state['seconds'])}; {left} unfinished stages are resumed by the same command"
     )
     for grid in state["grids"]:
         states = ", ".join(f"{count} {name}" for name, count in grid["stages"].items() if count)
-        who = "" if grid["coordinator"] else "; no coordinator is at work, the same command goes on"
         time_left = f"; about {describe_time(grid['seconds_left'])} of computing left" if grid["seconds_left"] else ""
-        lines.append(f"grid {grid['grid']} of {grid['created']}, {grid['runs']} runs: {states}{time_left}{who}")
+        called = f" {grid['title']!r}" if grid["title"] else ""
+        done = f"{grid['runs_done']} of {grid['runs']} runs are done"
+        lines.append(f"grid {grid['grid']}{called} of {grid['created']}: {done}")
+        lines.append(f"  stages: {states}{time_left}")
+        if grid["coordinator"]:
+            lines += [f"  {grid['command']}"] if grid["command"] else []
+        else:
+            lines.append("  no coordinator is at work; the same command goes on, and the other one forgets it:")
+            lines += [
+                f"    {grid['command'] or 'the command that began it'}",
+                f"    mibench grids forget {grid['grid']}",
+            ]
         for stage in grid["running"][:_SHOWN]:
             lines.append(f"  running {stage['title']}: {progress_text(stage)}")
         for stage in grid["failed"][:_SHOWN]:
@@ -118,6 +131,27 @@ def _lines(state: dict[str, Any]) -> list[str]:
             if len(grid[name]) > _SHOWN:
                 lines.append(f"  and {len(grid[name]) - _SHOWN} more {name}; --json lists them")
     return lines + [f"damaged: {sentence}" for sentence in state["damaged"]]
+
+
+@click.group()
+def grids() -> None:
+    """The grids that were begun and not ended; `mibench status` shows how they stand."""
+
+
+@grids.command()
+@click.argument("names", metavar="GRID...", nargs=-1, required=True)
+@workspace
+def forget(ws: Workspace, names: tuple[str, ...]) -> None:
+    """Drop grids that nobody wants to go on with, by the beginning of their ids. What they computed stays.
+
+    \b
+    Example:
+      mibench grids forget 3f9ac01b22de
+    """
+    from mibench.running.grids import forget as drop
+
+    for name in names:
+        click.echo(f"grid {drop(ws.home, name)} is forgotten; `mibench gc --unused` deletes what only it needed.")
 
 
 @click.command()
@@ -159,9 +193,9 @@ def _log_files(ws: Workspace, name: str) -> list[Any]:
             return own
     runs = [run for run in ws.database.runs() if run.run.startswith(name) or run.name == name]
     if len(runs) > 1:
-        raise UserError(f"{name!r} fits {len(runs)} runs: {', '.join(run.run for run in runs)}.")
+        raise UserError(f"{name!r} fits {len(runs)} runs: {few([run.run for run in runs])}.")
     if not runs:
-        raise unknown("stage or run", name, [run.name for run in ws.database.runs()] or ["none yet"])
+        raise unknown("stage or run", name, {run.name for run in ws.database.runs()})
     short = {stage.key[:16] for stage in runs[0].stages}
     own = [file for file in every if file.stem.rpartition("-")[2] in short]
     if not own:

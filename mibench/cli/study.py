@@ -107,5 +107,5 @@ def score(ws: Workspace, files: tuple[Path, ...], key: Path | None, as_json: boo
     if result["missing_raters"]:
         click.echo(f"no file from {', '.join(result['missing_raters'])}")
     for run in result["runs"].values():
-        out.print(tables.study(run))
+        out.show(tables.study(run))
     click.echo(f"stored: {kept}; `mibench site build` shows it on the runs' pages")

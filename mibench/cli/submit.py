@@ -236,7 +236,7 @@ def _print(name: str, outcome: dict[str, Any]) -> None:
             verdict = "not measured"
         table.add_row(item["metric"], *numbers, verdict)
     out = tables.console()
-    out.print(table)
+    out.show(table)
     same = "the same packages and kind of processor: figures must be the same"
     other = "other packages or another processor: within the tolerance, or inside the stored interval"
     out.print(same if outcome["exact"] else other)

@@ -47,7 +47,7 @@ def suite(ws: Workspace, name: str | None, seeds: int, as_json: bool) -> None:
         established = [entry.model_dump() for entry in whole.established]
         click.echo(json.dumps(head | {"established": established, "cells": cells}, indent=1))
         return
-    _print(whole, cells)
+    _print(name, whole, cells)
 
 
 def _cell(ws: Workspace, cell: Any, plan: Any, records: list[Any], lines: list[Any]) -> dict[str, Any]:
@@ -78,7 +78,8 @@ def _cell(ws: Workspace, cell: Any, plan: Any, records: list[Any], lines: list[A
                     "notes": line.notes,
                 }
                 for line in lines
-                if line.attack in names
+                if track.reported
+                and line.attack in names
                 and line.defense in published
                 and all(str(getattr(line, key)) == str(value) for key, value in track.reported.items())
             ],
@@ -103,7 +104,7 @@ def _reported(ws: Workspace, label: str) -> tuple[str, ...]:
     return ws.registry.entry("defense", label.partition("[")[0]).reported
 
 
-def _print(suite: Any, cells: dict[str, dict[str, Any]]) -> None:
+def _print(name: str, suite: Any, cells: dict[str, dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -120,9 +121,9 @@ def _print(suite: Any, cells: dict[str, dict[str, Any]]) -> None:
         needs = ", ".join(str(reasons.index(reason) + 1) for reason in cell["missing"])
         words = (key, cell["attack"], cell["private"], cell["public"], cell["target"], str(cell["resolution"]))
         table.add_row(*map(Text, (*words, cell["confidence"] or "", f"{cell['done']} of {cell['runs']}", needs)))
-    out.print(table)
+    out.show(table)
     for number, reason in enumerate(reasons, start=1):
-        out.print(Text(f"{number}: {reason}"))
+        out.print(Text(f"{number}: {reason}"), soft_wrap=True)
     beside = Table(title="Top-1 attack accuracy in per cent, measured here beside published", title_justify="left")
     for head in ("cell", "defense", "measured", "published", "source"):
         beside.add_column(head)
@@ -135,5 +136,6 @@ def _print(suite: Any, cells: dict[str, dict[str, Any]]) -> None:
                 source = "" if line is None else ", ".join(filter(None, (line["source"], line["params"])))
                 beside.add_row(*map(Text, (key, label, ours, theirs, source)))
     if beside.row_count:
-        out.print(beside)
-    out.print(Text("--json has the sources' notes; run a cell: mibench run --suite NAME --cell ID"))
+        out.show(beside)
+    example = f"mibench run --suite {name} --cell {next(iter(cells))}"
+    out.print(Text(f"--json has the sources' notes. Run a cell: {example}"), soft_wrap=True)

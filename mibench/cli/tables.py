@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,7 @@ from mibench.publish.text import duration, interval, number
 from mibench.publish.way import Bounds, Scale, prior_of
 from mibench.records import RunRecord
 
+WIDE = 10_000  # columns
 _HEADS = {
     "nat1": "natural",
     "att1": "attack top-1",
@@ -33,10 +35,43 @@ _WITH_PANEL = {"nat1": "natural", MAJORITY: "majority", **{name: judge for judge
 _WITH_PANEL |= {"face_rate": "face rate", "att1_step0": "E1 step 0"}
 
 
-def console() -> Console:
-    """Standard output; wide enough for the table when it is not a terminal."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=220)
+class Out(Console):
+    """A console that cuts no identifier and no number: a table that is too wide becomes a block for each row."""
+
+    def show(self, item: RenderableType) -> None:
+        wide = isinstance(item, Table) and Measurement.get(self, self.options.update(width=WIDE), item).maximum
+        if not isinstance(item, Table) or wide <= self.width:
+            self.print(item)
+            return
+        for line in [str(item.title or ""), *blocks(item, self.width)]:
+            self.print(Text(line), soft_wrap=True)
+
+
+def console() -> Out:
+    """Standard output. A file has no width, so there every table is whole and no sentence is broken."""
+    out = Out(highlight=False)
+    return out if out.is_terminal else Out(highlight=False, width=WIDE)
+
+
+def blocks(table: Table, width: int) -> list[str]:
+    """The rows of a table one below the other: what its first columns name, and then each number with its head, as many
+    to a line as fit."""
+    heads = [str(column.header) for column in table.columns]
+    rows = zip(*(list(map(str, column.cells)) for column in table.columns), strict=True)
+    numbers = [i for i, column in enumerate(table.columns) if column.justify == "right"]
+    named = max(1, min(numbers, default=1))
+    lines = []
+    for row in rows:
+        lines.append(", ".join(f"{head} {cell}" for head, cell in zip(heads[:named], row[:named], strict=True)))
+        line = " "
+        for head, cell in zip(heads[named:], row[named:], strict=True):
+            item = f"{head} {cell}".rstrip()
+            if line.strip() and len(line) + 2 + len(item) > width:
+                lines.append(line)
+                line = " "
+            line += f"{',' if line.strip() else ''} {item}"
+        lines += [line] if line.strip() else []
+    return lines
 
 
 def results(

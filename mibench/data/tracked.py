@@ -6,10 +6,12 @@ then nothing can be computed yet.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mibench.boundary import printable
 from mibench.data import cache
 from mibench.data import overlap as copies
 from mibench.data.sets import FOLDER, NONE, SETS, data_set
@@ -144,12 +146,21 @@ def missing(track: Track, home: Path) -> dict[str, str]:
 
 
 def _not_decoded(track: Track, root: Path) -> str:
-    how = f"mibench data prepare {track.file or track.id}"
+    how = _prepare_again(track)
     return f"The images in {root} of track {track.id!r} are not decoded yet. `mibench run` does it. Or type: {how}"
 
 
+def _prepare_again(track: Track) -> str:
+    return f"mibench data prepare {shlex.quote(track.file or track.id)}"
+
+
 def prepare(
-    track: Track, home: Path, jobs: int = 1, progress: Progress | None = None, allow_duplicates: bool = False
+    track: Track,
+    home: Path,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    allow_duplicates: bool = False,
+    skip_damaged: bool = False,
 ) -> list[str]:
     """Decode the track's folders, if it has any and they changed; how many files of each were read, skipped and why,
     in sentences. Named sets need their root: not done here. Raises MissingError if public images are copies of private
@@ -159,9 +170,19 @@ def prepare(
         if need is not None and need.root is not None:
             name = need.data_set.name
             _, new = build(
-                need.data_set, need.root, home, jobs=jobs, progress=progress, allow_duplicates=allow_duplicates
+                need.data_set,
+                need.root,
+                home,
+                jobs=jobs,
+                progress=progress,
+                allow_duplicates=allow_duplicates,
+                skip_damaged=skip_damaged,
+                command=_prepare_again(track),
             )
-            said += (facts(name, home) or {"notes": []})["notes"] if new else []
+            known = (facts(name, home) or {"notes": []}) if new else {"notes": []}
+            left = known.get("skipped", {})
+            said += known["notes"]
+            said += [f"left out: {printable(need.root / path)} ({left[path]['fault'].rstrip('.')})" for path in left]
     if FOLDER in (track.source, track.public.source) or track.public.root:
         _no_copies(track, home, progress)
     return said
@@ -229,11 +250,7 @@ def locate(track: Track, home: Path) -> ArrayFolders:
 def _sound(track: Track, need: Needed, pinned: str | None, home: Path) -> str:
     folder, name = place(home, need.data_set.name), need.data_set.name
     damage = cache.problems(folder)
-    again = (
-        f"mibench data prepare {name} --root DIR"
-        if need.root is None
-        else f"mibench data prepare {track.file or track.id}"
-    )
+    again = f"mibench data prepare {name} --root DIR" if need.root is None else _prepare_again(track)
     if damage:
         raise MissingError(f"The prepared images of {name} are damaged: {' '.join(damage)} Type: {again}")
     split = str(cache.read_index(folder)["meta"]["split"])

@@ -1,12 +1,14 @@
-"""Network architectures by the name that tracks use."""
+"""Network architectures by the name that tracks use. No torch before one is asked for."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mibench.errors import unknown
-from mibench.nets.base import Classifier
+
+if TYPE_CHECKING:
+    from mibench.nets.base import Classifier
 
 _CLASSIFIERS = {
     "convnet": "mibench.nets.small:ConvNet",
@@ -38,10 +40,15 @@ _CLASSIFIERS = {
 }
 
 
-def classifier_type(arch: str) -> type[Classifier]:
-    """The class behind a name. Raises UserError for an unknown architecture."""
+def known_architecture(arch: str) -> None:
+    """Raises UserError for an unknown one."""
     if arch not in _CLASSIFIERS:
         raise unknown("architecture", arch, _CLASSIFIERS)
+
+
+def classifier_type(arch: str) -> type[Classifier]:
+    """The class behind a name. Raises UserError for an unknown architecture."""
+    known_architecture(arch)
     module, name = _CLASSIFIERS[arch].split(":")
     network: type[Classifier] = getattr(import_module(module), name)
     return network

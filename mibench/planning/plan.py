@@ -20,6 +20,7 @@ from typing import Any
 
 from mibench.errors import UserError
 from mibench.keys import canonical, digest, joint_version, stage_key
+from mibench.planning.steps import steps_of
 from mibench.protocol.methods import ACCESS_RANK, Facts
 from mibench.protocol.stage_kinds import STAGE_KINDS, StageKind, is_shared
 from mibench.protocol.tracks import Track
@@ -28,7 +29,8 @@ from mibench.records import Seeds
 
 @dataclass(frozen=True)
 class Stage:
-    """One cached step. ``inputs`` maps a role to (kind, key) of the stage whose artefact it reads."""
+    """One cached step. ``inputs`` maps a role to (kind, key) of the stage whose artefact it reads; ``steps``: how much
+    there is to do, for estimates."""
 
     kind: str
     key: str
@@ -42,6 +44,7 @@ class Stage:
     source_sha256: str = ""
     access: str | None = None
     title: str = ""
+    steps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -245,4 +248,5 @@ class _Builder:
             source_sha256=facts.source_sha256 if facts else "",
             access=facts.access if facts else None,
             title=title,
+            steps=steps_of(kind.name, params, track),
         )

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError
-from mibench.protocol.yaml_files import Loader
+from mibench.protocol.yaml_files import read_yaml
+
+MOST_SEEDS = 10_000
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Block(_Model):
@@ -24,7 +25,7 @@ class Block(_Model):
     tracks: tuple[str, ...] = Field(min_length=1)
     defenses: tuple[str, ...] = Field(min_length=1)
     attacks: tuple[str, ...] = Field(min_length=1)
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=MOST_SEEDS)
     attack_seeds: int = Field(1, ge=1, le=1000)
     settings: dict[str, Any] = Field(default_factory=dict)
 
@@ -38,11 +39,7 @@ class GridFile(_Model):
 def read_grid(path: Path) -> GridFile:
     """Raises UserError for a file that is not there or not a grid, with the place and what is wrong there."""
     try:
-        return GridFile.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader))
-    except OSError as error:
-        raise UserError(f"The grid file {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The grid file {path} is not YAML: {error}") from None
+        return GridFile.model_validate(read_yaml(path, "grid file"))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise UserError(

@@ -3,7 +3,8 @@
 Everything here is read from source text; no method is imported. A file is ``mine.py`` with, if there is one, its entry
 beside it in ``mine.yaml``; ``MIBENCH_PLUGINS`` names such files (``--plugin`` adds to it; workers inherit it). A
 package offers entry points in the groups ``mibench.defenses``, ``mibench.attacks``, ``mibench.priors`` and
-``mibench.metrics``; what it offers is called ``package/name``.
+``mibench.metrics``; what it offers is called ``package/name``, and its entry lies as package data beside the module: in
+``name.yaml``, or in the .yaml called like the module.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from mibench.boundary import read_text, sentences
 from mibench.errors import UserError
 from mibench.protocol.methods import Kind
-from mibench.protocol.yaml_files import Loader
+from mibench.protocol.yaml_files import read_yaml
 
 VARIABLE = "MIBENCH_PLUGINS"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -40,6 +41,7 @@ class Paper(BaseModel):
     year: int
     url: str = Field(pattern=r"^https?://")
     authors: tuple[str, ...] = ()
+    form: Literal["inproceedings", "article", "misc"] = "inproceedings"  # as BibTeX calls it
 
 
 class Entry(BaseModel):
@@ -60,6 +62,13 @@ class Entry(BaseModel):
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     costs: dict[str, str] = Field(default_factory=dict)
     reported: tuple[str, ...] = ()  # its names in results/reported.csv
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a page says of the method: the fields that are set (``mibench.records.MethodFacts``)."""
+        names = ("title", "kind", "family", "access", "prior", "adaptive", "presets", "costs")
+        facts = {name: value for name in names if (value := getattr(self, name))}
+        return facts | ({"reference": self.paper.model_dump(mode="json", exclude_defaults=True)} if self.paper else {})
 
     @property
     def control(self) -> bool:
@@ -93,7 +102,7 @@ def use_file(path: Path) -> None:
     """Add a plugin file for this process and its workers. Raises UserError if there is no such file."""
     path = path.expanduser().absolute()
     if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"There is no plugin file {path}. Expected a .py file; mibench new defense NAME writes one.")
+        raise UserError(f"There is no plugin file {path}. Expected a .py file; `mibench new defense NAME` writes one.")
     files = [str(path), *(str(known) for known in named_files() if known != path)]
     os.environ[VARIABLE] = os.pathsep.join(files)
 
@@ -120,24 +129,20 @@ def read_entry(path: Path) -> Entry | None:
     """The registry entry beside a plugin file, ``mine.yaml``; None if there is none. That of a package's method is
     called like its entry point and lies beside its module. Raises UserError."""
     beside = path.with_suffix(".yaml")
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         return None
-    try:
-        return Entry.model_validate(yaml.load(beside.read_text(encoding="utf-8"), Loader=Loader))
-    except (OSError, ValueError, yaml.YAMLError, ValidationError) as error:
-        raise UserError(f"{beside} is not a registry entry: {error}") from None
+    with sentences(f"{beside} is not a registry entry"):
+        return Entry.model_validate(read_yaml(beside, "registry entry"))
 
 
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a file. Raises UserError if it cannot be read or is no Python."""
-    try:
-        return ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply to be read.") from None
+    text = read_text(path, "Python file")
+    with sentences(f"{path} is not Python"):
+        try:
+            return ast.parse(text)
+        except SyntaxError as error:
+            raise UserError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from None
 
 
 def kind_of(node: ast.ClassDef) -> Kind | None:
@@ -244,7 +249,8 @@ def _offered(kind: Kind, point: EntryPoint) -> MethodFile:
     name = offered_name(point)
     try:
         path, tree, node = offered_class(point)
-        entry = read_entry(path.with_name(name.partition("/")[2])) or entry_of(kind, tree, node)
+        own = path.with_name(f"{name.partition('/')[2]}.py")  # of a module that offers several, each has an entry
+        entry = read_entry(own) or read_entry(path) or entry_of(kind, tree, node)
     except UserError as error:
         return MethodFile(kind, name, Path(), Entry(title=f"unusable: {error}"), problem=str(error))
     return MethodFile(kind, name, path, entry, node.name, point.module)

@@ -36,7 +36,7 @@ class Selection:
         """How to ask for it again."""
         if self.parts:
             return "+".join(part.label for part in self.parts)
-        parts = [*self.presets, *(f"{key}={_text(value)}" for key, value in sorted(self.params.items()))]
+        parts = [*self.presets, *(f"{key}={text_of(value)}" for key, value in sorted(self.params.items()))]
         return f"{self.id}[{','.join(parts)}]" if parts else self.id
 
     def with_params(self, params: dict[str, Any], only: Container[str] | None = None) -> Selection:
@@ -69,6 +69,7 @@ class Facts:
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
     served: tuple[tuple[str, ...], ...] = ()  # of a defense: paths in ``params`` to what only serving the target reads
     against: str = "white_box"  # of a defense: the most that an attack may see and still meet it
+    about: dict[str, Any] = field(default_factory=dict)  # title, presets, paper: what a page says of it
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Facts:
@@ -102,9 +103,10 @@ def joined_by_plus(text: str) -> list[str]:
     return re.split(r"\+(?![^\[]*\])", text)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A parameter as a label has it."""
     if isinstance(value, (list, tuple)):
-        return ":".join(_text(item) for item in value)
+        return ":".join(text_of(item) for item in value)
     return json.dumps(value) if isinstance(value, bool | None) else str(value)
 
 
@@ -116,8 +118,8 @@ def combined(parts: Sequence[Facts]) -> Facts:
         own = [part.id for part in parts if hook in part.brings]
         if len(own) > 1:
             raise UserError(
-                f"{' and '.join(own)} each have a {what} of their own and cannot be combined: a target has one, and what "
-                "both would be nobody has said."
+                f"{' and '.join(own)} each have a {what} of their own and cannot be combined: a target has one, and "
+                "nobody has said what both would be."
             )
     for part in parts:
         idle = [p.id for p in parts if p is not part and UNASKED & set(p.brings)]
@@ -137,5 +139,6 @@ def combined(parts: Sequence[Facts]) -> Facts:
         adapts=any(part.adapts for part in parts),
         deviations=tuple(dict.fromkeys(text for part in parts for text in part.deviations)),
         served=tuple((part.id, *path) for part in parts for path in part.served),
+        about={"title": " with ".join(part.about.get("title", part.id) for part in parts), "kind": "combination"},
         against=min((part.against for part in parts), key=lambda access: ACCESS_RANK[access]),
     )

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
 from mibench.protocol.claims import Claim, Lower
-from mibench.protocol.yaml_files import Loader, extended
+from mibench.protocol.yaml_files import extended, read_yaml
 
 
 class _Model(BaseModel):
@@ -75,8 +74,8 @@ def load_suite(root: Path, name: str) -> Suite:
         raise unknown("suite", name, names)
     path = root / "suites" / f"{name}.yaml"
     try:
-        suite = Suite.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader))
-    except (yaml.YAMLError, ValidationError) as error:
+        suite = Suite.model_validate(read_yaml(path, "suite"))
+    except ValidationError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     for cell_name, cell in suite.cells.items():
         if cell.defenses not in suite.groups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,12 +16,15 @@ from pydantic import (
 
 from mibench.errors import UserError, unknown
 
+MOST = 1_000_000  # epochs, images, people
+LARGEST = 1024  # side of an image in pixels
+
 
 class _Section(BaseModel):
     """``ADDED`` names fields that came after the first keys and pins were published: at its default such a field is not
-    in dumps, and so not in keys and pins."""
+    in dumps, and so not in keys and pins. Bounds are where a slip ends, and not what is wise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     ADDED: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
@@ -40,9 +43,9 @@ class PrivateSection(_Section):
 
     ADDED = frozenset({"test_share", "test_root", "class_order"})
 
-    identities: int = Field(ge=2)
-    train_per_identity: int | None = Field(default=None, ge=1)
-    test_per_identity: int | None = Field(default=None, ge=1)
+    identities: int = Field(ge=2, le=MOST)
+    train_per_identity: int | None = Field(default=None, ge=1, le=MOST)
+    test_per_identity: int | None = Field(default=None, ge=1, le=MOST)
     test_share: float | None = Field(default=None, gt=0, lt=1)
     test_root: str | None = None
     class_order: Literal["lexicographic", "natural"] | tuple[str, ...] = "lexicographic"
@@ -57,13 +60,13 @@ class PublicSection(_Section):
 
     ADDED = frozenset({"source", "root", "class_share", "split"})
 
-    images: int | None = Field(default=None, ge=1)
+    images: int | None = Field(default=None, ge=1, le=10 * MOST)
     source: str | None = None
     root: str | None = None
     class_share: float | None = Field(default=None, gt=0, lt=1)
     split: str | None = None
     generated_share: float = Field(default=0.0, ge=0, le=1)
-    identities: int | None = None  # procedural sources only
+    identities: int | None = Field(default=None, ge=1, le=MOST)  # procedural sources only
     labelled: bool = False  # whether the public people's own photos carry identity labels
 
 
@@ -71,30 +74,34 @@ class RecipeSection(_Section):
     """How a network of the track is trained. What is not set is off."""
 
     arch: str
-    epochs: int = Field(ge=1)
-    batch: int = Field(ge=2)
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
+    epochs: int = Field(ge=1, le=MOST)
+    batch: int = Field(ge=2, le=MOST)
+    lr: float = Field(gt=0, le=1000)
+    weight_decay: float = Field(ge=0, le=1000)
     shift: float = Field(default=0.0, ge=0, le=0.5, description="largest shift, as a fraction of the side")
     flip: bool = False
-    rotate: float = Field(default=0.0, ge=0, description="largest rotation in degrees")
+    rotate: float = Field(default=0.0, ge=0, le=180, description="largest rotation in degrees")
     scale: float = Field(default=0.0, ge=0, lt=1)
     light: float = Field(default=0.0, ge=0, lt=1, description="largest relative change of contrast and brightness")
     select: Literal["last", "best"] = "last"
-    validation_per_identity: int = Field(default=0, ge=0)
+    validation_per_identity: int = Field(default=0, ge=0, le=MOST)
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
     nesterov: bool = False
     schedule: Literal["one_cycle", "constant", "steps"] = "one_cycle"
-    milestones: tuple[int, ...] = Field(default=(), description="epochs after which steps multiplies the rate by gamma")
-    gamma: float = Field(default=0.1, gt=0)
+    milestones: tuple[Annotated[int, Field(ge=1, le=MOST)], ...] = Field(
+        default=(), description="epochs after which steps multiplies the rate by gamma"
+    )
+    gamma: float = Field(default=0.1, gt=0, le=1000)
     crop: tuple[float, float] | None = Field(default=None, description="range of the area of a random resized crop")
     jitter: tuple[float, float, float, float] | None = Field(
         default=None, description="largest relative change of brightness, contrast, saturation; largest turn of the hue"
     )
     drop_last: bool = Field(default=False, description="leave an incomplete last batch out")
     initial: Literal["scratch", "imagenet", "ms1m"] = Field(default="scratch", description="weights to start from")
-    resolution: int | None = Field(default=None, ge=8, description="side of the network's input if not the track's")
+    resolution: int | None = Field(
+        default=None, ge=8, le=LARGEST, description="side of the network's input if not the track's"
+    )
     resize: Literal["pil", "tensor", "rendered"] = Field(
         default="pil",
         description="how a reconstruction gets to that side: as an 8-bit picture, as a tensor, or drawn at that side "
@@ -118,6 +125,8 @@ class RecipeSection(_Section):
             raise ValueError("crop: expected 0 < low <= high <= 1")
         if self.jitter and not (all(0 <= part < 1 for part in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5):
             raise ValueError("jitter: expected three numbers in [0, 1) and one in [0, 0.5]")
+        if self.select == "best" and not self.validation_per_identity:
+            raise ValueError("select: best needs validation_per_identity of at least 1")
         if self.resize == "rendered" and self.resolution is None:
             raise ValueError("resize: rendered goes with a resolution")
         return self
@@ -153,7 +162,10 @@ class EvaluatorSection(RecipeSection):
         "released attack code that builds the trained network again without it",
     )
     classes: int | None = Field(
-        default=None, ge=2, description="that it knows; more than the private ones are the public people's, after them"
+        default=None,
+        ge=2,
+        le=MOST,
+        description="that it knows; more than the private ones are the public people's, after them",
     )
 
     ADDED = RecipeSection.ADDED | {"photos", "transform_input", "classes"}
@@ -181,7 +193,7 @@ class AttackSection(_Section):
     ADDED = frozenset({"stored"})
 
     identities: Literal["all"] | int = "all"
-    images_per_identity: int = Field(ge=1)
+    images_per_identity: int = Field(ge=1, le=MOST)
     stored: Literal["rounded", "truncated"] = "rounded"
 
 
@@ -196,15 +208,15 @@ class Track(_Section):
     )
 
     id: str
-    version: int
+    version: int = Field(ge=1, le=MOST)
     title: str
     kind: Literal["faces", "digits", "other"]
     sensitive: bool
     publish_private: bool = False  # whether the licence of the private images allows showing them on a public page
     source: str
-    resolution: int
-    channels: int
-    fill: tuple[float, ...]
+    resolution: int = Field(ge=8, le=LARGEST)
+    channels: Literal[1, 3]
+    fill: tuple[Annotated[float, Field(ge=0, le=1)], ...]
     preset: str | tuple[str, ...] | None = None  # of every method that has it; of several the later ones win
     normalisation: tuple[float, float] | None = None  # mean and std that the target applies to pixels, if any
     split: str | None = None
@@ -221,7 +233,20 @@ class Track(_Section):
     evaluator: EvaluatorSection
     panel: PanelSection | None = None
     attack: AttackSection
-    metrics: tuple[str, ...]
+    metrics: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits_pixels(self) -> Self:
+        if len(self.fill) not in (1, self.channels):
+            raise ValueError(f"fill has {len(self.fill)} numbers for {self.channels} channel(s)")
+        if self.normalisation is not None:
+            mean, std = self.normalisation
+            if not (0 <= mean <= 1 and 0 < std <= 1):
+                raise ValueError(
+                    f"normalisation is mean {mean:g} and std {std:g}; pixels are in [0, 1], so expected a mean in "
+                    "[0, 1] and a std in (0, 1]: divide what is meant for 0 to 255 by 255"
+                )
+        return self
 
     @model_validator(mode="after")
     def _enough_classes(self) -> Self:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mibench.boundary import printable, read_text, sentences
 from mibench.errors import UserError, unknown
 
 
@@ -26,6 +28,16 @@ class Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"duplicate key {key!r} {key_node.start_mark}")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The content of a YAML file, called ``what`` in sentences. Raises UserError if it cannot be read."""
+    text = read_text(path, what)
+    with sentences(f"{printable(path)} cannot be read as a {what}"):
+        try:
+            return yaml.load(text, Loader=Loader)
+        except yaml.YAMLError as error:
+            raise UserError(f"{printable(path)} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def extended(name: str, sections: Mapping[str, dict[str, Any]], seen: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mibench.protocol.stage_kinds import EXTRA
+from mibench.publish.model import Catalogue
 from mibench.publish.ranking import arranged, required_attacks
 from mibench.publish.rows import (
     UTILITY,
@@ -18,36 +18,31 @@ from mibench.publish.rows import (
     Value,
     bounds_of,
     columns,
-    design_of,
     failures,
     interval_of,
     leakage_of,
     of_trainings,
 )
-from mibench.publish.way import Bounds, Scale, frozen
+from mibench.publish.variants import apart, named
+from mibench.publish.way import Bounds, Scale
 from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord
 from mibench.stats.intervals import benchmark_interval, seed_interval
 
 
-def current_runs(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs that count, sorted: within a cell those of the newest run's method (versions and
-    parameters) and design of seeds, and per seed of training and attack the newest, a finished one before a failed one.
-    Others would mix two methods in one mean. Runs of tuning seeds never count."""
-    cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        if run.seed < FIRST_TUNING_SEED:
-            cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
-    kept: list[RunRecord] = []
-    for key in sorted(cells):
-        ordered = sorted(cells[key], key=lambda run: (run.created, run.run))
-        done = [run for run in ordered if run.status == "done"]
-        newest = (done or ordered)[-1]
-        design = next((found for run in reversed(done or ordered) if (found := design_of(run)) is not None), None)
-        same = [run for run in ordered if design_of(run) in (None, design) and _method(run) == _method(newest)]
-        by_seed = {_place(run): run for run in same if run.status != "done"}
-        by_seed |= {_place(run): run for run in same if run.status == "done"}
-        kept += [by_seed[place] for place in sorted(by_seed)]
-    return kept
+def current_runs(runs: Iterable[RunRecord], catalogue: Catalogue | None = None) -> list[RunRecord]:
+    """The runs that count, sorted, under the labels of their rows (``mibench.publish.variants``). Of several runs of
+    one method, training and attack on it the finished one that knows most, then the newest. Runs of tuning seeds never
+    count."""
+    cells: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
+    for key, own in apart(run for run in runs if run.seed < FIRST_TUNING_SEED).items():
+        for run in named(own, catalogue):
+            cells[(*key, run.defense_label, run.attack_label, run.seed, run.seeds.attack)].append(run)
+    return [max(cells[key], key=_counts) for key in sorted(cells)]
+
+
+def _counts(run: RunRecord) -> tuple[bool, int, str, str]:
+    known = sum(metric.value is not None for metric in run.metrics.values())
+    return run.status == "done", known, run.created, run.run
 
 
 def boards(
@@ -57,23 +52,23 @@ def boards(
     bounds: Bounds | None = None,
     baselines: Container[str] = frozenset(),
 ) -> list[Board]:
-    """One board per track version that has runs: tracks in the given order, then by name; newest version
-    first. ``runs`` as of ``current_runs``. ``controls``: defenses and attacks that do not compete; ``bounds``:
-    of these, the floor and the ceiling of the priors; ``baselines``: the undefended model."""
+    """One board per track version that has runs: tracks in the given order, then by name; newest version first, and of
+    a version the runs of this code before those of other stages. ``runs`` as of ``current_runs``. ``controls``:
+    defenses and attacks that do not compete; ``bounds``: of these, the floor and the ceiling of the priors;
+    ``baselines``: the undefended model."""
     place = {track: index for index, track in enumerate(tracks)}
-    groups: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        groups[(run.track, run.track_version)].append(run)
-    newest = {track: max(v for t, v in groups if t == track) for track, _ in groups}
+    groups = apart(runs)
+    newest = {track: max(v for t, v, _ in groups if t == track) for track, _, _ in groups}
     return [
-        _board(track, version, newest[track] == version, groups[(track, version)], controls, bounds, baselines)
-        for track, version in sorted(groups, key=lambda key: (place.get(key[0], len(place)), key[0], -key[1]))
+        _board(*key, newest[key[0]] == key[1], groups[key], controls, bounds, baselines)
+        for key in sorted(groups, key=lambda key: (place.get(key[0], len(place)), key[0], -key[1], key[2]))
     ]
 
 
 def _board(
     track: str,
     version: int,
+    generation: str,
     current: bool,
     runs: list[RunRecord],
     controls: Container[str],
@@ -89,7 +84,10 @@ def _board(
     required = required_attacks([row for row in rows if row.attack not in controls])
     cases = arranged(rows, required, controls, baselines, natural)
     ordered = sorted(rows, key=lambda row: row.position)
-    return Board(track, version, current, ordered, required, runs[0].chance, leakage, cases)
+    board = Board(track, version, current, ordered, required, runs[0].chance, leakage, cases, generation)
+    for row in rows:
+        row.board = board.key
+    return board
 
 
 def natural(rows: Sequence[Row]) -> Value:
@@ -159,13 +157,3 @@ def _interval(
         return None, None, None
     interval = benchmark_interval(np.array([[own[label] for label in sorted(own)] for own in people]), bounds=bounds)
     return *interval, None if interval[0] is None else "people"
-
-
-def _place(run: RunRecord) -> tuple[int, int]:
-    return run.seed, run.seeds.attack
-
-
-def _method(run: RunRecord) -> tuple[Any, ...]:
-    """What has to be equal for two runs of a cell to be seeds of the same method."""
-    versions = sorted({(s.kind, s.plugin, s.version) for s in run.stages if s.kind not in EXTRA})
-    return frozen(run.defense_params), frozen(run.attack_params), tuple(versions)

@@ -25,7 +25,7 @@ def beside(boards: Iterable[Board], catalogue: Catalogue) -> dict[str, Beside]:
     found = {}
     for board in boards:
         floors = floors_of(board.rows, catalogue.bounds)
-        base = {row.attack_label: _by_seed(row) for row in board.rows if row.defense in catalogue.baselines}
+        base = {label: _by_seed(row) for label, row in undefended_rows(board, catalogue).items()}
         for row in board.rows:
             competes = row.attack not in catalogue.controls
             for run in row.runs:
@@ -33,6 +33,12 @@ def beside(boards: Iterable[Board], catalogue: Catalogue) -> dict[str, Beside]:
                 undefended = {} if run.defense in catalogue.baselines else base.get(run.attack_label, {})
                 found[run.run] = Beside(undefended.get(run.seed), _by_seed(floor).get(run.seed) if floor else None)
     return found
+
+
+def undefended_rows(board: Board, catalogue: Catalogue) -> dict[str, Row]:
+    """The undefended model's rows by attack; of several such models those of the one under its plain name."""
+    own = [row for row in board.rows if row.defense in catalogue.baselines]
+    return {row.attack_label: row for row in sorted(own, key=lambda row: row.defense_label == row.defense)}
 
 
 def _by_seed(row: Row) -> dict[int, RunRecord]:

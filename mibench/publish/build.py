@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import stat
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +21,22 @@ from mibench.errors import UserError
 from mibench.publish import text
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.beside import Beside, beside
+from mibench.publish.cells import page_view
 from mibench.publish.claims import outcomes
 from mibench.publish.claims_page import claims_view
 from mibench.publish.compare import compare_view
 from mibench.publish.controls import controls_view
-from mibench.publish.downloads import as_bibtex, as_csv, as_json, as_latex, as_parquet, bibtex, standings_csv
+from mibench.publish.downloads import (
+    LATEX_FORMS,
+    as_bibtex,
+    as_csv,
+    as_json,
+    as_latex,
+    as_parquet,
+    bibtex,
+    own_bibtex,
+    standings_csv,
+)
 from mibench.publish.features import Space, feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
@@ -34,6 +44,7 @@ from mibench.publish.links import (
     CLAIMS,
     attack_page,
     board_page,
+    cell_page,
     claims_page,
     compare_page,
     controls_page,
@@ -46,7 +57,7 @@ from mibench.publish.model import Catalogue, SiteOptions
 from mibench.publish.names import defense_name
 from mibench.publish.parallel import on_all_cores
 from mibench.publish.reported import reported_view
-from mibench.publish.rows import Board
+from mibench.publish.rows import Board, Row
 from mibench.publish.runs import run_view
 from mibench.publish.study import study_view
 from mibench.publish.tradeoff import Tradeoff, tradeoff, tradeoff_view
@@ -64,7 +75,7 @@ def build_site(runs: list[RunRecord], catalogue: Catalogue, out: Path, options: 
     once the new site is complete; on an error the old one stays. Raises UserError when ``out`` holds
     something else than a site, MissingError when the disk is full or read-only."""
     out = Path(out).resolve()
-    shown = current_runs(runs)
+    shown = current_runs(runs, catalogue)
     _check(shown)
     with atomic.writing(out), _replacing(out) as folder:
         _write(Folder(folder, out), shown, catalogue, options)
@@ -123,20 +134,22 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
             folder.copy(source, source.relative_to(site).as_posix())
     if options.docs is not None:
         _docs(folder, options.docs)
-    render = _renderer(site / "templates", options)
+    day = max((run.created[:10] for run in runs), default=None)
+    own = own_bibtex(day, options.commit) if day else None
+    render = _renderer(site / "templates", options, day=day, own_bibtex=own)
 
     def page(name: str, template: str, **view: Any) -> None:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
 
     shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
-    pictures = _run_pages(runs, folder, page, catalogue, options, beside(shown, catalogue))
+    pictures = _run_pages(shown, folder, page, catalogue, options, beside(shown, catalogue))
     legend = Legend(shown)
     said = {}
     tradeoffs = {}
     for board in shown:
         found = tradeoff(board, catalogue.baselines)
         tradeoffs[text.anchor("results", board.key)] = tradeoff_view(board, found, catalogue)
-        downloads = _downloads(board, folder, catalogue, found)
+        downloads = _downloads(board, folder, catalogue, found, own or "")
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
         view["tradeoff"] = tradeoffs[text.anchor("results", board.key)]
         view["island"] |= {"dominated": found.dominated}
@@ -184,21 +197,28 @@ def _docs(folder: Folder, docs: Path) -> None:
         raise UserError(f"{docs} holds no index.html. Build the documentation: mkdocs build --site-dir {docs}")
     for source in sorted(docs.rglob("*")):
         if source.is_file() and not source.is_symlink():
-            folder.copy(source, f"docs/{source.relative_to(docs).as_posix()}")
+            name = f"docs/{source.relative_to(docs).as_posix()}"
+            if source.suffix == ".html":
+                folder.write(name, _with_way_back(source.read_text(encoding="utf-8"), "../" * name.count("/")))
+            else:
+                folder.copy(source, name)
+
+
+def _with_way_back(page: str, root: str) -> str:
+    """A page of the documentation with a link to the leaderboard that it is a part of."""
+    link = f'<p style="margin: .4rem 1.2rem"><a href="{root}index.html">Leaderboard</a></p>'
+    return re.sub(r"<body[^>]*>", lambda match: match.group() + link, page, count=1)
 
 
 def _run_pages(
-    runs: Sequence[RunRecord],
+    shown: Sequence[Board],
     folder: Folder,
     page: Callable[..., None],
     catalogue: Catalogue,
     options: SiteOptions,
     near: Mapping[str, Beside],
 ) -> dict[str, dict[int, int]]:
-    """Write the page of every run; for each run the index of each identity's first picture."""
-    cells: dict[tuple[str, int, str, str], list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        cells[(run.track, run.track_version, run.defense_label, run.attack_label)].append(run)
+    """Write the page of every cell and of its runs; for each run the index of each identity's first picture."""
 
     bare = {own.undefended.run: own.undefended for own in near.values() if own.undefended}
 
@@ -206,22 +226,26 @@ def _run_pages(
     def undefended(run: str) -> Space:
         return _space(bare[run], catalogue, options)
 
-    def write(siblings: list[RunRecord]) -> dict[str, dict[int, int]]:
+    def write(cell: tuple[Board, Row]) -> dict[str, dict[int, int]]:
+        board, row = cell
+        view = page_view(row, board, catalogue)
+        page(cell_page(row), "cell.html", cell=view, board_href=board_page(board, shown))
         first = {}
-        for run in siblings:
+        for run in row.runs:
             picture = _pictures(folder, run, options, catalogue)
             own = near[run.run]
-            view = run_view(run, catalogue, picture, siblings, options.identities_shown, own.floor)
+            view = run_view(run, catalogue, picture, row.runs, options.identities_shown, own.floor)
             view["features"] = feature_view(
                 _space(run, catalogue, options), undefended(own.undefended.run) if own.undefended else None
             )
+            view["cell_href"] = cell_page(row)
             page(run_page(run), "run.html", **view, studies=study_view(options.studies.get(run.run, ())))
-            shown = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
-            first[run.run] = {label: indices[0] for label, indices in shown if indices}
+            pictured = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
+            first[run.run] = {label: indices[0] for label, indices in pictured if indices}
         return first
 
-    ordered = sorted(cells.values(), key=lambda runs: (runs[0].track, runs[0].attack_label, runs[0].defense_label))
-    written = on_all_cores(write, ordered)
+    cells = sorted(((board, row) for board in shown for row in board.rows), key=lambda c: (c[0].key, c[1].attack_label))
+    written = on_all_cores(write, cells)
     return {run: pictures for part in written for run, pictures in part.items()}
 
 
@@ -237,18 +261,19 @@ def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
     return points
 
 
-FORMATS = ("csv", "json", "parquet", "tex", "bib", "defenses.csv")
+TABLES = {f"{form}.tex".lstrip("."): form for form in LATEX_FORMS}
+FORMATS = ("csv", "json", "parquet", *TABLES, "bib", "defenses.csv")
 
 
-def _downloads(board: Board, folder: Folder, catalogue: Catalogue, found: Tradeoff) -> list[dict[str, str]]:
+def _downloads(board: Board, folder: Folder, catalogue: Catalogue, found: Tradeoff, own: str) -> list[dict[str, str]]:
     runs = sorted((run for row in board.rows for run in row.runs), key=lambda run: run.run)
     texts = {
         "csv": as_csv(runs),
         "json": as_json(runs),
-        "tex": as_latex(board, catalogue),
-        "bib": as_bibtex(board, catalogue),
+        "bib": as_bibtex(board, catalogue, own),
         "defenses.csv": standings_csv(board, found),
     }
+    texts |= {suffix: as_latex(board, catalogue, form) for suffix, form in TABLES.items()}
     for suffix, content in texts.items():
         folder.write(_download(board, suffix), content)
     folder.write_bytes(_download(board, "parquet"), as_parquet(runs))
@@ -261,13 +286,13 @@ def _download(board: Board, suffix: str) -> str:
 
 def _download_links(board: Board, catalogue: Catalogue) -> dict[str, Any]:
     return {
-        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "title": catalogue.board_title(board),
         "key": board.key,
         "files": [{"format": suffix, "href": _download(board, suffix)} for suffix in FORMATS],
     }
 
 
-def _renderer(templates: Path, options: SiteOptions) -> Callable[..., str]:
+def _renderer(templates: Path, options: SiteOptions, **known: Any) -> Callable[..., str]:
     environment = Environment(
         loader=FileSystemLoader(templates),
         autoescape=True,
@@ -277,7 +302,7 @@ def _renderer(templates: Path, options: SiteOptions) -> Callable[..., str]:
         keep_trailing_newline=True,
     )
     environment.filters |= {"duration": text.duration, "safe_url": text.safe_url, "plain": text.plain}
-    environment.globals |= {"anchor": text.anchor, "version": mibench.__version__, "options": options}
+    environment.globals |= {"anchor": text.anchor, "version": mibench.__version__, "options": options} | known
 
     def render(template: str, **values: Any) -> str:
         return environment.get_template(template).render(**values)

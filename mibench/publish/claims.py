@@ -308,7 +308,7 @@ def _features(
     title = f"{pair[0]} against {pair[1]} under {attack}: {measure.title}"
     if not found.sides:
         return _nothing(id, title, pair, measure.least, found)
-    values = [[_measured(run, measure) for run in found.sides[label].runs] for label in pair]
+    values = [_by_training(found.sides[label], measure, found.seeds) for label in pair]
     known = [(a, b) for a, b in zip(*values, strict=True) if a is not None and b is not None]
     if len(known) < found.seeds:
         return replace(_nothing(id, title, pair, measure.least, found), why="some runs have no feature space")
@@ -323,6 +323,12 @@ def _features(
     figures.append(_change(f"{id}.difference", "difference", test, of_difference, runs))
     oriented = tuple(sign * (a - b) for a, b in known)
     return _comparison(id, title, pair, figures, paired_means(oriented), oriented, found, measure.least)
+
+
+def _by_training(side: Side, measure: Measure, seeds: int) -> list[float | None]:
+    """The mean over the attacks on each training, None where one is not known."""
+    found = [[_measured(run, measure) for run in side.runs if run.seed == seed] for seed in range(seeds)]
+    return [None if None in own else mean([value for value in own if value is not None]) for own in found]
 
 
 def _measured(run: RunRecord, measure: Measure) -> float | None:
@@ -344,8 +350,7 @@ def _comparison(
     least: float,
 ) -> Comparison:
     facts = (found.seeds, found.attacks, found.missing, found.complete and found.seeds >= TRAININGS)
-    why = "its sides were judged by judges of different seeds" if found.mixed else ""
-    return Comparison(id, title, sides, tuple(figures), test, least, *facts, why=why, differences=differences)
+    return Comparison(id, title, sides, tuple(figures), test, least, *facts, differences=differences)
 
 
 def _nothing(id: str, title: str, sides: tuple[str, ...], least: float, found: Evidence) -> Comparison:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
 from mibench.publish.names import attack_name, defense_name
 from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, of_trainings
-from mibench.publish.standings import Standing, is_baseline, standings
+from mibench.publish.standings import Standing, baseline, standings
 from mibench.records import RunRecord
 from mibench.stats.intervals import seed_interval
 
@@ -24,17 +24,17 @@ QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the l
 @dataclass(frozen=True)
 class PairedDifference:
     """Attack accuracy of one defense minus that of another: mean with a 95 % t interval over ``over`` (``seeds`` or, of
-    a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities; ``own`` and
-    ``other``: the two accuracies there."""
+    a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities. ``one`` and
+    ``other`` are the two accuracies over these."""
 
-    own: float
-    other: float
     mean: float
     low: float | None
     high: float | None
     over: str
     seeds: int
     identities: int
+    one: float
+    other: float
 
 
 def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord], metric: str) -> PairedDifference | None:
@@ -44,25 +44,26 @@ def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord], metr
     With several seeds the interval is over the seeds' mean differences, with one over the identities' differences."""
     first, second = _by_seed(one, metric), _by_seed(other, metric)
     by_seed: list[dict[str, float]] = []
-    sides: list[tuple[float, float]] = []
+    both: list[tuple[float, float]] = []
     for seed in sorted(first.keys() & second.keys()):
         a, b = first[seed], second[seed]
-        if common := sorted(a.keys() & b.keys()):
-            by_seed.append({label: a[label] - b[label] for label in common})
-            sides.append((_mean(a[label] for label in common), _mean(b[label] for label in common)))
+        if common := a.keys() & b.keys():
+            by_seed.append({label: a[label] - b[label] for label in sorted(common)})
+            both.append((_mean_of(a, common), _mean_of(b, common)))
     if not by_seed:
         return None
-    means = [_mean(d.values()) for d in by_seed]
+    means = [math.fsum(d.values()) / len(d) for d in by_seed]
     values, over = (means, "seeds") if len(means) > 1 else (list(by_seed[0].values()), "identities")
-    first_mean, second_mean = (_mean(side) for side in zip(*sides, strict=True))
     low, high = seed_interval(values) or (None, None)
     labels = {label for d in by_seed for label in d}
-    return PairedDifference(first_mean, second_mean, _mean(means), low, high, over, len(means), len(labels))
+    one_mean, other_mean = (math.fsum(column) / len(column) for column in zip(*both, strict=True))
+    return PairedDifference(
+        math.fsum(means) / len(means), low, high, over, len(means), len(labels), one_mean, other_mean
+    )
 
 
-def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return math.fsum(known) / len(known)
+def _mean_of(values: Mapping[str, float], labels: Collection[str]) -> float:
+    return math.fsum(values[label] for label in labels) / len(labels)
 
 
 def reading(difference: PairedDifference) -> str:
@@ -88,9 +89,9 @@ def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapp
     defenses = standings(board, catalogue)
     runs = [run for s in defenses for run in s.runs if run.status == "done" and run.metrics.get(board.leakage)]
     labels = sorted({label for run in runs for label in run.identities})
-    reference = next((s for s in defenses if is_baseline(catalogue, s.defense)), None)
+    reference = baseline(defenses, catalogue)
     return {
-        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "title": catalogue.board_title(board),
         "sensitive": catalogue.sensitive(board.track),
         "reference": reference.label if reference else None,
         "panel": board.leakage == MAJORITY,
@@ -128,13 +129,15 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
     line: dict[str, Any] = {
         "defense": standing.label,
         "attack": attack,
-        "own": text.number(difference.own if difference else row.leaked.mean, "fraction"),
-        "reference": text.number(difference.other if difference else base.leaked.mean, "fraction"),
+        "own": text.MISSING,
+        "reference": text.MISSING,
         "difference": None,
     }
     if difference is None:
         return line
     return line | {
+        "own": text.number(difference.one, "fraction"),
+        "reference": text.number(difference.other, "fraction"),
         "difference": text.points(difference.mean),
         "order": repr(difference.mean),
         "interval": text.points_interval(difference.low, difference.high),

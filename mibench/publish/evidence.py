@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mibench.publish.ranking import TRAININGS
-from mibench.publish.rows import UTILITY, Board, Row, design_of
+from mibench.publish.rows import UTILITY, Board, Row
 from mibench.records import MetricValue, RunRecord
 from mibench.stats.comparisons import Paired, paired_means
 from mibench.stats.intervals import Table
@@ -50,12 +50,6 @@ class Evidence:
     attacks: tuple[str, ...]
     missing: tuple[Missing, ...]
     complete: bool
-
-    @property
-    def mixed(self) -> bool:
-        """Whether judges and public priors of some runs have the seeds of their trainings, and of others have not."""
-        designs = {design_of(run) for side in self.sides.values() for run in side.runs}
-        return {True, False} <= designs
 
 
 def gathered(board: Board, asked: Sequence[Asked], trainings: int, optional: bool = False) -> Evidence:

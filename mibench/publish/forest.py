@@ -35,11 +35,11 @@ def _line(row: Row, base: Row | None) -> dict[str, Any]:
     low, high = difference.low, difference.high
     word = reading(difference)
     return line | {
-        "own": text.number(difference.own, "fraction"),
+        "own": text.number(difference.one, "fraction"),
         "without": text.number(difference.other, "fraction"),
         "difference": text.points(difference.mean),
         "interval": text.points_interval(low, high),
-        "at": _place(difference.own),
+        "at": _place(difference.one),
         "from": _place(difference.other),
         "bar": None
         if low is None or high is None

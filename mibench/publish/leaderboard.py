@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mibench.publish import text
@@ -11,14 +12,14 @@ from mibench.publish.compare import TONES, paired_difference
 from mibench.publish.downloads import papers
 from mibench.publish.floor import Floor, floor_of, floors_of
 from mibench.publish.legend import Legend
-from mibench.publish.links import attack_page, board_page, defense_page, run_page, track_page
+from mibench.publish.links import attack_page, board_page, cell_page, defense_page, track_page
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
 from mibench.publish.names import attack_name, defense_name
 from mibench.publish.ranking import TRAININGS
 from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict, failures
-from mibench.publish.standings import Standing, is_baseline, standings
-from mibench.publish.verdicts import baseline, verdicts_view
+from mibench.publish.standings import Standing, baseline, is_baseline, standings
+from mibench.publish.verdicts import verdicts_view
 
 ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels", "private": "private photos"}
 OTHER = "other"
@@ -37,7 +38,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
     def cell(s: Standing, label: str) -> dict[str, Any]:
         row = s.cells.get(label)
         beside = base.cells.get(label) if base and base is not s else None
-        return _cell(row, beside, floor_of(row, floors, board.chance) if row and label in ranking else None)
+        return _cell(row, s.seeds, beside, floor_of(row, floors, board.chance) if row and label in ranking else None)
 
     ranking = {attack["label"] for attack in attacks if not attack["control"]}
     return {
@@ -45,7 +46,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "track": board.track,
         "version": board.version,
         "current": board.current,
-        "title": facts.get("title") or board.track,
+        "title": catalogue.board_title(board),
         "track_href": track_page(board.track),
         "identities": facts.get("identities"),
         "chance": text.number(board.chance, "fraction"),
@@ -54,7 +55,7 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
         "sensitive": catalogue.sensitive(board.track),
         "boards": [
             {
-                "title": catalogue.tracks.get(b.track, {}).get("title") or b.track,
+                "title": catalogue.board_title(b),
                 "version": None if b.current else b.version,
                 "href": board_page(b, boards),
                 "here": b is board,
@@ -186,31 +187,18 @@ def _row(s: Standing, ties: Mapping[int, Sequence[str]], catalogue: Catalogue, l
         "worst": cell_view(s.case.value),
         "verdict": _verdict(s.case.verdict),
         "worst_attack": attack_name(catalogue, s.worst.attack, s.worst.attack_label) if s.worst else None,
-        "worst_href": _run_href(s.worst),
+        "worst_href": cell_page(s.worst) if s.worst else None,
         "seeds": s.seeds,
     }
 
 
-def _run_href(row: Row | None) -> str | None:
-    """The page of the row's first finished run."""
-    runs = [run for run in row.runs if run.status == "done"] if row else []
-    return run_page((runs or (row.runs if row else []))[0]) if row else None
-
-
-def _cell(row: Row | None, beside: Row | None, floor: Floor | None) -> dict[str, Any]:
-    """``beside``: the same attack on the undefended model."""
+def _cell(row: Row | None, seeds: int, beside: Row | None, floor: Floor | None) -> dict[str, Any]:
+    """``seeds``: of the defense; a cell of fewer says so. ``beside``: the same attack on the undefended model."""
     if row is None:
-        nothing: dict[str, Any] = {
-            "href": None,
-            "failed": [],
-            "top1": None,
-            "way": None,
-            "against": None,
-            "floor": None,
-        }
-        return cell_view(Value(None, reason="not run")) | nothing
-    return cell_view(row.leaked) | {
-        "href": _run_href(row),
+        nothing: dict[str, Any] = {"href": None, "failed": [], "top1": None, "way": None, "against": None}
+        return cell_view(Value(None, reason="not run")) | nothing | {"floor": None}
+    return cell_view(replace(row.leaked, of=max(row.leaked.of, seeds))) | {
+        "href": cell_page(row),
         "failed": failures(row.runs),
         "top1": _top1(row),
         "way": cell_view(row.way),
@@ -281,7 +269,7 @@ def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue,
         "case": _case(s, attacks),
         "ranked": s.case.rank is not None,
         "y": [_triple(s.cells[a["label"]].leaked) if a["label"] in s.cells else None for a in attacks],
-        "href": [_run_href(s.cells.get(a["label"])) for a in attacks],
+        "href": [cell_page(s.cells[a["label"]]) if a["label"] in s.cells else None for a in attacks],
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mibench.publish import text
-from mibench.publish.rows import Board
+from mibench.publish.rows import Board, Row
 from mibench.records import RunRecord
 
 CLAIMS = "claims.html"
@@ -13,6 +13,11 @@ CLAIMS = "claims.html"
 
 def run_page(run: RunRecord) -> str:
     return f"run/{run.run}.html"
+
+
+def cell_page(row: Row) -> str:
+    names = (text.file_name(name) for name in (row.board, row.defense_label, row.attack_label))
+    return f"cell/{'/'.join(names)}.html"
 
 
 def defense_page(defense: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mibench.protocol.stage_kinds import computed_by
 from mibench.publish import text
+from mibench.publish.beside import undefended_rows
 from mibench.publish.forest import forest
 from mibench.publish.leaderboard import cell_view
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
@@ -14,6 +15,7 @@ from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.names import attack_name, defense_name
 from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, columns, leakage_of
+from mibench.records import RunRecord
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
 EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None, "summary": None, "defaults": {}}
@@ -34,8 +36,10 @@ def method_view(
     known = catalogue.defenses if kind == "defense" else catalogue.attacks
     facts = EMPTY | dict(known.get(name, {}))
     mine = [(board, [row for row in board.rows if getattr(row, kind) == name]) for board in boards]
-    deviations = {d for _, rows in mine for row in rows for run in row.runs for d in run.deviations}
-    own = [d for d in facts.get("deviations") or () if d] or sorted(deviations)
+    runs = [run for _, rows in mine for row in rows for run in row.runs]
+    own = [d for d in facts.get("deviations") or () if d] or sorted(
+        {d for run in runs for d in _told(kind, run, catalogue)}
+    )
     return {
         "kind": kind,
         "id": name,
@@ -60,7 +64,7 @@ def _settings(
 ) -> list[dict[str, Any]]:
     """For each setting of the method a picture of what is recovered without a defense and with it: of a defense by
     attack, of an attack by defense. Controls are in the table of all metrics."""
-    base = {row.attack_label: row for row in board.rows if row.defense in catalogue.baselines}
+    base = undefended_rows(board, catalogue)
     items = {item["label"]: item for item in said.get("items", ())}
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -95,11 +99,20 @@ def _settings(
     return settings
 
 
+def _told(kind: str, run: RunRecord, catalogue: Catalogue) -> Iterable[str]:
+    """The deviations of a run's method; of an older record, which has both methods' in one list, without those that
+    are known to be the other's."""
+    if run.methods:
+        return run.methods["defense" if kind == "defense" else "attack"].get("deviations", ())
+    other = catalogue.attacks.get(run.attack, {}) if kind == "defense" else catalogue.defenses.get(run.defense, {})
+    return set(run.deviations) - set(other.get("deviations") or ())
+
+
 def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:
     names = [name for name in columns(board.leakage) if kind == "attack" or name != UTILITY]  # of a defense told once
     shown = [metric_facts(catalogue, name, board.chance, board.leakage == MAJORITY) for name in names]
     return {
-        "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
+        "title": catalogue.board_title(board),
         "version": None if board.current else board.version,
         "anchor": text.anchor("results", board.key),
         "href": board_page(board, boards),
@@ -178,8 +191,10 @@ def protocol_view(boards: Sequence[Board], catalogue: Catalogue) -> dict[str, An
     """Everything that exists, each with a link to its page."""
     runs = [run for board in boards for row in board.rows for run in row.runs]
     others = sorted({name for run in runs for name in run.metrics} - set(catalogue.metrics))
+    ran = {id for run in runs for id in (run.track, run.defense, run.attack)}
     return {
         "tracks": [{"id": t, "href": track_page(t)} | _title(catalogue.tracks, t) for t in tracks(boards, catalogue)],
+        "measured": ran,
         "metrics": [metric_facts(catalogue, name) for name in [*catalogue.metrics, *others]],
         "defenses": [
             {"id": n, "href": defense_page(n)} | _title(catalogue.defenses, n)

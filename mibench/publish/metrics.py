@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mibench.publish import text
 from mibench.publish.model import Catalogue
+from mibench.publish.rows import MAJORITY, TABLE_METRICS, TOP1, UTILITY
 
 HEADINGS = {
     "nat1": "Natural accuracy",
@@ -30,6 +32,12 @@ HEADINGS = {
 
 SHORT = {"att1": "top-1", "att_maj": "majority"}  # what kind of attack accuracy
 GUESSED = {"att1": 1, "att5": 5, "att1_e2": 1, "att5_e2": 5, "att1_e3": 1, "att5_e3": 5}  # people named
+
+
+def ordered(names: Iterable[str], catalogue: Catalogue) -> list[str]:
+    """Metrics as pages list them: what ranks first, then as the catalogue has them."""
+    order = [UTILITY, MAJORITY, "att_min", *TOP1.values(), *catalogue.metrics, *TABLE_METRICS]
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def metric_facts(catalogue: Catalogue, name: str, chance: float | None = None, panel: bool = False) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mibench.records import RunRecord
 if TYPE_CHECKING:
     from mibench.protocol.suites import Suite
     from mibench.publish.figures_file import Reported
+    from mibench.publish.rows import Board
 
 Facts = Mapping[str, Any]
 SAMPLE = 6  # identities of each run whose pictures a sample holds
@@ -48,6 +49,10 @@ class Catalogue:
         """The undefended model."""
         return frozenset(name for name, facts in self.defenses.items() if facts.get("kind") == "baseline")
 
+    def board_title(self, board: Board) -> str:
+        title = self.tracks.get(board.track, {}).get("title") or board.track
+        return f"{title} ({board.generation})" if board.generation else str(title)
+
     def sensitive(self, track: str) -> bool:
         """Whether reconstructions on this track can be faces of real people."""
         return bool(self.tracks.get(track, {}).get("sensitive", True))
@@ -66,7 +71,8 @@ class SiteOptions:
     index. It is asked on tracks that allow it, and on all when ``private_images`` is set: such a site is for this
     machine only. ``feature_source`` finds a run's ``features.json``. studies: what
     people said, by run (``mibench.study.load_studies``). reported: published figures, shown apart. docs: the built
-    documentation, a folder with index.html, which becomes a part of the site."""
+    documentation, a folder with index.html, which becomes a part of the site. commit: of the code that
+    builds it; licence: of code and figures."""
 
     images: Literal["none", "sample", "all"] = "none"
     private_images: bool = False
@@ -76,6 +82,8 @@ class SiteOptions:
     studies: Mapping[str, Sequence[Facts]] = field(default_factory=dict)
     reported: tuple[Reported, ...] = ()
     docs: Path | None = None
+    commit: str | None = None
+    licence: str | None = None
 
     @property
     def shows_private(self) -> bool:

@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mibench.publish.rows import Case, Row, Value, Verdict, design_of, failures, interval_of
+from mibench.publish.rows import Case, Row, Value, Verdict, failures, interval_of
 from mibench.stats.comparisons import Paired, holm, paired_means, shared_ranks
 from mibench.stats.intervals import Table, benchmark_interval, seed_interval
 from mibench.stats.tradeoff import pareto_front
@@ -45,8 +45,7 @@ def arranged(
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.defense_label].append(row)
-    base = next((_design(group) for group in groups.values() if group[0].defense in baselines), set())
-    cases = [_case(group, required, controls, natural(group), base) for group in groups.values()]
+    cases = [_case(group, required, controls, natural(group)) for group in groups.values()]
     competing = _tested([c for c in cases if c.worst and not c.missing and c.defense not in controls], baselines)
     ranked = dict(zip((case.label for case in competing), _ranks(competing), strict=True))
     front = _front(competing)
@@ -66,7 +65,8 @@ def arranged(
 def _tested(cases: Sequence[Case], baselines: Container[str]) -> list[Case]:
     """With the primary test of every defense against the undefended model, over the trainings that both have, Holm over
     the defenses; in the order of what it says, then of what leaks. Whatever else is compared is exploratory."""
-    base = next((case for case in cases if case.defense in baselines), None)
+    undefended = [case for case in cases if case.defense in baselines]
+    base = min(undefended, key=lambda case: (case.label != case.defense, case.label), default=None)
     if base is not None:
         tests = {case.label: _against(case, base) for case in cases if case is not base}
         sure = {label: test.p for label, test in tests.items() if test.p is not None}
@@ -84,16 +84,8 @@ def _side(case: Case) -> int:
     return {"leaks less": -1, "leaks more": 1}.get(word, 0)
 
 
-def _design(group: Sequence[Row]) -> set[bool]:
-    """Whose seeds the judges and public priors of a defense's runs have."""
-    return {design for row in group for run in row.runs if (design := design_of(run)) is not None}
-
-
-def _case(
-    group: Sequence[Row], required: Sequence[str], controls: Container[str], natural: Value, base: set[bool]
-) -> Case:
-    """Of one defense. What it has not faced yet is left out of its worst attack, and told. ``base``: whose seeds the
-    judges of the undefended model have, which must be the same."""
+def _case(group: Sequence[Row], required: Sequence[str], controls: Container[str], natural: Value) -> Case:
+    """Of one defense. What it has not faced yet is left out of its worst attack, and told."""
     first = group[0]
     faced = {row.attack_label: row for row in group if row.attack_label in required and row.by_seed}
     seeds = _prefix(list(faced.values())) if faced else 0
@@ -108,10 +100,6 @@ def _case(
         value = rows[label].leaked if label else Value(None, reason="no attack finished")
     of = {row.attack_label: row for row in group}
     missing = [_missing(label, of.get(label)) for label in required]
-    if len(_design(group) | base) > 1:
-        missing = [
-            f"{label} (judges and public priors of the same seeds as on the undefended model)" for label in required
-        ]
     return Case(
         defense=first.defense,
         label=first.defense_label,

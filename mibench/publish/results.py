@@ -4,7 +4,6 @@ submissions in ``results/submitted/``, and in ``results/reproduced/`` what runni
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -66,27 +65,8 @@ def load_file(path: Path) -> list[RunRecord]:
 
 
 def merged(measured: Iterable[RunRecord], published: Iterable[RunRecord]) -> list[RunRecord]:
-    """Both, each run id once: a run in this machine's own database (with its images) before its published copy.
-
-    A parameter that a method gained since a run was published is absent from its record. Where a run is in both, the
-    newer record tells the value that absent ones had (a run's id says that they are the same), and all published runs
-    of the method get it: seeds of one method stay together."""
-    own, theirs = {run.run: run for run in measured}, list(published)
-    defense: dict[str, dict[str, Any]] = defaultdict(dict)
-    attack: dict[str, dict[str, Any]] = defaultdict(dict)
-    for run in theirs:
-        if newer := own.get(run.run):
-            defense[run.defense] |= {k: v for k, v in newer.defense_params.items() if k not in run.defense_params}
-            attack[run.attack] |= {k: v for k, v in newer.attack_params.items() if k not in run.attack_params}
-    filled = {
-        run.run: replace(
-            run,
-            defense_params=defense[run.defense] | run.defense_params,
-            attack_params=attack[run.attack] | run.attack_params,
-        )
-        for run in theirs
-    }
-    return list((filled | own).values())
+    """Both, each run id once: a run in this machine's own database (with its images) before its published copy."""
+    return list(({run.run: run for run in published} | {run.run: run for run in measured}).values())
 
 
 def figures_of(record: RunRecord) -> str:

@@ -124,6 +124,7 @@ class Row:
     way: Value  # its share of the way from its prior's floor to the ceiling
     position: int = 0  # in the default order
     worst: bool = False  # the attack that recovers most from this defense
+    board: str = ""  # the key of the board that it is on
 
     @property
     def leaked(self) -> Value:
@@ -177,8 +178,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Board:
-    """One track (one version of it) with its rows in default order. ``required`` are the attacks that a
-    defense has to face to be ranked; ``cases`` the defenses by label, in default order."""
+    """One track (one version of it, from stages of the same versions) with its rows in default order. ``required`` are
+    the attacks that a defense has to face to be ranked; ``cases`` the defenses by label, in default order."""
 
     track: str
     version: int
@@ -188,10 +189,12 @@ class Board:
     chance: float
     leakage: str  # the metric that ranks
     cases: Mapping[str, Case] = field(default_factory=dict)
+    generation: str = ""  # which stages of other code its runs come from
 
     @property
     def key(self) -> str:
-        return self.track if self.current else f"{self.track}-v{self.version}"
+        key = self.track if self.current else f"{self.track}-v{self.version}"
+        return f"{key} ({self.generation})" if self.generation else key
 
     @property
     def front(self) -> list[str]:

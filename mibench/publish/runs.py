@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mibench.keys import split_version
+from mibench.keys import version_text
 from mibench.publish import text
 from mibench.publish.judges import FLAGS, flags, knowledge_view
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
-from mibench.publish.metrics import SHORT, metric_facts
+from mibench.publish.metrics import SHORT, metric_facts, ordered
 from mibench.publish.model import Catalogue
-from mibench.publish.rows import MAJORITY, TABLE_METRICS, TOP1, UTILITY, bounds_of, interval_of, leakage_of
+from mibench.publish.rows import MAJORITY, TOP1, bounds_of, interval_of, leakage_of
 from mibench.publish.standings import Badge
 from mibench.records import RunRecord, StageInfo
 
@@ -33,8 +33,7 @@ def run_view(
     the same target before anything is optimised."""
     leakage = leakage_of([run.metrics])
     panel = leakage == MAJORITY
-    order = [UTILITY, MAJORITY, "att_min", *TOP1.values(), *catalogue.metrics, *TABLE_METRICS]
-    names = sorted(run.metrics, key=lambda name: (order.index(name) if name in order else len(order), name))
+    names = ordered(run.metrics, catalogue)
     gallery = _gallery(run, picture, most)
     return {
         "run": run,
@@ -68,18 +67,13 @@ def _stage(stage: StageInfo) -> dict[str, Any]:
     """A line of the table of stages; what an older record does not say is left blank."""
     return {
         "stage": stage,
-        "version": _version(stage.version),
+        "version": version_text(stage.version),
         "params": text.plain(stage.params),
         "attempts": "" if stage.attempts is None else str(stage.attempts),
         "device_time": "" if stage.device_seconds is None else text.duration(stage.device_seconds),
         "memory": "" if stage.peak_memory_mib is None else f"{stage.peak_memory_mib} MiB",
         "parents": ", ".join(stage.inputs or ()),
     }
-
-
-def _version(version: int) -> str:
-    """``1.2``: the engine's version of this kind of stage, and the method's."""
-    return ".".join(map(str, split_version(version)))
 
 
 def _metric(run: RunRecord, name: str, catalogue: Catalogue, panel: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,11 @@ def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, ca
     for word, meaning in FLAGS.items():
         if cells := [f"{attack} ({figures[word]})" for attack, figures in found.items() if word in figures]:
             badges.append(Badge(word, f"{meaning}: {'; '.join(cells)}.", "bad"))
-    if old := stale(runs, catalogue):
+    old, newer = other_code(runs, catalogue)
+    if old:
         badges.append(Badge("stale code", f"Computed by an older version of {', '.join(old)}; run it again.", "bad"))
+    if newer:
+        badges.append(Badge("newer code", f"Computed by a newer version of {', '.join(newer)} than is here.", "bad"))
     return badges
 
 
@@ -113,17 +116,24 @@ def is_baseline(catalogue: Catalogue, defense: str) -> bool:
     return catalogue.defenses.get(defense, {}).get("kind") == "baseline"
 
 
-def stale(runs: list[RunRecord], catalogue: Catalogue) -> list[str]:
-    """What behind the runs has a newer version now: methods by id, and the engine's stages by kind. Runs of an earlier
-    version of the protocol cannot be repeated, and nothing is said of them."""
+def baseline(defenses: Sequence[Standing], catalogue: Catalogue) -> Standing | None:
+    """The undefended model on a board; of several the one under its plain name."""
+    own = [s for s in defenses if is_baseline(catalogue, s.defense)]
+    return min(own, key=lambda s: (s.label != s.defense, s.label), default=None)
+
+
+def other_code(runs: list[RunRecord], catalogue: Catalogue) -> tuple[list[str], list[str]]:
+    """What behind the runs has a newer version now, and what an older one: methods by id, and the engine's stages by
+    kind. Runs of an earlier version of the protocol cannot be repeated, and nothing is said of them."""
     known: dict[str, Mapping[str, Any]] = {"target": catalogue.defenses, "invert": catalogue.attacks}
-    old = set()
+    found: tuple[set[str], set[str]] = (set(), set())
     current = [run for run in runs if run.track_version >= catalogue.tracks.get(run.track, {}).get("version", 0)]
     for stage in (stage for run in current for stage in run.stages):
         engine, plugin = split_version(stage.version)
-        if stage.kind in STAGE_KINDS and engine < STAGE_KINDS[stage.kind].version:
-            old.add(stage.kind)
-        now = known.get(stage.kind, {}).get(stage.plugin, {}).get("code_version")
-        if now is not None and plugin < now:
-            old.add(stage.plugin)
-    return sorted(old)
+        method = known.get(stage.kind, {}).get(stage.plugin, {}).get("code_version")
+        kind = STAGE_KINDS.get(stage.kind)
+        engine_now = kind.version if kind else None
+        for name, was, now in ((stage.kind, engine, engine_now), (stage.plugin, plugin, method)):
+            if now is not None and was != now:
+                found[was > now].add(name)
+    return sorted(found[0]), sorted(found[1])

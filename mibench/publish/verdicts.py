@@ -13,7 +13,7 @@ from mibench.publish.links import attack_page, defense_page
 from mibench.publish.model import Catalogue
 from mibench.publish.names import attack_name, defense_name
 from mibench.publish.rows import UTILITY, Board, Verdict
-from mibench.publish.standings import Standing, is_baseline
+from mibench.publish.standings import Standing, baseline
 from mibench.stats.comparisons import Paired, paired_means
 
 
@@ -29,11 +29,6 @@ def verdicts_view(board: Board, defenses: Sequence[Standing], catalogue: Catalog
         "items": items,
         "best": [item for item in items if item["rank"] == 1 and item["word"] == "leaks less"],
     }
-
-
-def baseline(defenses: Sequence[Standing], catalogue: Catalogue) -> Standing | None:
-    """The undefended model."""
-    return next((s for s in defenses if is_baseline(catalogue, s.defense)), None)
 
 
 def _figures(s: Standing, catalogue: Catalogue) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mibench.publish.variants import marked
 from mibench.records import RunRecord
 
 Bounds = tuple[str, str]  # the ids of floor and ceiling
@@ -32,7 +33,7 @@ class Scale:
             return Scale(floors, {})
         for run in runs:
             value, prior = _value(run, metric), prior_of(run)
-            if value is None or prior is None:
+            if value is None or prior is None or marked(run.attack_label):
                 continue
             if run.attack == bounds[0]:
                 floors[_floor_of(run)] = value

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
@@ -30,7 +29,7 @@ from mibench.protocol.methods import Facts, Kind, Selection, combined, joined_by
 from mibench.protocol.params import RunParams, non_default, parse_call, resolve
 from mibench.protocol.suites import suite_tracks
 from mibench.protocol.tracks import Track
-from mibench.protocol.yaml_files import Loader
+from mibench.protocol.yaml_files import read_yaml
 from mibench.registry.facts import further, question_of, remembered
 from mibench.registry.loading import Unusable, imported, track_info
 from mibench.resources import resource_root
@@ -82,13 +81,17 @@ class Registry:
     def _file(self) -> _File:
         path = self.root / "registry.yaml"
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+            data = read_yaml(path, "registry")
             schema = data.get("schema") if isinstance(data, dict) else None
             if isinstance(schema, int) and schema > SCHEMA:  # first, because a newer file may have other fields
                 raise UserError(f"{path} has schema {schema}; this version of mibench reads up to {SCHEMA}.")
             return _File.model_validate(data)
-        except (yaml.YAMLError, ValidationError) as error:
+        except ValidationError as error:
             raise UserError(f"{path} cannot be read: {error}") from None
+
+    @property
+    def licence(self) -> str | None:
+        return self._file.licence
 
     @property
     def audit(self) -> AuditSection | None:
@@ -314,8 +317,8 @@ class Registry:
             if not selection.optional:
                 raise
             return Facts(selection.kind, selection.id, selection.label, 0, {}, {}, "", skip=str(error).rstrip("."))
-        lacking = self._lacking(selection.kind, selection.id)
-        return replace(facts, skip=facts.skip or lacking) if lacking else facts
+        about = self.entry(selection.kind, selection.id).about
+        return replace(facts, skip=facts.skip or self._lacking(selection.kind, selection.id), about=about)
 
     def _lacking(self, kind: Kind, name: str) -> str | None:
         """Which package that the plugin names in ``requires`` is not installed, and what to type."""

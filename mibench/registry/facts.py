@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mibench
-from mibench.errors import UserError
+from mibench.errors import MissingError, UserError
 from mibench.keys import digest
 from mibench.protocol.method_files import MethodFile, module_file
 from mibench.protocol.methods import Facts, Selection
@@ -53,14 +54,14 @@ def remembered(home: Path | None, question: dict[str, Any], ask: Callable[[], Fa
     if memo and memo.is_file():
         try:
             return Facts.from_json(json.loads(memo.read_text()))
-        except (ValueError, TypeError, KeyError):
-            memo.unlink(missing_ok=True)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass  # it is written anew
     facts = ask()
     if memo:
         from mibench.store.atomic import write_text
 
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        write_text(memo, json.dumps(asdict(facts)))
+        with suppress(MissingError):  # a home that can only be read
+            write_text(memo, json.dumps(asdict(facts)))
     return facts
 
 

@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from mibench.errors import MissingError, UserError
-from mibench.protocol.tracks import Track
+from mibench.boundary import printable, sentences
+from mibench.data import SOURCES
+from mibench.data.sets import FOLDER, SETS
+from mibench.errors import MissingError, UserError, unknown
+from mibench.nets import known_architecture
+from mibench.protocol.tracks import PublicSection, Track
+from mibench.protocol.yaml_files import read_yaml
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _GREY, _COLOUR = [0.449], [0.485, 0.456, 0.406]  # mean of natural images
@@ -50,10 +54,10 @@ def read_track(path: Path) -> Track:
     from mibench.data.sets.folder import apart
 
     section = DEFAULTS | _mapping(path)
-    section.setdefault("id", path.stem.lower())
+    section.setdefault("id", printable(path.stem.lower()))
     section.setdefault("title", f"Own images ({section['id']})")
     section.setdefault("fill", _GREY if section["channels"] == 1 else _COLOUR)
-    section["file"] = str(path)
+    section["file"] = printable(path)
     if not _ID.fullmatch(str(section["id"])):
         raise UserError(f"{path}: the id {section['id']!r} must be of a-z, 0-9, _ and -. Add `id: NAME` to the file.")
     for name in ("private", "public"):
@@ -61,52 +65,59 @@ def read_track(path: Path) -> Track:
             raise UserError(f"{path}: {name} must be a mapping such as {{images: 1000}}, found {section[name]!r}.")
     for part, place in ((section, "root"), (section["public"], "root"), (section["private"], "test_root")):
         if part.get(place) is not None:
-            part[place] = str((path.parent / str(part[place])).resolve())
+            with sentences(f"{path} says {place}: {part[place]!r}, which cannot be a folder"):
+                part[place] = str((path.parent / str(part[place])).resolve())
     for other, what in (
         (section["public"].get("root"), "public images"),
         (section["private"].get("test_root"), "tests"),
     ):
         if other is not None and section.get("root") is not None:
             apart(Path(section["root"]), Path(other), what)
-    if section["source"] == "folder" and "identities" not in section["private"]:
-        section["private"] = {"identities": _count(path, section), **section["private"]}
+    known = [*SOURCES, *SETS, FOLDER]
+    if section["source"] not in known:
+        raise UserError(f"{path}: {unknown('source of images', str(section['source']), known)}")
     try:
-        return Track(**section)
+        if section["source"] == "folder" and "identities" not in section["private"]:
+            share = PublicSection.model_validate(section["public"]).class_share
+            section["private"] = {"identities": _count(path, section.get("root"), share), **section["private"]}
+        return _known(path, Track(**section))
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'track'}: {e['msg']}" for e in error.errors())
         raise UserError(f"{path} is not a track: {wrong}. docs/data.md shows one.") from None
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    from mibench.protocol.yaml_files import Loader
+def _known(path: Path, track: Track) -> Track:
+    """The track, if its networks exist. Raises UserError that names the file."""
+    recipes = [track.target, track.evaluator, *([track.panel.cross] if track.panel else [])]
+    for recipe in recipes:
+        try:
+            known_architecture(recipe.arch)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    return track
 
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except FileNotFoundError:
-        raise UserError(f"There is no track file {path}. docs/data.md shows one.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a track: {error}") from None
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, "track file")
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a track: expected `name: value` lines such as `root: photos`.")
     return {str(key): value for key, value in content.items()}
 
 
-def _count(path: Path, section: dict[str, Any]) -> int:
+def _count(path: Path, root: str | None, share: float | None) -> int:
     """How many private classes the folder has."""
     from mibench.data.sets.folder import classes, public_classes
 
-    root = section.get("root")
     if root is None:
         raise UserError(f"{path} names no images. Add `root: DIR`, a folder that holds <class>/*.jpg.")
     if not Path(root).is_dir():
         raise MissingError(f"{path} says root: {root}, which is not a folder. Expected {root}/<class>/*.jpg.")
     names = classes(Path(root))
-    share = section["public"].get("class_share") or 0
-    private = len(names) - (len(public_classes(names, share)) if isinstance(share, (int, float)) else 0)
+    private = len(names) - len(public_classes(names, share or 0))
     if private < 2:
         listed = ", ".join(names) or "no folder at all"
         raise MissingError(
-            f"{root} has {private} private class{'' if private == 1 else 'es'} (folders: {listed}). Expected two "
-            f"or more folders <class>/ with images."
+            f"{path}: {root} has {private} private class{'' if private == 1 else 'es'} (folders: {listed}). Expected "
+            f"two or more folders <class>/ with images."
         )
     return private

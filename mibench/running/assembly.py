@@ -5,18 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mibench.planning.plan import PlannedRun
 from mibench.protocol.stage_kinds import ASKING
 from mibench.protocol.tracks import Track
-from mibench.records import FIRST_TUNING_SEED, MetricValue, RunRecord, Seeds, StageInfo
+from mibench.records import FIRST_TUNING_SEED, MethodFacts, MetricValue, RunRecord, Seeds, StageInfo
 from mibench.store.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked of a run, which its stages' manifests do not say. ``defense`` and ``attack`` are labels."""
+    """What was asked of a run, which its stages' manifests do not say. ``defense`` and ``attack`` are labels;
+    ``plugins``: the files that its methods are in, where they are the user's own."""
 
     run: str
     track: Track
@@ -24,6 +25,8 @@ class Question:
     defense: str
     attack: str
     deviations: list[str]
+    methods: dict[Literal["defense", "attack"], MethodFacts] | None = None
+    plugins: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -32,7 +35,8 @@ class Question:
         number, again = self.seeds.target, self.seeds.again
         first = ["--first-seed", str(number)] if number >= FIRST_TUNING_SEED else ["--seeds", str(number + 1)]
         attacks = ["--attack-seeds", str(again + 1)] if again else []
-        return shlex.join([*words, "--attack", self.attack, *first, *attacks])
+        plugins = [word for file in self.plugins for word in ("--plugin", file)]
+        return shlex.join([*words, "--attack", self.attack, *first, *attacks, *plugins])
 
 
 def assemble(
@@ -61,6 +65,7 @@ def assemble(
         chance=asked.track.chance,
         command=asked.command,
         deviations=asked.deviations,
+        methods=asked.methods,
         features=manifests["features"].result if "features" in manifests else None,
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
         protected=manifests["target"].result.get("protected"),
@@ -74,7 +79,9 @@ def failed(planned: PlannedRun, manifests: Mapping[str, Manifest], reason: str, 
     lines = [
         _stage(role, manifests[role])
         if role in manifests
-        else StageInfo(role, stage.key, stage.plugin, stage.version, stage.params, stage.seed, 0.0)
+        else StageInfo(
+            role, stage.key, stage.plugin, stage.version, stage.params, stage.seed, 0.0, non_default=stage.non_default
+        )
         for role, stage in planned.stages.items()
     ]
     asked = question(planned)
@@ -99,15 +106,21 @@ def failed(planned: PlannedRun, manifests: Mapping[str, Manifest], reason: str, 
         chance=cell.track.chance,
         command=asked.command,
         deviations=asked.deviations,
+        methods=asked.methods,
         reason=" ".join(reason.split())[:300],
     )
 
 
-def question(planned: PlannedRun) -> Question:
-    """What a planned run asks."""
+def question(planned: PlannedRun, plugins: tuple[str, ...] = ()) -> Question:
+    """What a planned run asks, of methods some of which are in files of the user's own."""
     cell = planned.cell
     deviations = [*cell.defense.deviations, *cell.attack.deviations]
-    return Question(planned.run, cell.track, cell.seeds, cell.defense.label, cell.attack.label, deviations)
+    about: Any = {
+        kind: facts.about | {"deviations": list(facts.deviations)}
+        for kind, facts in (("defense", cell.defense), ("attack", cell.attack))
+    }
+    labels = (cell.defense.label, cell.attack.label)
+    return Question(planned.run, cell.track, cell.seeds, *labels, deviations, about, plugins)
 
 
 def _stage(role: str, manifest: Manifest) -> StageInfo:
@@ -124,6 +137,7 @@ def _stage(role: str, manifest: Manifest) -> StageInfo:
         attempts=manifest.usage.get("attempts"),
         device_seconds=manifest.usage.get("device_seconds"),
         device=manifest.environment.get("device"),
+        non_default=manifest.non_default,
     )
 
 

@@ -82,6 +82,8 @@ def coordinate(
                     del running[key]
                 if isinstance(event, Failed) and event.ended and asked:
                     event = Stopped()  # by us
+                if isinstance(event, Failed) and look(stage) == "done":
+                    event = Done()  # another coordinator's worker was faster, whatever became of ours
                 if isinstance(event, Done):
                     finish(stage)
                 elif isinstance(event, Failed):

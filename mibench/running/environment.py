@@ -47,6 +47,13 @@ def describe(device: str | None = None) -> dict[str, Any]:
     return facts
 
 
+def commit() -> str | None:
+    """The first characters of the commit of a checkout; None for an installed package."""
+    root = Path(mibench.__file__).resolve().parents[1]
+    found = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    return found[:12] if found else None
+
+
 def code_version() -> dict[str, Any]:
     """Which code this is: ``commit`` of a checkout (None for an installed package) and whether it was ``modified``
     since (None where that cannot be told)."""

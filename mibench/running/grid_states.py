@@ -25,6 +25,7 @@ class GridState:
     blocked: list[Line] = field(default_factory=list)
     waiting: list[Line] = field(default_factory=list)
     left: float = 0.0
+    runs_done: int = 0
 
     @property
     def moving(self) -> bool:
@@ -37,7 +38,10 @@ class GridState:
             "grid": self.grid.id,
             "created": self.grid.created,
             "coordinator": self.grid.alive,
-            "runs": self.grid.runs,
+            "command": self.grid.command,
+            "title": self.grid.title,
+            "runs": len(self.grid.runs),
+            "runs_done": self.runs_done,
             "stages": counts,
             "running": [{"key": line.key, "title": line.title} | said for line, said in self.running],
             "failed": [{"key": line.key, "title": line.title, "message": message} for line, message in self.failed],
@@ -75,6 +79,7 @@ def _state(store: Store, grid: grids.Summary, busy: set[str]) -> GridState:
         else:
             state.append("waiting")
             whole.waiting.append(line)
+    whole.runs_done = sum(all(state[place] == "done" for place in places) for places in grid.runs)
     return whole
 
 

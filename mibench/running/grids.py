@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mibench.errors import UserError, unknown
 from mibench.keys import digest
 from mibench.planning.plan import Cell, Plan, make_plan, prior_name
 from mibench.protocol.methods import Facts
+from mibench.protocol.stage_kinds import EXTRA
 from mibench.protocol.tracks import Track
 from mibench.records import Seeds
 from mibench.store import atomic, locks
@@ -45,13 +47,24 @@ class Line:
 
 @dataclass(frozen=True)
 class Summary:
-    """A grid without its plan."""
+    """A grid without its plan. ``command``: what was typed to begin it, ``title``: what its file calls it; empty where
+    nobody said so."""
 
     id: str
     created: str
     alive: bool
-    runs: int
+    runs: list[tuple[int, ...]]  # the places of each one's stages
     stages: list[Line]  # parents first
+    command: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a grid came about: what was typed, and what a grid file calls it."""
+
+    command: str = ""
+    title: str = ""
 
 
 def grid_id(plan: Plan) -> str:
@@ -64,7 +77,7 @@ def folder(home: Path) -> Path:
 
 
 @contextmanager
-def open_grid(home: Path, plan: Plan, seconds: Mapping[str, float]) -> Iterator[str]:
+def open_grid(home: Path, plan: Plan, seconds: Mapping[str, float], origin: Origin | None = None) -> Iterator[str]:
     """Write the grid down and hold it, together with other coordinators of the same one; its id. ``seconds``: how long
     its stages will take, by key, as far as that is known."""
     name = grid_id(plan)
@@ -73,7 +86,8 @@ def open_grid(home: Path, plan: Plan, seconds: Mapping[str, float]) -> Iterator[
         (s.kind, s.key, s.title, s.source_sha256, [places[key] for _, key in s.inputs.values()], seconds.get(s.key))
         for s in plan.stages.values()
     ]
-    summary = {"runs": len(plan.runs), "stages": lines}
+    runs = [[places[s.key] for role, s in planned.stages.items() if role not in EXTRA] for planned in plan.runs]
+    summary = {"runs": runs, "stages": lines} | asdict(origin or Origin())
     atomic.write_text(folder(home) / f"{name}.json", json.dumps({"summary": summary} | _question(plan)))
     with locks.shared(folder(home) / f"{name}.lock"):
         yield name
@@ -82,8 +96,20 @@ def open_grid(home: Path, plan: Plan, seconds: Mapping[str, float]) -> Iterator[
 def drop(home: Path, name: str) -> None:
     """Forget a grid: all its runs are recorded, or nobody wants it any more."""
     for suffix in (".json", ".lock"):
-        with suppress(FileNotFoundError):
+        with atomic.writing(folder(home)), suppress(FileNotFoundError):
             (folder(home) / f"{name}{suffix}").unlink()
+
+
+def forget(home: Path, text: str) -> str:
+    """Drop the grid whose id begins with ``text``; its id. Raises UserError if there is none, or somebody is at work on
+    it."""
+    fitting = [name for name in names(home) if name.startswith(text)]
+    if len(fitting) != 1:
+        raise unknown("grid", text, names(home))
+    if locks.held(folder(home) / f"{fitting[0]}.lock"):
+        raise UserError(f"A coordinator is at work on grid {fitting[0]}. End it first, with Ctrl-C.")
+    drop(home, fitting[0])
+    return fitting[0]
 
 
 def names(home: Path) -> list[str]:
@@ -100,7 +126,9 @@ def summary(home: Path, name: str) -> Summary | None:
             return None
         lines = [Line(k, key, title, source, tuple(p), s) for k, key, title, source, p, s in data["summary"]["stages"]]
         alive = locks.held(folder(home) / f"{name}.lock")
-        return Summary(name, data["created"], alive, data["summary"]["runs"], lines)
+        runs = [tuple(places) for places in data["summary"]["runs"]]
+        said = {key: str(data["summary"][key]) for key in ("command", "title")}
+        return Summary(name, data["created"], alive, runs, lines, **said)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

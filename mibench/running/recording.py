@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 from mibench.keys import digest
 from mibench.planning.plan import Plan, PlannedRun, Stage
+from mibench.protocol.method_files import named_files
 from mibench.protocol.stage_kinds import EXTRA
 from mibench.records import RunRecord
 from mibench.running.assembly import assemble, failed, question
@@ -109,9 +111,16 @@ def _record(store: Store, planned: PlannedRun, done: Mapping[str, Manifest]) -> 
 
     def make() -> RunRecord:
         table = store.path("evaluate", manifests["evaluate"].key) / "images.json"
-        return assemble(question(planned), manifests, json.loads(table.read_text()), _now())
+        return assemble(question(planned, own_files(planned)), manifests, json.loads(table.read_text()), _now())
 
     return keep(store, record_key(planned, done), make)
+
+
+def own_files(planned: PlannedRun) -> tuple[str, ...]:
+    """The plugin files that the methods of a run are in, from the folder in which the user typed."""
+    labels = (planned.cell.defense.label, planned.cell.attack.label)
+    own = {part.partition("[")[0] for label in labels for part in label.split("+")}
+    return tuple(os.path.relpath(file) for file in named_files() if file.stem in own)
 
 
 def keep(store: Store, key: str, make: Callable[[], RunRecord]) -> Manifest:

@@ -65,8 +65,8 @@ class Asked:
 
 
 class Planner:
-    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first; ``say`` hears what was
-    read and skipped."""
+    """Makes plans of what is asked for. With ``decoding``, folders of images are decoded first, with ``skip_damaged``
+    without those that cannot be read; ``say`` hears what was read and skipped."""
 
     def __init__(
         self,
@@ -74,8 +74,10 @@ class Planner:
         home: Path,
         decoding: Decoding | None = None,
         say: Callable[[str], None] = lambda sentence: None,
+        skip_damaged: bool = False,
     ) -> None:
-        self._registry, self._home, self._decoding, self._say = registry, home, decoding, say
+        self._registry, self._home, self._decoding = registry, home, decoding
+        self._say, self._skip = say, skip_damaged
 
     def plan(self, asked: Asked) -> Plan:
         """Raises UserError for what does not exist or cannot be read."""
@@ -152,7 +154,7 @@ class Planner:
             return track
         if self._decoding is not None:
             with self._decoding(track.id) as tell:
-                said = tracked.prepare(track, self._home, cores(), tell)
+                said = tracked.prepare(track, self._home, cores(), tell, skip_damaged=self._skip)
             for sentence in said:
                 self._say(sentence)
         track = tracked.resolve(track, self._home)
@@ -173,17 +175,16 @@ def build_plan(
     defenses: list[Selection],
     attacks: list[Selection],
     seeds: Sequence[Seeds],
-    controlled: bool = False,
+    controlled: str | None = None,
 ) -> Plan:
-    """The plan for defenses x attacks x seeds on a track, the undefended model first. ``controlled``: with the
-    controls, as always where the track has a panel."""
+    """The plan for defenses x attacks x seeds on a track, the undefended model first. Where the track has
+    a panel, with the controls; ``controlled``: with them, but floors only for the defense of this id."""
     baseline = Selection("defense", BASELINE)
     if all(s.id != BASELINE for s in defenses):
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
     floors, once = _controls(registry, track, attack_facts) if controlled or track.panel is not None else ([], [])
-    attack_facts += floors
     evaluation = {
         "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
         "weights": at_hand(track.metrics),
@@ -191,9 +192,10 @@ def build_plan(
     evaluation = {name: value for name, value in evaluation.items() if value}
     cells = [
         Cell(track, defense, attack, seed, evaluation)
-        for attack in attack_facts
+        for attack in [*attack_facts, *floors]
         for defense in defense_facts
         for seed in seeds
+        if attack not in floors or controlled in (None, defense.id)
     ]
     first = [each for each in seeds if not each.again] or [seeds[0]]
     cells += [

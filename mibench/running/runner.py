@@ -54,6 +54,8 @@ def lookup(store: Store, plan: Plan, notes: list[str]) -> dict[str, Manifest]:
         for key in parents:
             if _whole(store, plan.stages[key], notes, verify=True) is None:
                 del done[key]
+    if changed := outdated(plan, done):
+        notes.append(_outdated_sentence(changed))
     return done
 
 
@@ -103,7 +105,13 @@ def needed(plan: Plan, done: Iterable[str]) -> list[Stage]:
 
 
 def execute(
-    store: Store, plan: Plan, place: Place, listener: Listener, database: Database, retry_failed: bool = False
+    store: Store,
+    plan: Plan,
+    place: Place,
+    listener: Listener,
+    database: Database,
+    retry_failed: bool = False,
+    origin: grids.Origin | None = None,
 ) -> Result:
     """Compute what is missing and return the records of the runs that are complete; all of it is in the database.
 
@@ -114,12 +122,10 @@ def execute(
     recorder = Recorder(store, plan, lookup(store, plan, result.notes), database.ingest)
     todo = needed(plan, recorder.manifests)
     result.todo = {stage.key for stage in todo}
-    if changed := outdated(plan, recorder.manifests):
-        result.outdated = list(changed)
-        result.notes.append(_outdated_sentence(changed))
+    result.outdated = list(outdated(plan, recorder.manifests))
     if todo:
         seconds = estimate(todo, past_seconds(database.durations()))
-        with grids.open_grid(store.home, plan, seconds):
+        with grids.open_grid(store.home, plan, seconds, origin):
             result.outcome = _compute(store, plan, todo, recorder, place, listener, seconds, retry_failed)
     store.sweep(recorder.manifests)
     records = recorder.finish()

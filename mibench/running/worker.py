@@ -88,6 +88,7 @@ def _compute(order: Order, store: Store, workdir: Path, device: torch.device, em
         usage={
             "attempts": len(attempts.read(store.home, stage.key)),
             "device_seconds": round(pulse.device_seconds, 3),
+            "steps": stage.steps,
         },
     )
     store.publish(stage.kind, stage.key, workdir, manifest)

@@ -30,8 +30,14 @@ STATE = "state"  # folder in a work folder for what a resumed stage needs; never
 
 
 def home() -> Path:
-    """The folder that holds everything the program stores: ``MIBENCH_HOME`` or the user's data folder."""
-    return Path(os.environ.get("MIBENCH_HOME") or platformdirs.user_data_dir("mibench")).expanduser().absolute()
+    """The folder that holds everything the program stores: ``MIBENCH_HOME`` or the user's data folder. Raises
+    MissingError where that cannot be a folder."""
+    path = Path(os.environ.get("MIBENCH_HOME") or platformdirs.user_data_dir("mibench")).expanduser().absolute()
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        what = f"a link to {there.readlink()}, which is no folder" if there.is_symlink() else "no folder"
+        raise MissingError(f"{path} cannot hold what is stored: {there} is {what}. Set MIBENCH_HOME to a folder.")
+    return path
 
 
 @dataclass(frozen=True)

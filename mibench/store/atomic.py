@@ -56,6 +56,14 @@ def _os_code(error: Exception) -> int:
     return int(match.group(1)) if match else 0
 
 
+def writable(path: Path) -> bool:
+    """Whether a file can be written, or made where it is not there."""
+    if path.exists() and not os.access(path, os.W_OK):
+        return False
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def temporary(path: Path) -> Path:
     """A fresh hidden name beside ``path``; ``TEMPORARY`` recognises one that a killed process left behind."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -100,7 +108,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))  # for names of files that are not UTF-8
 
 
 def write_json(path: Path, value: Any) -> None:

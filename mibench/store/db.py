@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from mibench.records import MetricValue, RunRecord
 from mibench.store import artifacts, atomic, engine
 from mibench.store.artifacts import Manifest, Store
 from mibench.store.models import Base, Environment, Metric, MetricSample, Run, Stage, StageInput
+from mibench.store.scratch import scratch
 
 MANY = 500  # keys in one statement
 _STAGE_COLUMNS = ("key", "kind", "plugin", "version", "track", "track_version", "seed", "seconds", "started")
@@ -30,22 +33,31 @@ _RUN_COLUMNS = (
 class Database:
     """Stages and runs as rows. One coordinator writes, any number of processes read."""
 
-    def __init__(self, opened: Engine, home: Path) -> None:
+    def __init__(self, opened: Engine, home: Path, copied: bool = False) -> None:
         self._engine = opened
         self.home = home
+        self._copied = copied
 
     @classmethod
     def open(cls, url: str | None = None, home: Path | None = None) -> Database:
         """Open, make or migrate the database at ``url``, else ``MIBENCH_DB``, else ``home``/mibench.db.
 
-        A new database takes in what the store already holds, so that a deleted file mends itself.
+        A new database takes in what the store already holds, so that a deleted file mends itself. Of a file that cannot
+        be written, in a home that is read-only or somebody else's, a copy is opened: it answers, and remembers nothing.
 
         Raises:
             UserError: it is damaged, newer than this program, or not a mibench database.
             MissingError: it cannot be reached or written, or its driver is not installed.
         """
         home = home or artifacts.home()
-        database = cls(engine.connect(engine.address(url, home)), home)
+        target = engine.address(url, home)
+        file = engine.sqlite_file(target)
+        copied = file is not None and not atomic.writable(file)
+        if file is not None and copied:
+            kept = ExitStack()
+            atexit.register(kept.close)
+            target = target.set(database=str(engine.copied(file, kept.enter_context(scratch("db")))))
+        database = cls(engine.connect(target), home, copied)
         if engine.prepare(database._engine):
             database._ingest_all(Store(home).manifests())
         return database
@@ -74,8 +86,9 @@ class Database:
 
     @property
     def path(self) -> Path | None:
-        """The SQLite file; None for PostgreSQL."""
-        return engine.sqlite_file(self._engine.url)
+        """The SQLite file, the original of a copy; None for PostgreSQL."""
+        file = engine.sqlite_file(self._engine.url)
+        return self.home / file.name if file is not None and self._copied else file
 
     def ingest(self, manifests: Iterable[Manifest]) -> None:
         """Insert or replace stages and runs, in one transaction."""
@@ -171,13 +184,20 @@ class Database:
         with engine.writing(self._engine) as connection:
             _forget(connection, Stage.key, gone)
 
-    def durations(self) -> list[tuple[str, str, str, str, float]]:
-        """Kind, method, track, parameters that are not the default as canonical JSON, and seconds of every stage."""
+    def durations(self) -> list[tuple[str, str, str, str, float, float]]:
+        """Kind, method, track, parameters that are not the default as canonical JSON, seconds and steps (0 where they
+        were not recorded) of every stage."""
         with engine.reading(self._engine) as connection:
             rows = connection.execute(
-                sa.select(Stage.kind, Stage.plugin, Stage.track, Stage.details["non_default"], Stage.seconds)
+                sa.select(
+                    *(Stage.kind, Stage.plugin, Stage.track, Stage.details["non_default"], Stage.seconds),
+                    Stage.details["usage"],
+                )
             )
-            return [(kind, plugin, track, canonical(params), seconds) for kind, plugin, track, params, seconds in rows]
+            return [
+                (kind, plugin, track, canonical(params), seconds, float((usage or {}).get("steps") or 0.0))
+                for kind, plugin, track, params, seconds, usage in rows
+            ]
 
     def check(self) -> list[str]:
         """One sentence for each fault: a damaged file, a dangling row, rows and store that differ."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,15 @@ def _on_network(file: Path) -> bool:
     folder = file.parent.resolve()
     holding = [(point, kind) for point, kind in mounts if folder.is_relative_to(point.replace("\\040", " "))]
     return max(holding, key=lambda mount: len(mount[0]), default=("", ""))[1] in NETWORK
+
+
+def copied(file: Path, folder: Path) -> Path:
+    """A copy of a SQLite file, if it is there, and of its write-ahead log, in ``folder``: byte by byte, as SQLite
+    itself must write beside a file to read it."""
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(file.with_name(file.name + suffix), folder / f"{file.name}{suffix}")
+    return folder / file.name
 
 
 def _copy(file: Path, target: Path) -> None:

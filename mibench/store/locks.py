@@ -44,7 +44,7 @@ def shared(file: Path) -> Iterator[None]:
 def held(file: Path) -> bool:
     """Whether somebody on this machine holds ``file`` now, alone or shared. A guess: it may change at once."""
     try:
-        descriptor = os.open(file, os.O_RDWR)
+        descriptor = os.open(file, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -49,7 +49,7 @@ class Manifest:
     environment: dict[str, Any] = field(default_factory=dict)
     source_sha256: _Sources = ""
     result: dict[str, Any] = field(default_factory=dict)  # small, JSON
-    usage: dict[str, Any] = field(default_factory=dict)  # attempts, device_seconds
+    usage: dict[str, Any] = field(default_factory=dict)  # attempts, device_seconds, steps
     schema: Annotated[int, Field(ge=1, le=SCHEMA)] = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

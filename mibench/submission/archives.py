@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from mibench.boundary import is_leftover
 from mibench.submission.layout import INDEX, MIB, Limits, Refused, check_names, shown
 
 _CHUNK = MIB
@@ -79,7 +80,7 @@ def _plain(name: str) -> str:
 
 def _unzip(archive: Path, into: Path, limits: Limits) -> None:
     with zipfile.ZipFile(archive) as opened:
-        members = opened.infolist()
+        members = [member for member in opened.infolist() if not is_leftover(member.filename)]
         if len(members) > 2 * limits.files:
             raise Refused(f"There are more than {limits.files:,} files.")
         for member in members:
@@ -121,6 +122,9 @@ def _untar(stream: IO[bytes], into: Path, limits: Limits) -> None:
     with tarfile.open(fileobj=cast(Any, granted), mode="r|") as opened:
         while (member := opened.next()) is not None:
             opened.members.clear()  # type: ignore[attr-defined]  # it would remember every one
+            if is_leftover(member.name):
+                granted.left = min(member.size, limits.file) + _HEADERS  # it is read over
+                continue
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
                 what = "a link" if member.issym() or member.islnk() else "no plain file"
                 raise Refused(f"{shown(member.name)} is {what}. A submission holds plain files only.")

@@ -36,7 +36,8 @@ JUDGED = (
 )  # what the evaluator adds to the attack's own table
 GUESSES = {"att1": "verdict", "att1_e2": "e2", "att1_e3": "e3"}  # whom a judge takes an image for
 OF_ALL = {"fid"}  # one number of all images, with no parts
-LATER = {"inputs", "attempts", "device_seconds", "device", "peak_memory_mib"}  # of a stage; None in older records
+# Of a stage; None in older records:
+LATER = {"inputs", "attempts", "device_seconds", "device", "peak_memory_mib", "non_default"}
 RECOMPUTED = ("nat1", "att1", "att1_selected", "conf", "att1_e2", "att1_e3", "att_maj", "att_min")
 
 
@@ -93,7 +94,7 @@ def check_records(sent: Submission, known: dict[str, Track]) -> str:
         raise Refused("submission.json names other environments than the manifests. Pack again.")
     for record in sent.records:
         labels = (record.defense_label, record.attack_label)
-        asked = Question(record.run, known[record.track], record.seeds, *labels, record.deviations)
+        asked = Question(record.run, known[record.track], record.seeds, *labels, record.deviations, record.methods)
         said, made = record.to_json(), assemble(asked, sent.roles(record), [], record.created).to_json()
         made["stages"] = [_as_old_as(stage, line) for stage, line in zip(made["stages"], said["stages"], strict=True)]
         for name, value in made.items():

@@ -103,6 +103,7 @@ class Output(_Strict):
 class Usage(_Strict):
     attempts: Count | None = None
     device_seconds: Seconds | None = None
+    steps: Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)] | None = None
 
 
 class StageObjects(_Strict):

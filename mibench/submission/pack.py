@@ -52,6 +52,8 @@ def gather(
 
     Raises UserError for a run that cannot be submitted: unfinished, its source changed since, its artefacts gone.
     """
+    if failed := next((run for run in runs if run.status != "done"), None):
+        raise UserError(f"Run {failed.run} failed and has nothing to submit: {failed.reason}")
     files: dict[str, Path] = {}
     manifests = {stage.key: _manifest(store, stage.kind, stage.key) for run in runs for stage in run.stages}
     weights: list[dict[str, Any]] = []
@@ -120,7 +122,7 @@ def _plugins(
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                 raise UserError(
                     f"The source of {kind} {name} changed since the run was computed, so it would not be what is "
-                    f"published. Put it back, or run again: mibench run ... --force {manifest.kind}"
+                    f"published. Put it back, or run again what `mibench show` ends with, with --force {manifest.kind}"
                 )
             files[file_name(kind, name)] = path
             plugins[kind, name] = {

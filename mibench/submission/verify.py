@@ -3,7 +3,6 @@ cannot tell."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from mibench.errors import MissingError, UserError
 from mibench.protocol.tracks import Track
 from mibench.registry import Registry
+from mibench.store.scratch import scratch
 from mibench.submission import contents, figures, keys
 from mibench.submission.archives import unpack
 from mibench.submission.contents import Submission
@@ -49,8 +49,9 @@ def opened(path: Path, limits: Limits) -> Iterator[Path]:
         return
     if not path.is_file():
         raise MissingError(f"There is no {path}. Expected a folder or archive that `mibench submit pack` wrote.")
-    with tempfile.TemporaryDirectory(prefix="mibench-") as scratch:
-        yield unpack(path, Path(scratch), limits)
+    with scratch("submission") as folder:
+        (inside := folder / "open").mkdir()
+        yield unpack(path, inside, limits)
 
 
 def verify(folder: Path, registry: Registry, limits: Limits = Limits()) -> Verdict:  # noqa: B008

@@ -14,31 +14,26 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
-from mibench.errors import MissingError, UserError
+from mibench.boundary import is_leftover, read_bytes, sentences
+from mibench.errors import UserError
 from mibench.weights.pickles import SAFE_FOR_TORCH, asked_for, read_pickle
 
 _AGAIN = "Download it again, and compare its size with the one on the page it comes from."
 _LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how torch's format before 1.6 begins
+_MOST_PACKED = 4
 _ARCHIVES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR"}
 
 
 def read_file(path: Path) -> bytes:
     """The bytes of a file. Raises MissingError if it cannot be read."""
-    if path.is_dir():
-        raise MissingError(f"{path} is a folder. Expected a checkpoint file.")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise MissingError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except MemoryError:
-        raise MissingError(f"{path} does not fit into the memory of this machine.") from None
+    return read_bytes(path, "checkpoint file")
 
 
 def read_checkpoint(data: bytes) -> Any:
@@ -48,15 +43,16 @@ def read_checkpoint(data: bytes) -> Any:
     Raises UserError, in sentences that begin with "It", if the bytes are no checkpoint, are cut off, or ask for
     anything that tensors do not need.
     """
-    _refuse_other_files(data)
-    if data.startswith(b"PK"):
-        return _torch_zip(data)
-    if data.startswith(_LEGACY):
-        return _torch_legacy(data)
-    if data[:1] == b"\x80" and data[1:2] in b"\2\3\4\5":
-        return read_pickle(data)
-    if data[8:9] == b"{":
-        return _safetensors(data)
+    with sentences("It is damaged", _AGAIN):
+        _refuse_other_files(data)
+        if data.startswith(b"PK"):
+            return _torch_zip(data)
+        if data.startswith(_LEGACY):
+            return _torch_legacy(data)
+        if data[:1] == b"\x80" and data[1:2] in b"\2\3\4\5":
+            return read_pickle(data)
+        if data[8:9] == b"{":
+            return _safetensors(data)
     raise UserError(
         f"It is no checkpoint: expected a file of torch, a pickle or safetensors; it begins with {data[:16]!r}."
     )
@@ -96,7 +92,7 @@ def _refuse_other_files(data: bytes) -> None:
 def _tar_names(data: bytes) -> list[str]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            return archive.getnames()
+            return [name for name in archive.getnames() if not is_leftover(name)]
     except (tarfile.TarError, EOFError, OSError, ValueError):
         raise UserError(f"It is a tar archive that is cut off. {_AGAIN}") from None
 
@@ -108,7 +104,9 @@ def _some(names: list[str]) -> str:
 def _torch_zip(data: bytes) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
+            names = [name for name in archive.namelist() if not is_leftover(name)]
+            others = len(names) < len(archive.namelist())
+            packed = any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist())
             unpacked = sum(item.file_size for item in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
         raise UserError(f"It is cut off or damaged: its end, the table of contents, is missing. {_AGAIN}") from None
@@ -116,9 +114,21 @@ def _torch_zip(data: bytes) -> Any:
         raise UserError(f"It is a zip archive of {_some(names)}. Unpack it and import the checkpoint inside.")
     if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
         raise UserError("It is a TorchScript program, not a state dict. Only tensors are read.")
-    if unpacked > 2 * len(data):
-        raise UserError("It is compressed, which files of torch never are.")
-    return _torch(data)
+    if unpacked > _MOST_PACKED * len(data):
+        raise UserError(f"It is compressed, to less than a part in {_MOST_PACKED} of its size, which no weights allow.")
+    return _torch(_packed_again(data) if others or packed else data)
+
+
+def _packed_again(data: bytes) -> bytes:
+    """What somebody unpacked and packed again as torch packs it: without a Finder's leftovers, and not compressed."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as plain:
+        names = [item.filename for item in archive.infolist() if not item.is_dir() and not is_leftover(item.filename)]
+        inner = next(PurePosixPath(name).parent for name in names if name.rpartition("/")[2] == "data.pkl")
+        for name in names:
+            if PurePosixPath(name).is_relative_to(inner):
+                plain.writestr(f"archive/{PurePosixPath(name).relative_to(inner)}", archive.read(name))
+    return stream.getvalue()
 
 
 def _torch_legacy(data: bytes) -> Any:

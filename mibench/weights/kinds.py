@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mibench.errors import UserError, unknown
 from mibench.weights import stylegan2_file
-from mibench.weights.fit import load_published, tensors_in
+from mibench.weights.fit import load_published, readings, tensors_in
 from mibench.weights.pickles import tensors_of
 
 Tensors = Mapping[str, Tensor]
@@ -95,29 +95,43 @@ def _fits(kind: str, content: Any) -> bool:
 
 def _fit(kind: Kind, content: Any) -> Fitted:
     notes = [kind.note] if kind.note else []
-    generator, known = None, Settings()
     if isinstance(content, Mapping) and kind.settings is stylegan2_file.settings_of:
         tensors, generator, known, more = _stylegan2(content)
-        notes += more
-    else:
-        tensors = tensors_in(tensors_of(content))
+        return _fitted(kind, tensors, notes + more, generator, known)
+    refusal: UserError | None = None
+    for tensors in readings(tensors_of(content)):
+        try:
+            return _fitted(kind, tensors, notes)
+        except UserError as error:
+            refusal = refusal or error
+    raise refusal or UserError("It holds no tensors.")
+
+
+def _fitted(
+    kind: Kind, tensors: dict[str, Tensor], notes: list[str], generator: Any = None, known: Settings | None = None
+) -> Fitted:
     if not tensors:
         raise UserError("It holds no tensors.")
     try:
-        settings = kind.settings(tensors) | known
+        settings = kind.settings(tensors) | (known or {})
         net = kind.build(settings)
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # tensors of any shape under the names that the kind looks at
         raise UserError(
             f"It is not {kind.title}: {_missing(error)}. It holds {len(tensors)} tensors, the first is "
             f"{next(iter(tensors))} {tuple(next(iter(tensors.values())).shape)}."
         ) from None
-    load_published(net, tensors)
+    aside = load_published(net, tensors)
+    tensors = {name: value for name, value in tensors.items() if name not in aside}
     if generator is not None:
         assert isinstance(net, stylegan2_file.StyleGAN2)
         stylegan2_file.check(generator, net)
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise UserError(f"The tensor {name} holds values that are not finite. The file is damaged.")
+    if aside:
+        notes = [*notes, f"Left aside, as no part of the network: {', '.join(aside)}."]
     return Fitted(tensors, settings, notes)
 
 

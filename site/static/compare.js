@@ -125,8 +125,10 @@ document.addEventListener("DOMContentLoaded", () => {
       row.dataset.attack = attack;
       return row;
     }));
-    const [a, b] = sides.map((side) => runsOf(...choice[side]));
-    const d = difference(a, b, sides.every((side) => choice[side][2] !== ALL));
+    const chosen = sides.map((side) => runsOf(...choice[side]));
+    const anySeed = sides.every((side) => choice[side][2] !== ALL);
+    const [a, b] = [0, 1].map((side) => chosen[side].filter((run) => anySeed || chosen[1 - side].some((other) => other.seed === run.seed)));
+    const d = difference(a, b, anySeed);
     const names = sides.map((side) => `${called[choice[side][0]]} against ${data.attacks[choice[side][1]]}`);
     const cost = used ? ` Natural accuracy ${percent(used.a)} and ${percent(used.b)} %: ${points(used.mean)} (${range(used)}).` : "";
     find("[data-verdict]").textContent = (d

@@ -63,7 +63,17 @@ def make_runs() -> list[RunRecord]:
     ]
     runs.append(make_run(defense="partial", attack="gmi", nat1=0.95, att1=0.01))
     runs.append(make_run(defense="partial", attack="kedmi", nat1=0.95, att1=None))
-    runs.append(make_run(defense="re", attack="gmi", seed=3, status="failed", metrics={}, images=[]))
+    runs.append(
+        make_run(
+            defense="partial",
+            attack="gmi",
+            seed=1,
+            status="failed",
+            metrics={},
+            images=[],
+            reason="The loss became nan.",
+        )
+    )
     runs += [make_run(track="mnist", defense=d, nat1=0.98, seed=s) for d in ("none", "re") for s in range(3)]
     return runs
 
@@ -316,10 +326,10 @@ def test_what_is_shown_can_be_saved(site: Path, visit: Callable[..., Any]) -> No
     assert set(re.findall(r"@inproceedings\{(\w+),", saved("BibTeX"))) == {"re2020", "gmi2020"}
 
 
-def test_a_point_leads_to_its_run(site: Path, visit: Callable[..., Any]) -> None:
+def test_a_point_leads_to_its_cell(site: Path, visit: Callable[..., Any]) -> None:
     page = visit(site / "index.html")
     board(page).locator(".point").first.click()
-    page.wait_for_url(re.compile(r"/run/[0-9a-f]{12}\.html"))
+    page.wait_for_url(re.compile(r"/cell/orl32/[^/]+/[^/]+\.html"))
 
 
 def test_compare_agrees_with_python(site: Path, visit: Callable[..., Any]) -> None:
@@ -340,6 +350,27 @@ def test_compare_agrees_with_python(site: Path, visit: Callable[..., Any]) -> No
     text = page.locator("[data-verdict]").inner_text()
     page.reload()
     assert page.locator("[data-verdict]").inner_text() == text and "minus bido" in text
+
+
+def test_reported_figures_are_searched_and_filtered(site: Path, visit: Callable[..., Any]) -> None:
+    """Against the table itself; a copied link shows the same."""
+    lines = load_reported(Path(__file__).resolve().parents[2] / "results" / "reported.csv")
+    figures = [one for one in lines if one.defense != "not stated"]
+    figures = [one for one in figures if (one.natural_acc, one.attack_acc_top1, one.attack_acc_top5) != (None,) * 3]
+    bido = [one for one in figures if one.defense == "BiDO" and one.attack == "PPA"]
+    page = visit(site / "reported.html")
+    shown = page.locator("[data-source] tbody tr:visible")
+    assert shown.count() == len(figures)
+    page.locator('select[name="defense"]').select_option("BiDO")
+    page.locator('select[name="attack"]').select_option("PPA")
+    assert shown.count() == len(bido) > 0
+    assert page.locator("[data-source]:visible").count() == len({one.source for one in bido})
+    page.locator('input[name="search"]').fill("rolss bido")
+    narrow = shown.count()
+    assert 0 < narrow <= len(bido)
+    page.reload()
+    assert shown.count() == narrow and page.locator('select[name="attack"]').input_value() == "PPA"
+    assert page.locator("td.prose details[open]").count() == 0
 
 
 def test_hostile_names_stay_text(site: Path, visit: Callable[..., Any]) -> None:

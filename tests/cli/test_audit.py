@@ -82,8 +82,10 @@ def test_audit_of_a_weights_file_and_of_a_factory(owner: Path, tmp_path: Path, t
     assert found["judge"]["n"] == 6 and 0 <= found["judge"]["accuracy"] <= 1 and found["photos"]["value"] is not None
     assert sum(item["share"] for item in found["answers"]) == pytest.approx(1) and found["unfinished"] is None
     assert not list((tmp_path / "home" / "store").glob("features/*")), "what is not shown is not computed"
-    assert found["verdict"]["title"] in done.stdout.splitlines()[0] and "3 stages" not in done.stderr
+    assert found["verdict"]["title"] in done.stdout.splitlines()[0]
     assert "model.pth names the class of" in done.stderr and "target     " in done.stderr
+    planned = cli("model", "audit", str(owner / "model.pth"), "--arch", "resnet18", *data, *SHORT, "--plan").stdout
+    assert "model.pth names the class of" in planned and "Everything was computed before." in planned
     page = (out / "audit.html").read_text()
     assert "<b>ann" not in page and "&lt;b&gt;ann" in page
     assert page.count("data:image/png;base64,") >= 6 and not re.search(r"(src|href)=\"(?!data:)", page)

@@ -32,7 +32,7 @@ def cli(finished: Cli, tmp_path: Path) -> Cli:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "--defense", "bidoo"], ["Unknown defense 'bidoo'", "Did you mean 'bido'", "Known: at,"]),
+        (["run", "--defense", "bidoo"], ["Unknown defense 'bidoo'", "Did you mean 'bido'", "Known: "]),
         (["run", "--attack", "kdmi"], ["Unknown attack 'kdmi'", "'kedmi'"]),
         (["run", "--track", "orl23"], ["Unknown track 'orl23'", "'orl32'"]),
         (["run", "--defense", "re[storng]"], ["Unknown preset of re 'storng'", "'strong'"]),

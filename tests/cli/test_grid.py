@@ -60,8 +60,8 @@ def test_grid_file(cli: Cli, tmp_path: Path) -> None:
         ("schema: 1\ngrid: [{tracks: [tiny], defenses: [re], attacks: [ppa], seed: 3}]", "grid.0.seed"),
         ("schema: 1\ngrid: [{tracks: [tiny], defenses: [], attacks: [ppa]}]", "grid.0.defenses"),
         ("schema: 1\ngrid: [{tracks: [nowhere], defenses: [re], attacks: [ppa]}]", "nowhere"),
-        ("{", "is not YAML"),
-        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        (None, "There is no grid file"),
     ],
 )
 def test_wrong_grid_file(finished: Cli, tmp_path: Path, content: str | None, said: str) -> None:
@@ -128,7 +128,7 @@ def test_gc_spares_what_listed_runs_need(cli: Cli) -> None:
 
 
 def test_status_watch_ends_when_nothing_moves(cli: Cli) -> None:
-    assert "run       2" in cli("status", "--watch").stdout
+    assert "runs      2" in cli("status", "--watch").stdout
     assert "call it with --json" in cli("status", "--watch", "--json", code=2).stderr
 
 

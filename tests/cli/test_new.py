@@ -52,7 +52,19 @@ def test_a_new_defense_runs_from_an_empty_folder(here: Cli, tmp_path: Path) -> N
     failing = [line.split()[1] for line in checked.splitlines() if line.startswith("FAILED")]
     assert failing == ["BibTeX", "licence"] and "-> Add `paper:" in checked
     here("check", "defense", "mine", "--plugin", str(plugin), "--draft")
+    paper = {"title": "On mine", "venue": "ICML", "year": 2026, "url": "https://example.org", "authors": ["A B"]}
+    entry = {"title": "Mine of mine", "presets": {"bold": {}}, "paper": paper}
+    plugin.with_suffix(".yaml").write_text(yaml.safe_dump(entry))
+    own = '    deviations = ("Mine alone.",)\n\n    class Params'
+    plugin.write_text(plugin.read_text().replace("    class Params", own, 1))
     answer = here.run("--plugin", str(plugin), "--defense", "mine", "--attack", "miface")
+    pages = [
+        Path(here("site", "build", "--out", str(tmp_path / name), *more).stdout.strip()).parent / "defense/mine.html"
+        for name, more in (("without", ()), ("with", ("--plugin", str(plugin))))
+    ]
+    for page in (page.read_text() for page in pages):
+        said = [text in page for text in ("Mine of mine", "Preset <code>bold</code>", "On mine (ICML 2026)", "A B")]
+        assert all(said) and page.count("<li>") == 1 and "<li>Mine alone.</li>" in page
     assert [(run["defense"], run["status"]) for run in answer["runs"]] == [("none", "done"), ("mine", "done")]
     assert "mine" in here("show", answer["runs"][1]["run"]).stdout
     again = here("new", "defense", "mine", "--dir", str(folder), code=2).stderr

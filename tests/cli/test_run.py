@@ -203,7 +203,12 @@ def test_export(finished: Cli, tmp_path: Path) -> None:
     cli("export", "--format", "csv", "-o", str(file))
     assert file.read_text() == cli("export").stdout
     rows = list(csv.DictReader(io.StringIO(file.read_text())))
-    assert len(rows) == 2 * len(SECTION["metrics"])
+    spread = {(row["run"], row["metric"]): row for row in rows if row["metric"].startswith("exposure_")}
+    assert len(rows) - len(spread) == 2 * len(SECTION["metrics"])
+    for run in exported["runs"]:
+        row = spread[run["run"], "exposure_tail10"]
+        assert float(row["value"]) == run["exposure"]["tail10"] and not row["reason"]
+    rows = [row for row in rows if (row["run"], row["metric"]) not in spread]
     for row in rows:
         metric = by_run[row["run"]]["metrics"][row["metric"]]
         assert (float(row["value"]) if row["value"] else None) == metric["value"]
@@ -275,7 +280,7 @@ def test_doctor(finished: Cli) -> None:
     text = finished("doctor", code=None).stdout
     for word in ("mibench 0", "torch 2", "devices: cpu", f"home: {finished.home}", "free space", "track tiny: data as"):
         assert word in text, word
-    assert "database and store agree" in text
+    assert "The database and the store agree." in text
     assert "metric lpips: the lpips weights" in text
 
 

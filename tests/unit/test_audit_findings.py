@@ -73,7 +73,7 @@ def photos(root: Path, count: int, exif: int | None = None, clear: bool = False)
             Image.fromarray(noisy).save(root / name / f"{number}.png", **options)
 
 
-def checked(tmp_path: Path, network: nn.Module, **asked: Any) -> accuracy.Accuracy:
+def checked(tmp_path: Path, network: nn.Module, **asked: Any) -> tuple[accuracy.Accuracy, float]:
     track = tmp_path / "own.yaml"
     track.write_text(
         f"root: photos\nresolution: {SIDE}\nprivate: {{class_order: {asked.get('class_order', 'natural')}}}\n"
@@ -93,8 +93,10 @@ def checked(tmp_path: Path, network: nn.Module, **asked: Any) -> accuracy.Accura
 
 def test_the_owners_network_is_known_by_its_accuracy(tmp_path: Path) -> None:
     photos(tmp_path / "photos", 4)
-    found = checked(tmp_path, Nearest(patterns(4)), expect_accuracy=1.0)
-    assert (found.value, found.n, found.chance) == (1.0, 12, 0.25)
+    found, scale = checked(tmp_path, Nearest(patterns(4)), expect_accuracy=1.0)
+    assert (found.value, found.n, found.chance, scale) == (1.0, 12, 0.25, 1.0)
+    found, scale = checked(tmp_path, Nearest(patterns(4), end=lambda z: z / 5000), expect_accuracy=1.0)
+    assert found.value == 1.0 and found.sure < 0.3 and scale >= 256, "as cosines without their scale"
 
 
 @pytest.mark.parametrize(
@@ -132,11 +134,12 @@ def test_an_untrained_network_is_refused_unless_its_owner_says_so(tmp_path: Path
     with pytest.raises(UserError, match="the weights are not trained") as error:
         checked(tmp_path, network)
     stated = float(str(error.value).rpartition(" ")[2])
-    assert checked(tmp_path, network, expect_accuracy=stated).value == pytest.approx(stated, abs=0.01)
+    assert checked(tmp_path, network, expect_accuracy=stated)[0].value == pytest.approx(stated, abs=0.01)
 
 
 @pytest.mark.parametrize(
-    ("hits", "n", "classes", "guessed"), [(4, 12, 3, True), (12, 12, 3, False), (40, 120, 10, False)]
+    ("hits", "n", "classes", "guessed"),
+    [(4, 12, 3, True), (7, 12, 3, True), (12, 12, 3, False), (40, 120, 10, False), (4, 4, 2, False)],
 )
 def test_near_chance(hits: int, n: int, classes: int, guessed: bool) -> None:
     assert accuracy.Accuracy(hits / n, n, (0,) * classes).guessed is guessed

@@ -219,6 +219,11 @@ USUAL = scaffold.PRIOR.format(name="mine", cls="Mine")
             {"range": "9", "latents": "same", "gradient": "none"},
         ),
         ("rng.normal(len(x), d)", "torch.randn(len(x), d, generator=Mine.own)", {"determinism": "other"}),
+        (
+            "def build(self):",
+            "def seeded(self):\n        return False\n\n    def build(self):",
+            {"seeds": "other weights"},
+        ),
         ('scope = "public"', 'scope = "target"', {"entry and class": "target in the class"}),
         ("nn.Unflatten(1, shape)", "nn.Unflatten(1, shape[1:])", {"shape": "(6, 32, 32)"}),
         (

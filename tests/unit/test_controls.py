@@ -54,11 +54,13 @@ def ran(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return cli
 
 
-def planned(root: Path, track: str, attacks: list[str], seeds: int = 1) -> list[tuple[str, str, int]]:
+def planned(
+    root: Path, track: str, attacks: list[str], seeds: int = 1, controlled: str | None = None
+) -> list[tuple[str, str, int]]:
     registry = Registry(root)
     defenses = [registry.select("defense", name) for name in ("none", "re")]
     chosen = [registry.select("attack", name) for name in attacks]
-    plan = build_plan(registry, registry.track(track), defenses, chosen, numbered(seeds))
+    plan = build_plan(registry, registry.track(track), defenses, chosen, numbered(seeds), controlled)
     return [(run.cell.defense.label, run.cell.attack.label, run.cell.seeds.target) for run in plan.runs]
 
 
@@ -76,6 +78,13 @@ def test_floors_run_on_every_target_and_the_rest_for_every_seed(root: Path) -> N
 
 def test_a_track_without_a_panel_has_none(root: Path) -> None:
     assert {attack for _, attack, _ in planned(root, "synthfaces", ["gmi"])} == {"gmi"}
+
+
+def test_an_audit_has_the_floor_of_its_model_alone(root: Path) -> None:
+    runs = planned(root, "synthfaces", ["gmi"], controlled="re")
+    controls = {attack: defense for defense, attack, _ in runs if attack != "gmi"}
+    assert controls.pop("photos") == "none" and len(runs) == 5
+    assert {name.partition("[")[0]: defense for name, defense in controls.items()} == {"floor": "re", "ceiling": "none"}
 
 
 def test_all_means_no_control() -> None:

@@ -210,23 +210,52 @@ def test_first_signal_asks_second_ends(number: int) -> None:
     assert outcome.interrupted and outcome.stopped == {"a", "e"} and not outcome.failed and outcome.exit_code == 0
 
 
+def test_what_another_coordinator_finished_is_no_failure() -> None:
+    """Our worker was ended while it waited for the other one's, which then was done."""
+    looks = {"a": iter(["free", "done"])}
+    executor = Script(1, {"a": Failed(message="It was ended at its limit of 3 s.")})
+    outcome = coordinate(
+        Schedule(DIAMOND), executor, lambda stage, event: None, lambda stage: next(looks.get(stage.key, iter(["free"])))
+    )
+    assert outcome.done == {"a", "b", "c", "d", "e"} and not outcome.failed and outcome.exit_code == 0
+
+
 def test_estimates_from_the_most_alike() -> None:
     past = past_seconds(
         [
-            ("kind", "plugin", "track", "{}", 10.0),
-            ("kind", "plugin", "track", "{}", 30.0),
-            ("kind", "plugin", "track", "{}", 20.0),
-            ("kind", "plugin", "track", '{"steps":9}', 100.0),
-            ("kind", "other", "track", "{}", 1.0),
+            ("kind", "plugin", "track", "{}", 10.0, 0.0),
+            ("kind", "plugin", "track", "{}", 30.0, 0.0),
+            ("kind", "plugin", "track", "{}", 20.0, 0.0),
+            ("kind", "plugin", "track", '{"steps":9}', 90.0, 9.0),
+            ("kind", "other", "track", "{}", 2.0, 1.0),
         ]
     )
     same = stage("same")
-    like = Stage("kind", "like", "plugin", 1, {}, {"steps": 5}, 0, "track")
-    new = Stage("kind", "new", "unknown", 1, {}, {}, 0, "track")
-    far = Stage("kind", "far", "plugin", 1, {}, {}, 0, "elsewhere")
-    found = estimate([same, like, new, far], past)
-    assert found == {"same": 20.0, "like": 25.0, "new": 20.0}
-    assert filled([same, far], found)["far"] == 20.0 and filled([far], {}) == {"far": 1.0}
+    like = Stage("kind", "like", "plugin", 1, {}, {"steps": 5}, 0, "track", steps=5)
+    new = Stage("kind", "new", "unknown", 1, {}, {}, 0, "track", steps=6)
+    far = Stage("kind", "far", "plugin", 1, {}, {}, 0, "elsewhere", steps=196)
+    unknown = Stage("kind", "unknown", "plugin", 1, {}, {"steps": 7}, 0, "elsewhere")
+    found = estimate([same, like, new, far, unknown], past)
+    assert found == {"same": 20.0, "like": 50.0, "new": 36.0, "far": 1960.0}
+    assert filled([same, unknown], found)["unknown"] == 43.0 and filled([far], {}) == {"far": 1.0}
+
+
+def test_steps_grow_with_what_is_asked_for() -> None:
+    """3 s of a short look are not what a long run is told: the seconds of the same method on another track are scaled
+    by iterations, identities, images and pixels."""
+    from mibench.planning.steps import steps_of
+    from mibench.registry import Registry
+
+    orl32, orl64 = (Registry().track(name) for name in ("orl32", "orl64"))
+    short, long = {"iterations": 30, "lr": 0.1, "flip": True}, {"iterations": 1500, "lr": 0.1, "flip": True}
+    assert steps_of("invert", long, orl32) == pytest.approx(50 * steps_of("invert", short, orl32))
+    assert steps_of("invert", short, orl64) == pytest.approx(4 * steps_of("invert", short, orl32))
+    assert steps_of("invert", short | {"population": 8}, orl32) == pytest.approx(8 * steps_of("invert", short, orl32))
+    few = orl32.model_copy(update={"attack": orl32.attack.model_copy(update={"identities": 3})})
+    assert steps_of("invert", short, orl32) == pytest.approx(10 * steps_of("invert", short, few))
+    assert steps_of("prior", short, orl32) == steps_of("prior", short, few)
+    once = steps_of("target", {"recipe": {"epochs": 1}}, orl32)
+    assert steps_of("target", {}, orl32) == pytest.approx(orl32.target.epochs * once)
 
 
 PLAN = """

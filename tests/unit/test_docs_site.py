@@ -113,10 +113,14 @@ def test_the_leaderboard_links_to_the_documentation(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     (docs / "deep").mkdir(parents=True)
     (docs / "index.html").write_text("<p>start here")
-    (docs / "deep" / "page.html").write_text("<p>deep")
+    (docs / "deep" / "page.html").write_text("<body class=x><p>deep")
     (docs / "link.html").symlink_to(tmp_path)
     site = build_site([make_run()], make_catalogue(), tmp_path / "site", SiteOptions(docs=docs)).parent
-    assert (site / "docs" / "deep" / "page.html").read_text() == "<p>deep"
+    assert (site / "docs" / "deep" / "page.html").read_text().endswith("<p>deep")
+    back = [site / "docs" / "deep" / link for link in Page(site / "docs" / "deep" / "page.html").leads]
+    assert [path.resolve() for path in back] == [site / "index.html"]
+    for page, count in (("about.html", 1), ("submit.html", 5)):
+        assert sum(link.startswith("docs/") for link in Page(site / page).leads) >= count
     assert not (site / "docs" / "link.html").exists()
     own = [path for path in site.rglob("*.html") if not path.is_relative_to(site / "docs")]
     assert len(own) > 5

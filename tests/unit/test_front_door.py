@@ -88,6 +88,8 @@ def test_whatever_pillow_reads_is_read_and_the_rest_is_said(tmp_path: Path) -> N
         trees.save(ann / name, 7, (9, 9))
     (ann / "list.txt").write_text("BMW, P1 and others")
     (ann / "code.h").write_text("#define im_width 3\n")
+    os.mkfifo(ann / "pipe.jpg")
+    (ann / "gone.png").symlink_to("nowhere")
     (ann / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
     skipped = Skipped()
     read = photo_files(ann, skipped)
@@ -96,10 +98,11 @@ def test_whatever_pillow_reads_is_read_and_the_rest_is_said(tmp_path: Path) -> N
         "left": 4,
         "no": 2,
         "photos": 1,
+        "links": 2,
     }
     said = skipped.sentence(tmp_path / "photos", len(read))
-    assert said.startswith("9 files read in photos; 7 skipped") and "list.txt" in said and "IMG_1.HEIC" in said
-    assert len(read) + len(skipped) == sum(path.is_file() for path in ann.rglob("*"))
+    assert said.startswith("9 files read in photos; 9 skipped") and "list.txt" in said and "IMG_1.HEIC" in said
+    assert len(read) + len(skipped) == sum(not path.is_dir() for path in ann.rglob("*"))
 
 
 def test_it_is_said_once_per_preparation(own: Path, tmp_path: Path) -> None:

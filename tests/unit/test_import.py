@@ -273,7 +273,7 @@ def test_numbers_of_numpy_are_numbers(value: Any, protocol: int) -> None:
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="No such file"):
+    with pytest.raises(MissingError, match="There is no checkpoint file"):
         read_file(tmp_path / "celeba_G.tar")
     with pytest.raises(MissingError, match="is a folder"):
         read_file(tmp_path)

@@ -105,6 +105,7 @@ class Half(Net):
         (Net(end=lambda z: (z * 100).round() / 100), "are zero"),
         (Net(end=lambda z: functional.one_hot(z.argmax(1), K).float()), "decisions|same answer"),
         (Net(end=lambda z: functional.one_hot(z.argmax(1), K)), "decisions"),
+        (Net(start=lambda x: torch.from_numpy(x.numpy() * 2)), "cannot be differentiated"),
         (Net(end=lambda z: z * 0), "same answer to every image"),
         (Net(end=lambda z: z * 0 + torch.arange(K)), "same answer to every image"),
         (Net(end=lambda z: z * torch.nan), "not finite"),
@@ -162,6 +163,7 @@ def test_probabilities_without_a_head() -> None:
             return self.end(functional.linear(self.features(x), weight))
 
     images = made_up(3, 16)
+    assert tried(Functional(lambda z: 100 * z.softmax(1)))[0].answer == "log", "percentages"
     for end, answer in ((lambda z: z.softmax(1), "log"), (lambda z: z.sigmoid(), "odds"), (lambda z: z, "logits")):
         network = Functional(end)
         way, notes = tried(network)

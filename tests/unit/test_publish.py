@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import vendor
 from factories import make_catalogue, make_run
 
+import mibench
 from mibench.cli import tables
 from mibench.errors import UserError
 from mibench.publish import Catalogue, SiteOptions, build_site, text
@@ -253,12 +254,16 @@ def test_only_seeds_from_0_on_without_a_gap_or_a_failure_are_ranked(
     assert (case.rank is None) == (said is not None) and case.value.mean is not None, "shown all the same"
 
 
-def test_runs_of_an_older_method_do_not_enter_the_mean() -> None:
+def test_runs_of_another_method_do_not_enter_the_mean() -> None:
     old = [make_run(seed=s, run=f"{s:012x}", created="2025-01-01T00:00:00Z", attack_params={"lr": 1}) for s in (0, 1)]
-    new = make_run(seed=0)
+    new = make_run(seed=0, att1=0.5)
     crashed = make_run(seed=2, run="f" * 12, created="2027-01-01T00:00:00Z", status="failed")
     before = replace(old[1], status="failed", run="e" * 12)
-    assert current_runs([*old, new, crashed, before]) == [new, crashed]
+    (board,) = boards(current_runs([*old, new, crashed, before]))
+    assert sorted([run.run for run in row.runs] for row in board.rows) == sorted(
+        [[old[0].run, old[1].run], [new.run, crashed.run]]
+    )
+    assert 0.5 in [row.leaked.mean for row in board.rows]
 
 
 def test_a_stage_that_no_metric_comes_from_does_not_split_the_seeds() -> None:
@@ -339,6 +344,25 @@ def test_without_a_majority_nothing_ranks_and_the_reason_is_told() -> None:
     assert board.cases["none"].rank is None and board.rows[0].leaked.reason == "no third judge"
 
 
+def test_every_page_says_of_what_it_is_made_and_how_to_cite_it(tmp_path: Path) -> None:
+    options = SiteOptions(commit="abc123def456", licence="Apache-2.0")
+    runs = [make_run(), make_run(seed=1, created="2026-12-24T00:00:00+00:00")]
+    site = build_site(runs, make_catalogue(), tmp_path / "site", options).parent
+    pages = list(site.rglob("*.html"))
+    assert len(pages) >= 12
+    for page in pages:
+        foot = page.read_text().partition("<footer>")[2]
+        for said in (
+            f"mibench {mibench.__version__}",
+            "abc123def456",
+            "results up to 2026-12-24",
+            "licence Apache-2.0",
+        ):
+            assert said in foot, page
+        assert "@misc{mibench2026," in foot
+    assert (site / "download" / "orl32.bib").read_text().startswith("@misc{mibench2026,")
+
+
 def test_versions_of_a_track_are_never_mixed() -> None:
     first, second = boards([make_run(track_version=1), make_run(track_version=2)])
     assert [(b.key, b.version, len(b.rows)) for b in (first, second)] == [("orl32", 2, 1), ("orl32-v1", 1, 1)]
@@ -383,7 +407,7 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
         assert all(attrs.get("src") or attrs.get("type") == "application/json" for attrs in scripts), path
         assert not [tag for tag, attrs in page.tags if tag == "img" or any(name[:2] == "on" for name in attrs)]
         assert not [attrs for _, attrs in page.tags if "javascript:" in (attrs.get("href") or "")]
-        others = {"about.html", "claims.html", "submit.html", "reported.html"}
+        others = {"about.html", "submit.html", "reported.html", "claims.html"}
         assert HOSTILE in page.text or path.name in others
     (island,) = Page(index).islands
     assert json.loads(island)["rows"][0]["label"] == HOSTILE

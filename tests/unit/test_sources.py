@@ -274,3 +274,17 @@ def test_closed_folders_cannot_be_opened_and_open_files_stay(tmp_path: Path) -> 
             (tmp_path / "inside").read_text()
         assert (tmp_path / "inside").read_text() == "beside"
     assert secret.read_text() == "private" and changed == []
+
+
+def test_installed_packages_describe_their_methods(package: Path) -> None:
+    """An entry is package data beside the module: called like what is offered, else like the module."""
+    (package / "other.yaml").write_text("title: The other one\nkind: data\npresets: {strong: {}}\n")
+    (package / "acme_methods.yaml").write_text("title: What the module is\nkind: output\nlicence: MIT\n")
+    (package / "raises.yaml").write_text("title: [no, title]\n")
+    registry = Registry()
+    other, mine = (registry.entry("defense", f"acme-privacy/{name}") for name in ("other", "mine"))
+    assert (other.title, other.kind, list(other.presets)) == ("The other one", "data", ["strong"])
+    assert (mine.title, mine.kind, mine.licence) == ("What the module is", "output", "MIT")
+    assert registry.select("defense", "acme-privacy/other[strong]").presets == ("strong",)
+    wrong = registry.entry("attack", "acme-privacy/raises")
+    assert wrong.title.startswith("unusable") and "raises.yaml is not a registry entry" in wrong.title

@@ -28,9 +28,10 @@ from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish import Catalogue, SiteOptions, build_site
 from mibench.publish.aggregate import boards, current_runs
 from mibench.publish.compare import compare_view, paired_difference, t_quantiles
-from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex
+from mibench.publish.downloads import as_bibtex, as_csv, as_latex, as_parquet, bibtex, latex, own_bibtex
 from mibench.publish.figures_file import load_reported
 from mibench.publish.judges import flags
+from mibench.publish.methods import method_view, protocol_view
 from mibench.publish.reported import reported_view
 from mibench.publish.results import load_results, merged
 from mibench.publish.standings import standings
@@ -160,6 +161,8 @@ def test_runs_of_an_older_engine_are_stale(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(STAGE_KINDS, "invert", replace(invert, version=invert.version + 1))
     (badge,) = [badge for badge in only([run])[0].badges if badge.word == "stale code"]
     assert "invert" in badge.meaning and "target" not in badge.meaning
+    monkeypatch.setitem(STAGE_KINDS, "invert", replace(invert, version=0))
+    assert {"stale code", "newer code"} & words(only([run])[0]) == {"newer code"}
 
 
 def test_the_registrys_own_runs_are_not_stale() -> None:
@@ -223,6 +226,17 @@ def test_the_comparison_says_what_is_told_apart() -> None:
     assert {row["defense"]: row["difference"] for row in view["rows"]} == {"re": "−75.5", "bido": "0.0"}
 
 
+def test_both_columns_and_the_difference_are_over_the_same_runs() -> None:
+    """By hand: of seeds 0 and 1, (0.2 + 0.4) / 2 and (0.5 + 0.3) / 2; seed 2 of the undefended model is in neither."""
+    shares = {"re": (0.2, 0.4), "none": (0.5, 0.3, 1.0)}
+    runs = [per_identity({0: v, 1: v}, defense=d, seed=s) for d, own in shares.items() for s, v in enumerate(own)]
+    (row,) = compare_view(boards(runs)[0], make_catalogue(), {})["rows"]
+    assert (row["own"], row["reference"], row["difference"], row["seeds"]) == ("30.0", "40.0", "−10.0", 2)
+    apart = [per_identity({0: 0.5}, defense="re", seed=1), per_identity({0: 0.5}, seed=0)]
+    (row,) = compare_view(boards(apart)[0], make_catalogue(), {})["rows"]
+    assert (row["own"], row["reference"], row["difference"]) == ("–", "–", None)
+
+
 # --- downloads -----------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +248,9 @@ def test_parquet_holds_what_csv_holds() -> None:
     for typed, line in zip(table, lines, strict=True):
         assert {name: "" if value is None else str(value) for name, value in typed.items()} == line
     assert isinstance(table[0]["att1"], float) and isinstance(table[0]["seed"], int) and table[1]["att1"] is None
+    assert json.loads(lines[0]["attack_params"]) == {"lr": 0.02, "restarts": 4, "steps": 1500}
+    versions = {kind: f"{STAGE_KINDS[kind].version}.1" for kind in ("target", "invert")}
+    assert json.loads(lines[0]["versions"]) == versions
 
 
 def test_with_a_panel_latex_and_the_comparison_hold_the_majority() -> None:
@@ -245,7 +262,9 @@ def test_with_a_panel_latex_and_the_comparison_hold_the_majority() -> None:
 
     (board,) = boards([judged(0.5), judged(0.25, defense="re")])
     assert "% orl32, version 1; majority attack accuracy" in as_latex(board, make_catalogue())
-    assert r"re & 95.0 & 25.0 & 25.0 \\" in as_latex(board, make_catalogue())
+    assert r"re & 95.0 {\scriptsize 87.0--100.0} & 25.0 & 25.0 \\" in as_latex(board, make_catalogue())
+    baselined = replace(make_catalogue(), defenses={"none": {"kind": "baseline"}})
+    assert r"re & -- & $-$25.0 {\scriptsize $-$25.0 to $-$25.0} \\" in as_latex(board, baselined, "differences")
     view = compare_view(board, make_catalogue(), {})
     (row,) = view["rows"]
     assert (row["own"], row["reference"], row["difference"]) == ("25.0", "50.0", "−25.0")
@@ -257,9 +276,12 @@ def test_latex_has_a_line_per_defense_and_no_loose_characters() -> None:
     hostile = r"a&b_c%d#e$f{g}h~i^j\k"
     runs = [make_run(defense=hostile, att1=0.5, nat1=0.9), make_run(att1=0.25, nat1=0.95)]
     text = as_latex(boards(runs)[0], make_catalogue())
-    assert r"none & 95.0 & 25.0 & 25.0 \\" in text
+    line = r"none & 95.0 {\scriptsize 87.0--100.0} & 25.0 {\scriptsize 17.0--34.0} & 25.0 {\scriptsize 17.0--34.0} \\"
+    assert line in text and text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\caption{") == 1
+    turned = as_latex(boards(runs)[0], make_catalogue(), "transposed").splitlines()
+    assert sum(row.endswith(r"\\") for row in turned) == 4 and r"Attack & none &" in "\n".join(turned)
     assert latex(hostile) == r"a\&b\_c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
-    assert latex(hostile) + r" & 90.0 & 50.0 & 50.0 \\" in text
+    assert latex(hostile) + r" & 90.0 {\scriptsize 82.0--99.0} & 50.0 {\scriptsize 42.0--59.0} & 50.0 " in text
     assert text.count(r"\\") == 3
 
 
@@ -287,6 +309,47 @@ def test_bibtex_of_what_the_registry_names() -> None:
         attacks={"gmi": {"reference": paper}}, defenses={"none": {"reference": paper | {"year": 2021}}}
     )
     assert as_bibtex(boards([make_run()])[0], catalogue).count("@inproceedings") == 2
+    own = own_bibtex("2026-11-26", "abc123")
+    fields = dict(re.findall(r"  (\w+) = \{(.*)\},", own))
+    assert own.startswith("@misc{mibench2026,") and fields["author"] == "{The mibench maintainers}"
+    assert re.fullmatch(r"Version [\d.]+, results of 2026-11-26, commit abc123", fields["note"])
+    assert as_bibtex(boards([make_run()])[0], catalogue, own).startswith(own)
+
+
+def test_every_paper_has_its_authors_and_its_form() -> None:
+    found = catalogue(Registry())
+    entries = [bibtex(name, facts) for known in (found.defenses, found.attacks) for name, facts in known.items()]
+    made = [entry for entry in entries if entry]
+    assert len(made) >= 39
+    places = {"inproceedings": "booktitle", "article": "journal", "misc": "howpublished"}
+    for entry in made:
+        form = re.match(r"@(\w+)\{\w+,", entry)[1]  # type: ignore[index]
+        fields = dict(re.findall(r"  (\w+) = \{(.*)\},", entry))
+        assert fields.keys() == {"author", "title", places[form], "year", "url"}, entry
+        assert form == {"TMLR": "article", "TDSC": "article", "arXiv": "misc"}.get(
+            fields[places[form]], "inproceedings"
+        )
+        assert " and " in fields["author"] and "," not in fields["author"]
+
+
+# --- what runs say of their methods --------------------------------------------------------------------------------
+
+
+def test_a_page_keeps_what_its_runs_say_of_a_method_that_nobody_has_here() -> None:
+    """Of a plugin's file, which a later command is not told of; the attack's deviations are the attack's."""
+    about = {"title": "Mine of mine", "presets": {"bold": {"p": 0.5}}, "deviations": ["Mine alone."]}
+    paper = {"title": "On mine", "venue": "ICML", "year": 2026, "url": "https://example.org", "authors": ["A B"]}
+    told = {"defense": about | {"reference": paper}, "attack": {"title": "GMI", "deviations": ["The attack's."]}}
+    run = replace(make_run(defense="mine"), methods=told, deviations=["Mine alone.", "The attack's."])
+    run = RunRecord.from_json(json.loads(json.dumps(run.to_json())))
+    known = catalogue(Registry(), [replace(run, created="2020-01-01T00:00:00+00:00", methods=None), run])
+    page = method_view("defense", "mine", boards([run]), known)
+    assert page["facts"]["title"] == "Mine of mine" and page["facts"]["paper"] == "On mine (ICML 2026)"
+    assert page["presets"] == [("bold", [("p", "0.5")], None)] and page["deviations"] == ["Mine alone."]
+    assert "author = {A B}" in (bibtex("mine", page["facts"]) or "")
+    assert known.attacks["gmi"]["title"] == Registry().entry("attack", "gmi").title, "what is here is asked first"
+    older = replace(make_run(defense="mine"), deviations=["Adam in place of SGD with momentum.", "Mine alone."])
+    assert method_view("defense", "mine", boards([older]), make_catalogue())["deviations"] == ["Mine alone."]
 
 
 # --- published results ---------------------------------------------------------------------------------------------
@@ -302,21 +365,6 @@ def test_what_export_writes_is_read_again(tmp_path: Path) -> None:
     assert load_results(tmp_path / "nowhere") == []
     assert {bool(run.images) for run in merged(runs[:1], read)} == {True, False}
     assert sorted(run.run for run in merged(runs[:1], read)) == sorted(run.run for run in runs)
-
-
-def test_a_newer_record_of_one_seed_evicts_no_published_seed() -> None:
-    """A method gained parameters since; the first command runs seed 0 again, with the same id."""
-    published = [make_run(defense="re", attack="kedmi", seed=seed, att1=0.5 + seed / 50) for seed in range(3)]
-    fresh = replace(
-        published[0],
-        created="2027-01-01T00:00:00+00:00",
-        attack_params=published[0].attack_params | {"align": None},
-        defense_params={"recipe": None},
-    )
-    kept = current_runs(merged([fresh], published))
-    assert [run.seed for run in kept] == [0, 1, 2] and kept[0] == fresh
-    changed = replace(fresh, run="f" * 12, attack_params=fresh.attack_params | {"lr": 0.5})
-    assert [run.run for run in current_runs(merged([changed], published))] == ["f" * 12]
 
 
 def of_seeds(att1: float, seeds: Seeds, **names: Any) -> RunRecord:
@@ -347,10 +395,12 @@ def test_old_and_new_seeds_are_never_averaged_nor_compared() -> None:
     old = [of_seeds(0.5 + s / 50, Seeds(s, s, 0, 0)) for s in range(3)]
     new = [replace(of_seeds(0.3 + s / 50, Seeds.of(s)), created="2027-01-01T00:00:00+00:00") for s in (1, 2)]
     assert current_runs(old) == old
-    assert current_runs([*old, *new]) == [old[0], *new], "of seed 0 both are the same run"
+    first, second = boards(current_runs([*old, *new]))
+    assert first.rows[0].runs == [old[0], *new], "of seed 0 both are the same run"
+    assert second.key == "orl32 (judges=of seed 0)" and second.rows[0].runs == old[1:]
     guarded = [of_seeds(0.1 + s / 50, Seeds(s, s, 0, 0), defense="re") for s in range(3)]
     for against, missing in ((old, 0), ([old[0], *new], 1)):
-        (board,) = boards(current_runs([*against, *guarded]), baselines={"none"})
+        board, *_ = boards(current_runs([*against, *guarded]), baselines={"none"})
         assert len(board.cases["re"].missing) == missing and (board.cases["re"].rank is None) == bool(missing)
         assert board.cases["none"].rank is not None
 
@@ -416,8 +466,20 @@ def test_measured_stands_beside_reported_where_a_track_repeats_the_setting() -> 
         {"gmi": {"reported": [line.attack]}},
     )
     runs = [make_run(att1=0.5), make_run(track="other"), make_run(attack="ppa"), make_run(defense="re")]
-    (item,) = reported_view([line], boards(runs), catalogue)["lines"]
-    assert [row["value"] for row in item["measured"]] == ["50.0"]
+    empty, unknown = replace(line, natural_acc=None, attack_acc_top1=None), replace(line, defense="not stated")
+    view = reported_view([line, empty, unknown], boards(runs), catalogue)
+    ((item,),) = [group["lines"] for group in view["groups"]]
+    (track,) = item["tracks"]
+    assert [row["value"] for row in track["measured"]] == ["50.0"] and view["count"] == 1
+    (track,) = reported_view([line], [], catalogue)["groups"][0]["lines"][0]["tracks"]
+    assert track["measured"] == [] and track["href"] == "track/orl32.html"
+    assert reported_view([replace(line, attack="unheard of")], [], catalogue)["groups"][0]["lines"][0]["tracks"] == []
+
+
+def test_what_has_no_runs_is_marked() -> None:
+    view = protocol_view(boards([make_run()]), make_catalogue(mnist={"title": "MNIST"}))
+    known = {item["id"] for kind in ("tracks", "defenses", "attacks") for item in view[kind]}
+    assert known - view["measured"] == {"mnist", "re"}
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------

@@ -217,8 +217,6 @@ def test_any_of_fewer_images_is_the_mean_over_all_choices() -> None:
 
 # --- utility and privacy ---------------------------------------------------------------------------------------------
 
-ROLSS = [(0.9440, 0.8165), (0.9439, 0.7986), (0.9138, 0.7186)]
-
 
 def test_delta_of_the_specification() -> None:
     assert delta((0.9469, 0.9078), (0.9440, 0.8165)) == pytest.approx(31.48, abs=0.01)

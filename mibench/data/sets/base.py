@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mibench.boundary import printable
 from mibench.errors import MissingError
 from mibench.keys import digest
 
@@ -139,11 +140,13 @@ class DataSet:
         problems = Problems()
         listing = self.scan(root, problems)
         problems.stop()
-        self._check_counts(root, listing, problems)
+        self.check_counts(root, listing, problems)
         problems.stop()
-        return replace(listing, splits={split: items for split, items in listing.splits.items() if items})
+        splits = {split: items for split, items in listing.splits.items() if items}
+        return replace(listing, splits=splits, identities=tuple(map(printable, listing.identities)))
 
-    def _check_counts(self, root: Path, listing: Listing, problems: Problems) -> None:
+    def check_counts(self, root: Path, listing: Listing, problems: Problems) -> None:
+        """Add what differs from the published counts, and splits without an image."""
         if self.identities is not None and len(listing.identities) != self.identities:
             problems.say(
                 f"{self.name} has {self.identities:,} identities; {root} has {len(listing.identities):,} of them."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from mibench.data import cache
 from mibench.data.sets.base import DataSet, Item, Listing, Problems, View, list_digest
-from mibench.data.sets.decoding import Decoder, Progress, Target, Work, decode
+from mibench.data.sets.decoding import DamagedFiles, Decoder, Progress, Target, Work, decode
 from mibench.errors import MissingError
 from mibench.keys import digest
 from mibench.store import locks
@@ -41,12 +42,16 @@ def build(
     jobs: int = 1,
     progress: Progress | None = None,
     allow_duplicates: bool = False,
+    skip_damaged: bool = False,
+    command: str = "",
     chunk: int = CHUNK,
 ) -> tuple[Path, bool]:
     """Prepare ``data_set`` from the files in ``root``; its folder, and whether anything had to be done.
 
     Safe against kills (the next call goes on) and other processes (the second waits). Memory is a chunk per process.
-    Raises MissingError that names every wrong file.
+    ``skip_damaged``: images that cannot be read are left out and listed in the index; later calls leave the same files
+    out without being told, as long as they stay as they were. ``command``: what to type with further options. Raises
+    MissingError that names every wrong file.
     """
     root = root.resolve() if root.is_dir() else root
     tell = progress or (lambda what, done, total: None)
@@ -57,21 +62,78 @@ def build(
         folder.parent.mkdir(parents=True, exist_ok=True)
     waiting = partial(tell, "waiting for another process", 0, 0)
     with locks.exclusive(folder.with_name(f".{folder.name}.lock"), on_wait=waiting):
-        chunks = list(_chunks(data_set, root, listing, chunk))
-        signature = digest([data_set.recipe(), [c.signature for c in chunks]])
-        if _is_this(folder, signature):
-            return folder, False
-        try:
-            shapes = _shapes(data_set, listing)
-            _room(work, shapes, folder.parent)
-            works = _open(work, data_set, shapes, chunks)
-            decoder = Decoder(root, data_set.mode, data_set.size, data_set.upright, data_set.reader)
-            hashes = decode(decoder, works, work / JOURNAL, jobs, tell)
-            facts = _facts(data_set, listing, hashes, root, allow_duplicates)
-            _finish(work, folder, listing, hashes, root, facts | {"signature": signature}, tell)
-        except OSError as error:
-            raise cache.refused(error, folder.parent, None) from error
-    return folder, True
+        skipped = still_damaged(folder, root)
+        while True:
+            kept = _without(data_set, root, listing, skipped)
+            chunks = list(_chunks(data_set, root, kept, chunk))
+            signature = digest([data_set.recipe(), [c.signature for c in chunks]])
+            if _is_this(folder, signature):
+                return folder, False
+            try:
+                shapes = _shapes(data_set, kept)
+                _room(work, shapes, folder.parent)
+                works = _open(work, data_set, shapes, chunks)
+                decoder = Decoder(root, data_set.mode, data_set.size, data_set.upright, data_set.reader)
+                hashes = decode(decoder, works, work / JOURNAL, jobs, tell)
+                facts = _facts(data_set, kept, hashes, root, allow_duplicates, command)
+                facts |= {"signature": signature} | ({"skipped": skipped} if skipped else {})
+                _finish(work, folder, kept, hashes, root, facts, tell)
+                return folder, True
+            except DamagedFiles as error:
+                if not skip_damaged:
+                    raise MissingError(f"{error}\n{_leaving_out(data_set, command)}") from None
+                found = {path: {"fault": fault, "stamp": _stamp(root / path)} for path, fault in error.files.items()}
+                skipped = dict(sorted((skipped | found).items()))
+            except OSError as error:
+                raise cache.refused(error, folder.parent, None) from error
+
+
+Skipped = dict[str, dict[str, Any]]  # by path below the root: its fault, size and time
+
+
+def still_damaged(folder: Path, root: Path) -> Skipped:
+    """What an earlier call left out and is still as it was."""
+    try:
+        known: Skipped = cache.read_index(folder)["meta"].get("skipped", {})
+        return {path: facts for path, facts in known.items() if facts["stamp"] == _stamp(root / path)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _without(data_set: DataSet, root: Path, listing: Listing, skipped: Skipped) -> Listing:
+    """The listing without those files. Raises MissingError if too few are left."""
+    if not skipped:
+        return listing
+    splits = {split: [i for i in items if i.path not in skipped] for split, items in listing.splits.items()}
+    kept = replace(listing, splits=splits)
+    problems = Problems()
+    data_set.check_counts(root, kept, problems)
+    for split, items in splits.items():
+        for label in sorted({i.label for i in listing.splits[split]} - {i.label for i in items}):
+            name = listing.identities[label] if 0 <= label < len(listing.identities) else str(label)
+            problems.add(f"classes without an undamaged image in {split}", name)
+    problems.stop()
+    return kept
+
+
+def _leaving_out(data_set: DataSet, command: str) -> str:
+    """What to do about damaged files; a set whose counts are published cannot do without them."""
+    if data_set.counts:
+        return "Get these files again."
+    return f"Mend or remove them. Or leave them out, which is written down: {_with(command, '--skip-damaged')}"
+
+
+def _with(command: str, option: str) -> str:
+    return f"type {command} {option}" if command else f"add {option}"
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size, times and identity of a file; nothing where it cannot be looked at, which decoding will say."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return []
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
 
 
 def _is_this(folder: Path, signature: str) -> bool:
@@ -88,15 +150,14 @@ def _is_this(folder: Path, signature: str) -> bool:
 def _chunks(data_set: DataSet, root: Path, listing: Listing, size: int) -> Iterator[Work]:
     """The listing cut into chunks, each with a signature of its files: names, labels, sizes, times (that of the last
     change of anything about a file cannot be set back, so an exchanged file is noticed), which file it is."""
-    stamps: dict[str, tuple[int, ...]] = {}
+    stamps: dict[str, list[int]] = {}
     for split, items in listing.splits.items():
         for start in range(0, len(items), size):
             part = tuple(items[start : start + size])
             facts = []
             for item in part:
                 if item.path not in stamps:
-                    stat = (root / item.path).stat()
-                    stamps[item.path] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+                    stamps[item.path] = _stamp(root / item.path)
                 facts.append([item.name, item.label, item.box, item.row, *stamps[item.path]])
             yield Work(split, start, part, digest([split, start, facts]), ())
 
@@ -149,7 +210,7 @@ def _open(
 
 
 def _facts(
-    data_set: DataSet, listing: Listing, hashes: dict[str, list[str]], root: Path, allow_duplicates: bool
+    data_set: DataSet, listing: Listing, hashes: dict[str, list[str]], root: Path, allow_duplicates: bool, command: str
 ) -> dict[str, Any]:
     """What the index records. Raises MissingError for duplicates, unless they are allowed."""
     first: dict[str, tuple[str, Item]] = {}
@@ -167,7 +228,8 @@ def _facts(
                     "files with the same bytes as another", f"{root / other.path} and {root / item.path} ({where})"
                 )
     if problems and not allow_duplicates:
-        problems.say("Remove one of each, or, if the owners distribute them so, add --allow-duplicates.")
+        allow = _with(command, "--allow-duplicates")
+        problems.say(f"Remove one of each. Or, if they are meant to be there twice, {allow}")
         problems.stop()
     files = [
         [split, item.name, item.label, item.box, value]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mibench.boundary import read_bytes
 from mibench.data.sets import imaging
 from mibench.data.sets.base import Item, Problems, View
 from mibench.data.sets.mnist_files import read_idx
@@ -24,6 +25,7 @@ from mibench.errors import MissingError
 
 Progress = Callable[[str, int, int], None]  # what is being done, done, of
 Wrong = tuple[str, str]  # kind of problem, what
+DAMAGED, UNREADABLE = "damaged images", "images that cannot be read"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,24 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """What came of a chunk: SHA-256 of each source image, what is wrong, and the images that could be left out, each
+    with its fault."""
+
+    hashes: list[str]
+    wrong: list[Wrong]
+    damaged: list[tuple[str, str]]
+
+
+class DamagedFiles(MissingError):
+    """Nothing is wrong but that some images cannot be read: ``files``, by path, each with its fault."""
+
+    def __init__(self, problems: Problems, files: dict[str, str]) -> None:
+        super().__init__("\n".join(problems.sentences()))
+        self.files = files
+
+
+@dataclass(frozen=True)
 class Decoder:
     """How images become rows; a picklable part of the data set."""
 
@@ -56,36 +76,40 @@ class Decoder:
     upright: bool
     reader: str
 
-    def run(self, work: Work) -> tuple[list[str], list[Wrong]]:
-        """Write the chunk's rows and force them to the disk; SHA-256 of each source image, and what is wrong."""
+    def run(self, work: Work) -> Decoded:
+        """Write the chunk's rows and force them to the disk, if nothing is wrong."""
         hashes: list[str] = []
+        damaged: list[tuple[str, str]] = []
         wrong: list[Wrong] = []
         rows: list[list[np.ndarray]] = [[] for _ in work.targets]
         for item in work.items:
             try:
                 content, image = self._read(item)
+                if self.size and image.size != self.size:
+                    expected, measured = ("x".join(map(str, size)) for size in (self.size, image.size))
+                    wrong.append((f"images that are not {expected}", f"{self.root / item.path} is {measured}"))
+                    continue
+                views = [imaging.apply(image, target.view.steps, item.box) for target in work.targets]
             except imaging.DamagedImage as error:
-                wrong.append(("damaged images", f"{self.root / item.path} ({error})"))
+                wrong.append((DAMAGED, f"{self.root / item.path} ({error})"))
+                damaged.append((item.path, str(error)))
                 continue
-            except OSError as error:
-                wrong.append(("images that cannot be read", f"{self.root / item.path} ({error.strerror})"))
-                continue
-            if self.size and image.size != self.size:
-                expected, measured = ("x".join(map(str, size)) for size in (self.size, image.size))
-                wrong.append((f"images that are not {expected}", f"{self.root / item.path} is {measured}"))
+            except MissingError as error:
+                wrong.append((UNREADABLE, str(error).rstrip(".")))
+                damaged.append((item.path, str(error)))
                 continue
             hashes.append(hashlib.sha256(content).hexdigest())
-            for row, target in zip(rows, work.targets, strict=True):
-                row.append(imaging.apply(image, target.view.steps, item.box))
+            for row, pixels in zip(rows, views, strict=True):
+                row.append(pixels)
         if not wrong:
             for row, target in zip(rows, work.targets, strict=True):
                 _write_rows(target, work.start, np.stack(row))
-        return hashes, wrong
+        return Decoded(hashes, wrong, damaged)
 
     def _read(self, item: Item) -> tuple[bytes, Any]:
         path = self.root / item.path
         if item.row is None:
-            content = path.read_bytes()
+            content = read_bytes(path, "photo")
             return content, imaging.decode(content, self.mode, self.upright, self.reader)
         pixels = read_idx(path)[item.row]
         return pixels.tobytes(), imaging.Image.fromarray(pixels)
@@ -105,26 +129,31 @@ def _write_rows(target: Target, start: int, rows: np.ndarray) -> None:
 
 
 def decode(decoder: Decoder, works: list[Work], journal: Path, jobs: int, tell: Progress) -> dict[str, list[str]]:
-    """Decode what the journal does not have. SHA-256 of every source image, by split, in order."""
+    """Decode what the journal does not have. SHA-256 of every source image, by split, in order. Raises MissingError for
+    all that is wrong, DamagedFiles if that is only images that cannot be read."""
     known = _read_journal(journal)
     hashes = {work.signature: known[work.signature] for work in works if work.signature in known}
     todo = [work for work in works if work.signature not in hashes]
     total = sum(len(work.items) for work in works)
     done = total - sum(len(work.items) for work in todo)
-    problems = Problems()
+    problems, damaged, kinds = Problems(), dict[str, str](), set[str]()
     tell("decoding", done, total)
     with journal.open("a", encoding="utf-8") as file:
         file.write("\n")  # ends a line that a kill cut off
-        for work, (digests, wrong) in _results(decoder, todo, jobs):
-            for kind, what in wrong:
+        for work, result in _results(decoder, todo, jobs):
+            damaged.update(result.damaged)
+            for kind, what in result.wrong:
                 problems.add(kind, what)
-            if not wrong:
-                hashes[work.signature] = digests
-                file.write(json.dumps([work.signature, digests]) + "\n")
+                kinds.add(kind)
+            if not result.wrong:
+                hashes[work.signature] = result.hashes
+                file.write(json.dumps([work.signature, result.hashes]) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             done += len(work.items)
             tell("decoding", done, total)
+    if kinds and kinds <= {DAMAGED, UNREADABLE}:
+        raise DamagedFiles(problems, damaged)
     problems.stop()
     by_split: dict[str, list[str]] = {}
     for work in works:
@@ -132,7 +161,7 @@ def decode(decoder: Decoder, works: list[Work], journal: Path, jobs: int, tell: 
     return by_split
 
 
-def _results(decoder: Decoder, todo: list[Work], jobs: int) -> Iterator[tuple[Work, tuple[list[str], list[Wrong]]]]:
+def _results(decoder: Decoder, todo: list[Work], jobs: int) -> Iterator[tuple[Work, Decoded]]:
     if jobs == 1 or len(todo) < 2:  # a folder of a few images is decoded before processes have started
         for work in todo:
             yield work, decoder.run(work)

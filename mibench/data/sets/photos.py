@@ -21,6 +21,7 @@ from mibench.data.sets.rules import IMAGE_ENDINGS
 LEFT = "left by other programs"
 OTHER = "no images"
 BESIDE = "beside the class folders"
+IRREGULAR = "links to nothing, pipes or devices"
 UNREADABLE = "photos in a format that Pillow does not read (convert them to JPEG)"
 
 # Folders and files of NAS systems, Finder, Explorer, sync programs and picture managers; besides all that begin with a
@@ -90,11 +91,12 @@ def photo_files(root: Path, skipped: Skipped, name: str = "") -> list[str]:
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """(folder, folders in it that are left out, files) of everything below, sorted; each folder once, whatever links
-    lead to it."""
+    lead to it, and none above. Raises OSError for a folder that cannot be read."""
     seen: set[str] = set()
     gathered = []
-    for path, below, names in os.walk(folder, followlinks=True):
+    for path, below, names in os.walk(folder, onerror=_refused, followlinks=True):
         real = os.path.realpath(path)
+        below[:] = [name for name in below if not Path(real).is_relative_to(os.path.realpath(Path(path, name)))]
         if real in seen:
             below.clear()
             continue
@@ -105,15 +107,23 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     yield from sorted(gathered)
 
 
+def _refused(error: OSError) -> None:
+    raise error
+
+
 def _why_not(path: Path) -> str | None:
     """Why a file is not read, or None for a photo."""
     if left_by_programs(path.name):
         return LEFT
+    if not path.is_file():
+        return IRREGULAR
     ending = path.suffix.lower()
     if ending in IMAGE_ENDINGS or ending in _endings():
         return None
     if _NOT_OURS.fullmatch(ending):
         return UNREADABLE
+    if not path.is_file():  # a pipe would never open
+        return OTHER
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ import numpy as np
 
 from mibench.data import cache
 from mibench.data.sets.base import DataSet, Problems
-from mibench.data.sets.build import place
+from mibench.data.sets.build import place, still_damaged
 from mibench.data.sets.decoding import Progress
 from mibench.errors import MissingError
 
@@ -71,9 +71,11 @@ def differences(data_set: DataSet, root: Path, folder: Path | None, progress: Pr
     if folder is None:
         return []
     problems = Problems()
+    left_out = still_damaged(folder, root)
     total = sum(len(items) for items in listing.splits.values())
     done = 0
-    for split, items in listing.splits.items():
+    for split, listed in listing.splits.items():
+        items = [item for item in listed if item.path not in left_out]
         names = np.load(folder / f"{split}_files.npy", allow_pickle=False).tolist()
         hashes = np.load(folder / f"{split}_sha256.npy", allow_pickle=False)
         labels = np.load(folder / f"{split}_labels.npy", allow_pickle=False).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,9 +34,21 @@ def by_hash(names: Iterable[str], *where: str) -> list[str]:
 def image_files(folder: Path) -> list[str]:
     """The images below ``folder`` in the order of torchvision's ``ImageFolder``, as paths relative to it."""
     files = []
-    for path, _, names in sorted(os.walk(folder, followlinks=True)):
+    for path, _, names in sorted(_walk(folder)):
         files += [Path(path, name).relative_to(folder).as_posix() for name in sorted(names) if is_image(name)]
     return files
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk`` that follows links but not in circles. Raises OSError for a folder that cannot be read."""
+    for path, folders, names in os.walk(folder, onerror=_refused, followlinks=True):
+        here = Path(path).resolve()
+        folders[:] = [name for name in folders if not here.is_relative_to(Path(path, name).resolve())]
+        yield path, folders, names
+
+
+def _refused(error: OSError) -> None:
+    raise error
 
 
 def is_image(name: str) -> bool:

@@ -7,10 +7,10 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from mibench.running.forkserver import LOST, POSSIBLE, Forks, Worker
 from mibench.running.order import Order
 from mibench.stages.events import Done, Failed, Last, Said, read_line
 from mibench.store import attempts
+from mibench.store.scratch import scratch
 
 WORKER = (sys.executable, "-m", "mibench.running.worker")
 FORKS = "forks.txt"  # the log of the process that starts workers on a CPU
@@ -64,7 +65,8 @@ class LocalExecutor:
         self._events: queue.SimpleQueue[tuple[str, Said | int] | None] = queue.SimpleQueue()  # a number: the exit code
         self._running: dict[str, _Process] = {}
         self._killed = False
-        self._scratch = tempfile.TemporaryDirectory(prefix="mibench-")
+        self._open = ExitStack()
+        self._scratch = self._open.enter_context(scratch("run"))
         self._forks: Forks | None = None
 
     def free(self) -> int:
@@ -75,7 +77,7 @@ class LocalExecutor:
         seen, device = visible(slot)
         track = self._tracks.get(stage.track)
         order = Order(home=self._home, device=device, stage=stage, track=track, code=self._code)
-        path = order.write(Path(self._scratch.name) / f"{stage.key}.json")
+        path = order.write(self._scratch / f"{stage.key}.json")
         log = log_file(self._home, stage.kind, stage.key)
         with log.open("a") as stream:
             stream.write(f"--- {stage.title} on {slot}, {datetime.now(UTC).isoformat(timespec='seconds')}\n")
@@ -123,7 +125,7 @@ class LocalExecutor:
             del self._running[key]
             if own.process.stdin:
                 own.process.stdin.close()
-            (Path(self._scratch.name) / f"{key}.json").unlink(missing_ok=True)
+            (self._scratch / f"{key}.json").unlink(missing_ok=True)
             self._slots.append(own.slot)
             yield key, self._end(key, own, said)
 
@@ -179,7 +181,7 @@ class LocalExecutor:
             own.process.wait()
         if self._forks is not None:
             self._forks.close()
-        self._scratch.cleanup()
+        self._open.close()
 
 
 def visible(slot: str) -> tuple[dict[str, str], str]:

@@ -23,7 +23,7 @@ def controls_view(board: Board, boards: list[Board], catalogue: Catalogue) -> di
     if not mine and not judges:
         return None
     names = [board.leakage, *(name for name in TOP1.values() if name != board.leakage), FACES]
-    shown = [name for name in names if any(row.values[name].mean is not None for row in mine)]
+    shown = [n for n in names if any(n in row.values and row.values[n].mean is not None for row in mine)]
     return {
         "title": catalogue.tracks.get(board.track, {}).get("title") or board.track,
         "version": None if board.current else board.version,

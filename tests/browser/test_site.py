@@ -529,7 +529,7 @@ def test_the_figure_shows_controls_as_lines_and_its_points_are_links(judged: Pat
             break
     assert "95 % interval" in page.locator(".tip").inner_text() and page.locator(".tip").is_visible()
     page.keyboard.press("Enter")
-    page.wait_for_url(re.compile(r"/run/[0-9a-f]{12}\.html"))
+    page.wait_for_url(re.compile(r"/cell/orl32/[^/]+/[^/]+\.html"))
 
 
 def test_differences_and_what_is_not_above_the_floor(judged: Path, visit: Callable[..., Any]) -> None:

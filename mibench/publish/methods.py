@@ -14,7 +14,9 @@ from mibench.publish.links import attack_page, board_page, compare_page, defense
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
 from mibench.publish.names import attack_name, defense_name
+from mibench.publish.protection import Protection
 from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, columns, leakage_of
+from mibench.publish.standings import standings
 from mibench.records import RunRecord
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
@@ -52,14 +54,14 @@ def method_view(
         "deviations": own,
         "boards": [
             _results(board, rows, kind, boards, catalogue)
-            | {"settings": _settings(board, rows, kind, catalogue, (said or {}).get(board.key, {}))}
+            | {"pictures": _pictures(board, rows, kind, catalogue, (said or {}).get(board.key, {}))}
             for board, rows in mine
             if rows
         ],
     }
 
 
-def _settings(
+def _pictures(
     board: Board, rows: Sequence[Row], kind: str, catalogue: Catalogue, said: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """For each setting of the method a picture of what is recovered without a defense and with it: of a defense by
@@ -73,7 +75,7 @@ def _settings(
         (attack_name, attack_page, "attack") if kind == "defense" else (defense_name, defense_page, "defense")
     )
     name = defense_name if kind == "defense" else attack_name
-    settings = []
+    pictures = []
     for label, group in groups.items():
         shown = [row for row in group if getattr(row, of) not in catalogue.controls]
         lines = [
@@ -86,7 +88,7 @@ def _settings(
             )
             for row in shown
         ]
-        settings.append(
+        pictures.append(
             {
                 "label": label,
                 "name": name(catalogue, getattr(group[0], kind), label),
@@ -96,7 +98,7 @@ def _settings(
                 "lines": forest(lines),
             }
         )
-    return settings
+    return pictures
 
 
 def _told(kind: str, run: RunRecord, catalogue: Catalogue) -> Iterable[str]:
@@ -116,6 +118,7 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
         "version": None if board.current else board.version,
         "anchor": text.anchor("results", board.key),
         "href": board_page(board, boards),
+        "settings": _settings(board, rows, catalogue) if kind == "defense" else [],
         "columns": shown,
         "rows": [
             {
@@ -135,6 +138,38 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
             }
             for row in rows
         ],
+    }
+
+
+def _settings(board: Board, rows: list[Row], catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Of each of these settings of a defense its net protection and the masking checks."""
+    labels = {row.defense_label for row in rows}
+    found = [s for s in standings(board, catalogue) if s.label in labels and s.checks]
+    word = {True: "raised", False: "not raised", None: "cannot be told"}
+    return [
+        {
+            "label": s.label,
+            "net": _net(s.protection),
+            "lines": [(c.name, c.hit, word[c.hit], c.said) for c in s.checks],
+        }
+        for s in found
+    ]
+
+
+def _net(found: Protection | None) -> dict[str, Any] | None:
+    """Net protection in words; None where the control was not run."""
+    if found is None:
+        return None
+    d = found.net
+    return {
+        "control": found.control,
+        "points": text.points(d.mean),
+        "interval": text.points_interval(d.low, d.high),
+        "seeds": d.seeds,
+        "attacks": len(found.attacks),
+        "gap": text.points(found.gap),
+        "matched": found.matched,
+        "credited": d.low is not None and d.low > 0,
     }
 
 

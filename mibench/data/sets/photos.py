@@ -115,15 +115,13 @@ def _why_not(path: Path) -> str | None:
     """Why a file is not read, or None for a photo."""
     if left_by_programs(path.name):
         return LEFT
-    if not path.is_file():
+    if not path.is_file():  # a pipe would never open
         return IRREGULAR
     ending = path.suffix.lower()
     if ending in IMAGE_ENDINGS or ending in _endings():
         return None
     if _NOT_OURS.fullmatch(ending):
         return UNREADABLE
-    if not path.is_file():  # a pipe would never open
-        return OTHER
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
@@ -265,7 +266,7 @@ class RunRecord:
         """What ranks a run: the majority of the judges where there is a panel, else E1's top-1."""
         return "att_maj" if "att_maj" in self.metrics else "att1"
 
-    @property
+    @cached_property
     def exposure(self) -> dict[str, Any] | None:
         """How what leaks spreads over people (``mibench.stats.exposure``), with ``images`` for each of them, without
         which ``any`` cannot be compared; None where it is not known person by person."""

@@ -49,13 +49,6 @@ PACKAGES = (
         },
     ),
     Package(
-        "plotly.js-basic-dist-min",
-        "4.1.1",
-        "MIT",
-        SITE,
-        {"plotly-basic.min.js": "plotly-basic.min.js", "LICENSE": "LICENSE.plotly.txt"},
-    ),
-    Package(
         "axe-core",
         "4.14.1",
         "MPL-2.0",

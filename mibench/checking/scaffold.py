@@ -228,7 +228,7 @@ def _entry(registry: Registry, kind: Any, name: str, start: str | None) -> dict[
     if start is None:
         return {key: value.format(title=title) for key, value in ENTRIES[kind].items()}
     entry = registry.entry(kind, start)
-    values = entry.model_dump(mode="json", exclude={"paper", "reported", "licence"}, exclude_defaults=True)
+    values = entry.model_dump(mode="json", exclude={"paper", "reported", "licence", "summary"}, exclude_defaults=True)
     return values | {"title": f"{title} (from {entry.title})"}
 
 

@@ -50,6 +50,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
+    summary: str = ""  # what the method does, in two sentences
     kind: str = ""  # of a defense: baseline, control, data, regulariser, architecture, training, output
     family: str | None = None  # of an attack: control, or what it searches, and how
     adaptive: bool = False  # an attack made to get around one defense
@@ -175,6 +176,53 @@ def literal(node: ast.ClassDef, name: str) -> Any:
         except (ValueError, TypeError):
             return None
     return None
+
+
+def defaults(tree: ast.Module, node: ast.ClassDef) -> dict[str, Any]:
+    """The parameters of a method and their defaults, by name: of its class ``Params`` and of what that inherits from
+    modules that the file imports from. What is no plain value (``8 / 255``) is given as it is written."""
+    own = [part for part in node.body if isinstance(part, ast.ClassDef) and part.name == "Params"]
+    return _fields(tree, own[0]) if own else {}
+
+
+def _fields(tree: ast.Module, node: ast.ClassDef) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(node.bases):
+        found |= _inherited(tree, base.id) if isinstance(base, ast.Name) else {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+            for value in _default(statement.value):
+                found[statement.target.id] = value
+    return found
+
+
+def _inherited(tree: ast.Module, name: str) -> dict[str, Any]:
+    """The fields of a base class, which is in the file itself or in a module that it names."""
+    for statement in tree.body:
+        if isinstance(statement, ast.ClassDef) and statement.name == name:
+            return _fields(tree, statement)
+        if isinstance(statement, ast.ImportFrom) and any(
+            (part.asname or part.name) == name for part in statement.names
+        ):
+            path = module_file(statement.module or "")
+            return _inherited(parsed(path), name) if path else {}
+    return {}
+
+
+def _default(value: ast.expr) -> Iterator[Any]:
+    """Of ``a: int = 3`` and of ``a: int = Field(3, ...)``; nothing where there is no default."""
+    if isinstance(value, ast.Call):
+        factory = [word.value for word in value.keywords if word.arg == "default_factory"]
+        if factory:
+            yield {"dict": {}, "list": []}.get(ast.unparse(factory[0]), ast.unparse(factory[0]))
+            return
+        if not value.args:
+            return
+        value = value.args[0]
+    try:
+        yield ast.literal_eval(value)
+    except (ValueError, TypeError):
+        yield ast.unparse(value)
 
 
 # --- packages ------------------------------------------------------------------------------------------------------

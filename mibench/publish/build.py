@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import mibench
 from mibench.errors import UserError
 from mibench.publish import text
 from mibench.publish.aggregate import boards, current_runs
+from mibench.publish.beside import Beside, beside
 from mibench.publish.cells import page_view
 from mibench.publish.claims import outcomes
 from mibench.publish.claims_page import claims_view
 from mibench.publish.compare import compare_view
+from mibench.publish.controls import controls_view
 from mibench.publish.downloads import (
     LATEX_FORMS,
     as_bibtex,
@@ -36,7 +39,7 @@ from mibench.publish.downloads import (
     own_bibtex,
     standings_csv,
 )
-from mibench.publish.features import feature_view
+from mibench.publish.features import Space, feature_view
 from mibench.publish.leaderboard import leaderboard_view
 from mibench.publish.legend import Legend
 from mibench.publish.links import (
@@ -46,12 +49,14 @@ from mibench.publish.links import (
     cell_page,
     claims_page,
     compare_page,
+    controls_page,
     defense_page,
     run_page,
     track_page,
 )
 from mibench.publish.methods import method_view, methods, protocol_view, track_view, tracks
 from mibench.publish.model import Catalogue, SiteOptions
+from mibench.publish.names import defense_name
 from mibench.publish.parallel import on_all_cores
 from mibench.publish.reported import reported_view
 from mibench.publish.rows import Board, Row
@@ -139,8 +144,9 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         folder.write(name, render(template, **view, root="../" * name.count("/")))
 
     shown = boards(runs, catalogue.tracks, catalogue.controls, catalogue.bounds, catalogue.baselines)
-    pictures = _run_pages(shown, folder, page, catalogue, options)
+    pictures = _run_pages(shown, folder, page, catalogue, options, beside(shown, catalogue))
     legend = Legend(shown)
+    said = {}
     tradeoffs = {}
     for board in shown:
         found = tradeoff(board, catalogue.baselines)
@@ -149,14 +155,19 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
         view = leaderboard_view(board, shown, catalogue, legend) | {"downloads": downloads}
         view["tradeoff"] = tradeoffs[text.anchor("results", board.key)]
         view["island"] |= {"dominated": found.dominated}
-        page(board_page(board, shown), "leaderboard.html", board=view, compare_href=compare_page(board))
+        said[board.key] = view["verdicts"]
+        controls = controls_view(board, shown, catalogue)
+        hrefs = {"compare_href": compare_page(board), "controls_href": controls_page(board) if controls else None}
+        page(board_page(board, shown), "leaderboard.html", board=view, **hrefs)
+        if controls:
+            page(controls_page(board), "controls.html", view=controls)
         page(compare_page(board), "compare.html", board=compare_view(board, catalogue, pictures))
     _claims(shown, page, catalogue)
     if not shown:
         page("index.html", "empty.html")
     for kind, place in (("defense", defense_page), ("attack", attack_page)):
         for name in methods(kind, shown, catalogue):
-            view = method_view(kind, name, shown, catalogue)
+            view = method_view(kind, name, shown, catalogue, said)
             page(place(name), "method.html", method=view | {"bibtex": bibtex(name, view["facts"])}, tradeoffs=tradeoffs)
     for name in tracks(shown, catalogue):
         page(track_page(name), "track.html", track=track_view(name, shown, catalogue))
@@ -202,9 +213,20 @@ def _with_way_back(page: str, root: str) -> str:
 
 
 def _run_pages(
-    shown: Sequence[Board], folder: Folder, page: Callable[..., None], catalogue: Catalogue, options: SiteOptions
+    shown: Sequence[Board],
+    folder: Folder,
+    page: Callable[..., None],
+    catalogue: Catalogue,
+    options: SiteOptions,
+    near: Mapping[str, Beside],
 ) -> dict[str, dict[int, int]]:
     """Write the page of every cell and of its runs; for each run the index of each identity's first picture."""
+
+    bare = {own.undefended.run: own.undefended for own in near.values() if own.undefended}
+
+    @lru_cache(maxsize=8)  # many defenses meet the same attack, one after the other
+    def undefended(run: str) -> Space:
+        return _space(bare[run], catalogue, options)
 
     def write(cell: tuple[Board, Row]) -> dict[str, dict[int, int]]:
         board, row = cell
@@ -213,16 +235,25 @@ def _run_pages(
         first = {}
         for run in row.runs:
             picture = _pictures(folder, run, options, catalogue)
-            view = run_view(run, catalogue, picture, row.runs, options.identities_shown)
-            view["features"] = feature_view(run.features, _points(run, options))
+            own = near[run.run]
+            view = run_view(run, catalogue, picture, row.runs, options.identities_shown, own.floor)
+            view["features"] = feature_view(
+                _space(run, catalogue, options), undefended(own.undefended.run) if own.undefended else None
+            )
             view["cell_href"] = cell_page(row)
             page(run_page(run), "run.html", **view, studies=study_view(options.studies.get(run.run, ())))
             pictured = ((p["label"], [i["index"] for i in p["images"] if i["src"]]) for p in view["gallery"])
             first[run.run] = {label: indices[0] for label, indices in pictured if indices}
         return first
 
-    written = on_all_cores(write, [(board, row) for board in shown for row in board.rows])
+    cells = sorted(((board, row) for board in shown for row in board.rows), key=lambda c: (c[0].key, c[1].attack_label))
+    written = on_all_cores(write, cells)
     return {run: pictures for part in written for run, pictures in part.items()}
+
+
+def _space(run: RunRecord, catalogue: Catalogue, options: SiteOptions) -> Space:
+    name = defense_name(catalogue, run.defense, run.defense_label)
+    return Space(name, run.features, _points(run, options))
 
 
 def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:

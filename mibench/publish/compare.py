@@ -11,11 +11,13 @@ from mibench.publish import text
 from mibench.publish.links import run_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
-from mibench.publish.rows import MAJORITY, Board, Row, of_trainings
+from mibench.publish.names import attack_name, defense_name
+from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, of_trainings
 from mibench.publish.standings import Standing, baseline, standings
 from mibench.records import RunRecord
 from mibench.stats.intervals import seed_interval
 
+TONES = {"leaks less": "good", "leaks more": "bad"}
 QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the last one serves
 
 
@@ -64,6 +66,13 @@ def _mean_of(values: Mapping[str, float], labels: Collection[str]) -> float:
     return math.fsum(values[label] for label in labels) / len(labels)
 
 
+def reading(difference: PairedDifference) -> str:
+    """What a single comparison says."""
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+        return "not told apart"
+    return "leaks less" if difference.mean < 0 else "leaks more"
+
+
 def _by_seed(runs: Sequence[RunRecord], metric: str) -> dict[int, Mapping[str, float]]:
     return {seed: value.per_identity for seed, value in of_trainings(metric, runs).items() if value.per_identity}
 
@@ -91,6 +100,14 @@ def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapp
         "rows": _against(reference, [s for s in defenses if s is not reference]) if reference else [],
         "island": {
             "identities": labels,
+            "defenses": [[s.label, defense_name(catalogue, s.defense, s.label)] for s in defenses],
+            "attacks": {
+                row.attack_label: attack_name(catalogue, row.attack, row.attack_label)
+                for s in defenses
+                for row in s.cells.values()
+            },
+            "worst": {s.label: s.worst.attack_label for s in defenses if s.worst},
+            "controls": sorted({row.attack_label for row in board.rows if row.attack in catalogue.controls}),
             "t": t_quantiles(),
             "reference": reference.label if reference else None,
             "runs": [line for s in defenses for row in s.cells.values() for line in _trainings(row, labels, pictures)],
@@ -118,7 +135,6 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
     }
     if difference is None:
         return line
-    sure = difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high
     return line | {
         "own": text.number(difference.one, "fraction"),
         "reference": text.number(difference.other, "fraction"),
@@ -127,7 +143,7 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
         "interval": text.points_interval(difference.low, difference.high),
         "seeds": difference.seeds,
         "over": difference.over,
-        "verdict": ("leaks less" if difference.mean < 0 else "leaks more") if sure else "not told apart",
+        "verdict": reading(difference),
     }
 
 
@@ -149,6 +165,7 @@ def _training(
         "defense": run.defense_label,
         "attack": run.attack_label,
         "seed": run.seed,
+        "natural": run.metrics[UTILITY].value if UTILITY in run.metrics else None,
         "leaked": [values.get(str(label)) for label in labels],
         "images": [pictures.get(label) for label in labels] if pictures else None,
     }

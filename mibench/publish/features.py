@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mibench.publish import text
 
 WIDTH, HEIGHT, MARGIN = 240, 180, 12  # of a panel, in its own units
-SHOWN = 12  # identities with a panel; the numbers of all are in a table
+SHOWN = 12  # panels; the numbers of all identities are in a table
 SETS = ("erased", "private", "reconstructed")  # drawn in this order, so that few points lie on top of many
 UNIT = "L2, target features"
 VALUES = {
@@ -22,22 +23,65 @@ NOT_COMPUTED = "Not computed for this run. Run its command again to add them."
 NO_POINTS = "This build does not have the points of this run, only their means."
 
 
-def feature_view(summary: Mapping[str, Any] | None, data: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What ``_features.html`` shows. ``summary`` is ``RunRecord.features``, ``data`` the object in ``features.json``;
-    either may be missing, and ``missing`` then says so."""
+@dataclass(frozen=True)
+class Space:
+    """The feature space of one run: ``RunRecord.features``, and the object in ``features.json``; either may be
+    missing."""
+
+    name: str
+    summary: Mapping[str, Any] | None = None
+    data: Mapping[str, Any] | None = None
+
+
+def feature_view(own: Space, other: Space | None = None) -> dict[str, Any]:
+    """What ``_features.html`` shows of a run, beside ``other``, the same attack on the undefended model. ``missing``
+    says what is not there; ``see`` what to look at."""
+    summary, data = own.summary, own.data
     if summary is None:
         return {"missing": NOT_COMPUTED, "means": [], "panels": [], "more": 0, "rows": [], "draws": 0, "area": ""}
+    pair = other is not None and other.summary is not None
     identities = data["identities"] if data else []
-    panels = [_panel(row) for row in identities[:SHOWN]]
+    near = {row["label"]: row for row in other.data["identities"]} if other and other.data else {}
+    panels = [
+        {"own": _panel(row, own.name), "other": _panel(near[row["label"]], other.name) if other and near else None}
+        for row in identities[: SHOWN // 2 if near else SHOWN]
+        if not near or row["label"] in near
+    ]
     return {
         "missing": None if data else NO_POINTS,
-        "means": [_mean(name, summary) for name in VALUES],
+        "name": own.name,
+        "other": other.name if other and pair else None,
+        "see": _see(own, other if pair else None),
+        "means": [
+            _mean(name, summary) | {"other": _mean(name, other.summary) if other and other.summary else None}
+            for name in VALUES
+        ],
         "panels": panels,
         "more": len(identities) - len(panels),
         "rows": [_row(row) for row in identities],
         "draws": summary["draws"],
         "area": "–".join(f"{100 * share:g}" for share in summary["area"]),
     }
+
+
+def _see(own: Space, other: Space | None) -> str:
+    """One sentence on what to look at, with the figures."""
+    there, here = (_apart(space) if space else None for space in (other, own))
+    if here is None:
+        return "Look at how far the triangles lie from the circles: the nearer, the more of a person the attack found."
+    told = (
+        f"Look at how far the triangles lie from the circles: here {here:.1f} times as far as circles from each other"
+    )
+    if there is None:
+        return f"{told}, where 1 would be a photo."
+    return f"{told}, without a defense {there:.1f} times; the nearer, the more of a person the attack found."
+
+
+def _apart(space: Space) -> float | None:
+    """The distance of reconstructions to the nearest private image, in distances between private images."""
+    values = space.summary["values"] if space.summary else {}
+    far, within = (values.get(name, {}).get("value") for name in ("distance_private", "distance_within"))
+    return far / within if far is not None and within else None
 
 
 def _mean(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +110,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _panel(row: Mapping[str, Any]) -> dict[str, Any]:
+def _panel(row: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """One identity's picture: SVG paths of each set's hull and marks, one scale for both axes, and what a reader who
     does not see it is told."""
     sets = row["points"]
@@ -81,6 +125,7 @@ def _panel(row: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "label": row["label"],
+        "whose": whose,
         "sets": [
             {
                 "name": name,

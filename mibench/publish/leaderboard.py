@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mibench.publish import text
+from mibench.publish.compare import TONES, paired_difference
 from mibench.publish.downloads import papers
+from mibench.publish.floor import Floor, floor_of, floors_of
 from mibench.publish.legend import Legend
 from mibench.publish.links import attack_page, board_page, cell_page, defense_page, track_page
 from mibench.publish.metrics import SHORT
 from mibench.publish.model import Catalogue
+from mibench.publish.names import attack_name, defense_name
 from mibench.publish.ranking import TRAININGS
 from mibench.publish.rows import MAJORITY, TOP1, Board, Row, Value, Verdict, failures
-from mibench.publish.standings import Standing, is_baseline, standings
+from mibench.publish.standings import Standing, baseline, is_baseline, standings
+from mibench.publish.verdicts import verdicts_view
 
 ACCESS = {"white_box": "white box", "scores": "scores", "labels": "labels", "private": "private photos"}
 OTHER = "other"
@@ -27,6 +31,16 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
     attacks = [_attack(label, defenses, catalogue) for label in _columns(defenses, catalogue.controls)]
     attacks.sort(key=lambda attack: attack["control"])  # the controls last
     competing = [s for s in defenses if s.defense not in catalogue.controls]
+    base = baseline(defenses, catalogue)
+    floors = floors_of(board.rows, catalogue.bounds)
+    ties = _ties(defenses, catalogue)
+
+    def cell(s: Standing, label: str) -> dict[str, Any]:
+        row = s.cells.get(label)
+        beside = base.cells.get(label) if base and base is not s else None
+        return _cell(row, s.seeds, beside, floor_of(row, floors, board.chance) if row and label in ranking else None)
+
+    ranking = {attack["label"] for attack in attacks if not attack["control"]}
     return {
         "key": board.key,
         "track": board.track,
@@ -59,12 +73,20 @@ def leaderboard_view(board: Board, boards: Sequence[Board], catalogue: Catalogue
             {"id": "family", "title": "Attack family", "values": _distinct(a["family"] for a in attacks)},
             {"id": "access", "title": "Access", "values": _distinct(a["access"] for a in attacks)},
         ],
-        "rows": [_row(s, attacks, _ties(defenses), catalogue, legend) for s in defenses],
+        "verdicts": verdicts_view(board, defenses, catalogue),
+        "base": base.label if base else None,
+        "rows": [
+            _row(s, ties, catalogue, legend) | {"cells": [cell(s, attack["label"]) for attack in attacks]}
+            for s in defenses
+        ],
         "island": {
             "chance": board.chance,
             "leakage": SHORT[board.leakage],
             "required": list(board.required),
-            "attacks": [{key: a[key] for key in ("label", "method", "family", "access", "control")} for a in attacks],
+            "attacks": [
+                {key: a[key] for key in ("label", "name", "method", "family", "access", "control")} for a in attacks
+            ],
+            "lines": _lines(base, catalogue) if base else [],
             "rows": [_point(s, attacks, catalogue, legend) for s in defenses],
             "front": board.front,
             "bibtex": papers(board, catalogue),
@@ -90,6 +112,7 @@ def _attack(label: str, defenses: Sequence[Standing], catalogue: Catalogue) -> d
         "method": attack,
         "href": attack_page(attack),
         "title": facts.get("title") or attack,
+        "name": attack_name(catalogue, attack, label),
         "family": facts.get("family") or OTHER,
         "control": attack in catalogue.controls,
         "adaptive": any(s.cells[label].adaptive for s in defenses if label in s.cells),
@@ -111,10 +134,24 @@ def _range(values: Sequence[int]) -> str:
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
-def _ties(defenses: Sequence[Standing]) -> set[int]:
-    """The ranks that several defenses share."""
-    ranks = [s.case.rank for s in defenses if s.case.rank is not None]
-    return {rank for rank in ranks if ranks.count(rank) > 1}
+def _ties(defenses: Sequence[Standing], catalogue: Catalogue) -> dict[int, list[str]]:
+    """Who shares a rank, by rank."""
+    shared: dict[int, list[str]] = {}
+    for s in defenses:
+        if s.case.rank is not None:
+            shared.setdefault(s.case.rank, []).append(defense_name(catalogue, s.defense, s.label))
+    return {rank: names for rank, names in shared.items() if len(names) > 1}
+
+
+def _lines(base: Standing, catalogue: Catalogue) -> list[dict[str, Any]]:
+    """The controls as levels of the figure: what each recovers from the undefended model, of several settings (one for
+    each prior) the most."""
+    levels: dict[str, float] = {}
+    for row in base.cells.values():
+        if row.attack in catalogue.controls and row.leaked.mean is not None:
+            levels[row.attack] = max(row.leaked.mean, levels.get(row.attack, 0.0))
+    titles = {attack: catalogue.attacks[attack].get("title") or attack for attack in levels}
+    return [{"name": text.full_name(titles[attack], attack, attack), "y": y} for attack, y in sorted(levels.items())]
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
@@ -125,24 +162,24 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
     return {
         "word": verdict.word,
         "difference": text.points(d.mean),
+        "order": repr(d.mean),
         "interval": text.points_interval(d.low, d.high),
         "detectable": None if d.detectable is None else text.number(d.detectable, "fraction"),
         "p": None if verdict.adjusted is None else f"{verdict.adjusted:.2g}",
         "seeds": d.seeds,
-        "tone": {"leaks less": "good", "leaks more": "bad"}.get(verdict.word, ""),
+        "tone": TONES.get(verdict.word, ""),
     }
 
 
-def _row(
-    s: Standing, attacks: Sequence[dict[str, Any]], ties: set[int], catalogue: Catalogue, legend: Legend
-) -> dict[str, Any]:
+def _row(s: Standing, ties: Mapping[int, Sequence[str]], catalogue: Catalogue, legend: Legend) -> dict[str, Any]:
+    name = defense_name(catalogue, s.defense, s.label)
     return {
         "label": s.label,
-        "title": catalogue.defenses.get(s.defense, {}).get("title") or s.defense,
+        "name": name,
         "href": defense_page(s.defense),
         "kind": _kind(s.defense, catalogue),
         "rank": s.case.rank,
-        "tied": s.case.rank is not None and s.case.rank in ties,
+        "tied": [other for other in ties.get(s.case.rank or 0, ()) if other != name],
         "missing": s.case.missing,
         "badges": s.badges,
         "colour": legend.colour(s.defense),
@@ -150,23 +187,45 @@ def _row(
         "natural": cell_view(s.natural),
         "worst": cell_view(s.case.value),
         "verdict": _verdict(s.case.verdict),
-        "worst_attack": s.worst.attack_label if s.worst else None,
+        "worst_attack": attack_name(catalogue, s.worst.attack, s.worst.attack_label) if s.worst else None,
         "worst_href": cell_page(s.worst) if s.worst else None,
         "seeds": s.seeds,
-        "cells": [_cell(s.cells.get(attack["label"]), s.seeds) for attack in attacks],
     }
 
 
-def _cell(row: Row | None, seeds: int) -> dict[str, Any]:
-    """``seeds``: of the defense; a cell of fewer says so."""
+def _cell(row: Row | None, seeds: int, beside: Row | None, floor: Floor | None) -> dict[str, Any]:
+    """``seeds``: of the defense; a cell of fewer says so. ``beside``: the same attack on the undefended model."""
     if row is None:
-        return cell_view(Value(None, reason="not run")) | {"href": None, "failed": [], "top1": None, "way": None}
+        nothing: dict[str, Any] = {"href": None, "failed": [], "top1": None, "way": None, "against": None}
+        return cell_view(Value(None, reason="not run")) | nothing | {"floor": None}
     return cell_view(replace(row.leaked, of=max(row.leaked.of, seeds))) | {
         "href": cell_page(row),
         "failed": failures(row.runs),
         "top1": _top1(row),
         "way": cell_view(row.way),
+        "against": _against(row, beside) if beside else None,
+        "floor": None if floor is None or floor.above else _floor(floor),
     }
+
+
+def _against(row: Row, beside: Row) -> dict[str, Any] | None:
+    difference = paired_difference(row.runs, beside.runs, row.leakage)
+    if difference is None:
+        return None
+    low, high = difference.low, difference.high
+    return {
+        "text": text.points(difference.mean),
+        "interval": text.points_interval(low, high),
+        "order": repr(difference.mean),
+        "seeds": difference.seeds,
+    }
+
+
+def _floor(floor: Floor) -> str:
+    level = f"{text.number(floor.value, 'fraction')} %"
+    if floor.guessing:
+        return f"not told apart from guessing, {level}"
+    return f"not told apart from its prior's floor, {level}"
 
 
 def _top1(row: Row) -> str | None:
@@ -199,12 +258,13 @@ def _point(s: Standing, attacks: Sequence[dict[str, Any]], catalogue: Catalogue,
     """A row of the table for the script: natural accuracy x and, for each attack, accuracy y as [mean, low, high]."""
     return {
         "label": s.label,
+        "name": defense_name(catalogue, s.defense, s.label),
         "defense": s.defense,
         "kind": _kind(s.defense, catalogue),
         "baseline": is_baseline(catalogue, s.defense),
         "control": s.defense in catalogue.controls,
         "colour": legend.colour(s.defense),
-        "shape": legend.shape(s.label)["symbol"],
+        "shape": legend.shape(s.label),
         "seeds": s.seeds,
         "x": _triple(s.natural),
         "case": _case(s, attacks),

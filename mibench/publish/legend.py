@@ -9,16 +9,16 @@ from typing import Any
 from mibench.publish.rows import Board
 
 COLOURS = 10  # classes c0..c9 in mibench.css
-# Plotly's name of a marker, and the same shape as a path on a 12 x 12 grid for the legend.
+# Paths on a 12 x 12 grid.
 SHAPES = (
-    ("circle", "M6 1a5 5 0 1 0 0 10a5 5 0 1 0 0-10z"),
-    ("square", "M1.5 1.5h9v9h-9z"),
-    ("diamond", "M6 .2L11.8 6L6 11.8L.2 6z"),
-    ("triangle-up", "M6 1L11.5 10.5H.5z"),
-    ("cross", "M4 1h4v3h3v4H8v3H4V8H1V4h3z"),
-    ("triangle-down", "M6 11L.5 1.5h11z"),
-    ("pentagon", "M6 .5L11.5 4.6L9.4 11H2.6L.5 4.6z"),
-    ("star", "M6 .3L7.5 4.3L11.8 4.5L8.4 7.1L9.6 11.3L6 8.9L2.4 11.3L3.6 7.1L.2 4.5L4.5 4.3z"),
+    "M6 1a5 5 0 1 0 0 10a5 5 0 1 0 0-10z",
+    "M1.5 1.5h9v9h-9z",
+    "M6 .2L11.8 6L6 11.8L.2 6z",
+    "M6 1L11.5 10.5H.5z",
+    "M4 1h4v3h3v4H8v3H4V8H1V4h3z",
+    "M6 11L.5 1.5h11z",
+    "M6 .5L11.5 4.6L9.4 11H2.6L.5 4.6z",
+    "M6 .3L7.5 4.3L11.8 4.5L8.4 7.1L9.6 11.3L6 8.9L2.4 11.3L3.6 7.1L.2 4.5L4.5 4.3z",
 )
 
 
@@ -41,5 +41,4 @@ class Legend:
 
     def shape(self, label: str) -> dict[str, Any]:
         turn, index = divmod(self._shapes[label], len(SHAPES))
-        name, path = SHAPES[index]
-        return {"symbol": name + ("-open" if turn % 2 else ""), "path": path, "open": bool(turn % 2)}
+        return {"path": SHAPES[index], "open": bool(turn % 2)}

@@ -37,6 +37,10 @@ def board_page(board: Board, boards: Sequence[Board]) -> str:
     return "index.html" if board is boards[0] else f"leaderboard/{text.file_name(board.key)}.html"
 
 
+def controls_page(board: Board) -> str:
+    return f"controls/{text.file_name(board.key)}.html"
+
+
 def compare_page(board: Board) -> str:
     return f"compare/{text.file_name(board.key)}.html"
 

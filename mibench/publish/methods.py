@@ -7,17 +7,21 @@ from typing import Any
 
 from mibench.protocol.stage_kinds import computed_by
 from mibench.publish import text
+from mibench.publish.beside import undefended_rows
+from mibench.publish.forest import forest
 from mibench.publish.leaderboard import cell_view
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
+from mibench.publish.names import attack_name, defense_name
 from mibench.publish.protection import Protection
-from mibench.publish.rows import MAJORITY, Board, Row, columns, leakage_of
+from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, columns, leakage_of
 from mibench.publish.standings import standings
 from mibench.records import RunRecord
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
-EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None}
+EMPTY |= {"access": None, "prior": None, "presets": {}, "costs": {}, "bibtex": None, "summary": None, "defaults": {}}
+Verdicts = Mapping[str, Mapping[str, Any]]  # by board, what is said of the defenses: ``verdicts_view``
 
 
 def methods(kind: str, boards: Sequence[Board], catalogue: Catalogue) -> list[str]:
@@ -26,8 +30,11 @@ def methods(kind: str, boards: Sequence[Board], catalogue: Catalogue) -> list[st
     return sorted({*known, *(getattr(row, kind) for board in boards for row in board.rows)})
 
 
-def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:
-    """A defense with every attack on it, or an attack with every defense it met, track by track."""
+def method_view(
+    kind: str, name: str, boards: Sequence[Board], catalogue: Catalogue, said: Verdicts | None = None
+) -> dict[str, Any]:
+    """A defense with every attack on it, or an attack with every defense it met, track by track. ``said``: what the
+    boards say of the defenses, by the board's key."""
     known = catalogue.defenses if kind == "defense" else catalogue.attacks
     facts = EMPTY | dict(known.get(name, {}))
     mine = [(board, [row for row in board.rows if getattr(row, kind) == name]) for board in boards]
@@ -39,10 +46,59 @@ def method_view(kind: str, name: str, boards: Sequence[Board], catalogue: Catalo
         "kind": kind,
         "id": name,
         "facts": facts,
-        "presets": [(p, text.flat(v), facts["costs"].get(p)) for p, v in (facts["presets"] or {}).items()],
+        "defaults": text.flat(facts["defaults"]),
+        "presets": [
+            (p, ", ".join(f"{name} {value}" for name, value in text.flat(v)), facts["costs"].get(p))
+            for p, v in (facts["presets"] or {}).items()
+        ],
         "deviations": own,
-        "boards": [_results(board, rows, kind, boards, catalogue) for board, rows in mine if rows],
+        "boards": [
+            _results(board, rows, kind, boards, catalogue)
+            | {"pictures": _pictures(board, rows, kind, catalogue, (said or {}).get(board.key, {}))}
+            for board, rows in mine
+            if rows
+        ],
     }
+
+
+def _pictures(
+    board: Board, rows: Sequence[Row], kind: str, catalogue: Catalogue, said: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """For each setting of the method a picture of what is recovered without a defense and with it: of a defense by
+    attack, of an attack by defense. Controls are in the table of all metrics."""
+    base = undefended_rows(board, catalogue)
+    items = {item["label"]: item for item in said.get("items", ())}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(getattr(row, f"{kind}_label"), []).append(row)
+    called, page, of = (
+        (attack_name, attack_page, "attack") if kind == "defense" else (defense_name, defense_page, "defense")
+    )
+    name = defense_name if kind == "defense" else attack_name
+    pictures = []
+    for label, group in groups.items():
+        shown = [row for row in group if getattr(row, of) not in catalogue.controls]
+        lines = [
+            (
+                called(catalogue, getattr(row, of), getattr(row, f"{of}_label")),
+                page(getattr(row, of)),
+                getattr(row, f"{of}_label"),
+                row,
+                None if row.defense in catalogue.baselines else base.get(row.attack_label),
+            )
+            for row in shown
+        ]
+        pictures.append(
+            {
+                "label": label,
+                "name": name(catalogue, getattr(group[0], kind), label),
+                "item": items.get(label) if kind == "defense" else None,
+                "natural": said.get("base") if group[0].defense in catalogue.baselines else None,
+                "trained": _cost(group[0], kind) if kind == "defense" else None,
+                "lines": forest(lines),
+            }
+        )
+    return pictures
 
 
 def _told(kind: str, run: RunRecord, catalogue: Catalogue) -> Iterable[str]:
@@ -55,7 +111,8 @@ def _told(kind: str, run: RunRecord, catalogue: Catalogue) -> Iterable[str]:
 
 
 def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], catalogue: Catalogue) -> dict[str, Any]:
-    shown = [metric_facts(catalogue, name, board.chance, board.leakage == MAJORITY) for name in columns(board.leakage)]
+    names = [name for name in columns(board.leakage) if kind == "attack" or name != UTILITY]  # of a defense told once
+    shown = [metric_facts(catalogue, name, board.chance, board.leakage == MAJORITY) for name in names]
     return {
         "title": catalogue.board_title(board),
         "version": None if board.current else board.version,

@@ -12,10 +12,11 @@ from mibench.publish.judges import FLAGS, flags, knowledge_view
 from mibench.publish.links import attack_page, defense_page, run_page, track_page
 from mibench.publish.metrics import SHORT, metric_facts, ordered
 from mibench.publish.model import Catalogue
-from mibench.publish.rows import MAJORITY, bounds_of, interval_of, leakage_of
+from mibench.publish.rows import MAJORITY, TOP1, bounds_of, interval_of, leakage_of
 from mibench.publish.standings import Badge
 from mibench.records import RunRecord, StageInfo
 
+FACES = "face_rate"
 GUESS = {"E1": "verdict", "E2": "e2", "E3": "e3"}  # whom a judge takes an image for
 
 
@@ -25,9 +26,11 @@ def run_view(
     picture: Callable[[dict[str, Any]], Any],
     siblings: Sequence[RunRecord] = (),
     most: int | None = None,
+    floor: RunRecord | None = None,
 ) -> dict[str, Any]:
     """A run's page. ``picture`` says what the gallery shows of an image, ``{"src", "nearest"}`` or None; it is asked
-    about the first ``most`` identities. ``siblings`` are the runs of the same cell."""
+    about the first ``most`` identities. ``siblings`` are the runs of the same cell, ``floor`` what its prior gives on
+    the same target before anything is optimised."""
     leakage = leakage_of([run.metrics])
     panel = leakage == MAJORITY
     names = ordered(run.metrics, catalogue)
@@ -53,6 +56,8 @@ def run_view(
         "identities": _identities(run),
         "leakage": SHORT[leakage],
         "gallery": gallery,
+        "choosing": any(not image.get("selected") for image in run.images),
+        "judged": _judged(run, leakage, floor),
         "framed": any(image["nearest"] for person in gallery for image in person["images"]),
         "attacked": len(run.identities),
     }
@@ -167,9 +172,30 @@ def _gallery(run: RunRecord, picture: Callable[[dict[str, Any]], Any], most: int
             "label": label,
             "images": groups[label],
             "accepted": _accepted(groups[label]),
+            "faceless": _faceless(run, label),
         }
         for label in sorted(groups)
     ]
+
+
+def _judged(run: RunRecord, leakage: str, floor: RunRecord | None) -> list[str]:
+    """What the judges say of all images, how many show a face, and what the prior gives by itself."""
+
+    def share(name: str, of: RunRecord = run) -> str | None:
+        metric = of.metrics.get(name)
+        return None if metric is None or metric.value is None else f"{text.number(metric.value, 'fraction')} %"
+
+    judges = [f"{judge} {told}" for judge, name in TOP1.items() if (told := share(name))]
+    judges += [f"majority {told}" for told in [share(MAJORITY)] if told]
+    lines = [f"taken for the person by {', '.join(judges)}"] if judges else []
+    lines += [f"a face is found in {told}" for told in [share(FACES)] if told]
+    return lines + [f"the prior by itself gets {told}" for told in [share(leakage, floor) if floor else None] if told]
+
+
+def _faceless(run: RunRecord, label: int) -> bool:
+    """Whether no image of a person shows a face: what accepts them, accepts noise."""
+    metric = run.metrics.get(FACES)
+    return metric is not None and metric.per_identity.get(str(label)) == 0
 
 
 def _verdicts(image: Mapping[str, Any]) -> dict[str, int | None]:

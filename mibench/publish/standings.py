@@ -103,7 +103,7 @@ def _badges(
         badges.append(Badge("reproduced", "Submitted, and run again here within the track's tolerance.", "good"))
     else:
         badges.append(Badge("submitted", "Figures as their authors sent them; not run again here yet."))
-    if case.front:
+    if case.front and not is_baseline(catalogue, case.defense):
         badges.append(Badge("front", "No other defense has both more accuracy and less leakage.", "good"))
     if case.missing and case.defense not in catalogue.controls:
         faced = len(board.required) - len(case.missing)

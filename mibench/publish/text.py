@@ -78,6 +78,14 @@ def safe_url(url: object) -> str | None:
     return url if scheme.lower() in ("http", "https") or (url and relative) else None
 
 
+def full_name(title: str, method: str, label: str, keep: bool = False) -> str:
+    """A method with its setting in words: ``Random erasing (strong)`` for ``re[strong]`` of ``Random erasing (MIDRE)``.
+    ``keep``: what the title says in brackets tells methods apart."""
+    setting = re.sub(r"^\[(.*)\]$", r"\1", label.removeprefix(method))
+    name = title if keep else re.sub(r"\s+\([^()]*\)$", "", title)
+    return f"{name} ({setting})" if setting else name
+
+
 def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested facts as sorted (dotted name, text) pairs."""
     pairs: list[tuple[str, str]] = []

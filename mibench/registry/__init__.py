@@ -15,7 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mibench.errors import UserError, unknown
 from mibench.metrics import METRICS
-from mibench.protocol.method_files import Entry, MethodFile, file_source, literal, named_files, package_sources, parsed
+from mibench.protocol.method_files import (
+    Entry,
+    MethodFile,
+    defaults,
+    file_source,
+    literal,
+    named_files,
+    package_sources,
+    parsed,
+)
 from mibench.protocol.methods import Facts, Kind, Selection, combined, joined_by_plus
 from mibench.protocol.params import BaseParams, RunParams, common, multiplied, non_default, parse_call, resolve
 from mibench.protocol.suites import suite_tracks
@@ -270,6 +279,16 @@ class Registry:
         """The deviations that the plugin's file writes down as plain text; those it computes are in its runs."""
         texts = self._literal(kind, name, "deviations")
         return tuple(text for text in texts or () if isinstance(text, str))
+
+    def defaults(self, kind: Kind, name: str) -> dict[str, Any]:
+        """The parameters of a method with their defaults, as its file and those it inherits from write them down."""
+        source = self.source(kind, name)
+        try:
+            tree = parsed(source.path)
+        except UserError:
+            return {}
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        return next((found for node in classes if (found := defaults(tree, node))), {})
 
     def plugin(self, kind: Kind, name: str) -> type[Any]:
         """Import the plugin and return its class. Imports torch. What the file replaces of torch or the engine is put

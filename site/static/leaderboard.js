@@ -1,6 +1,6 @@
 /* The leaderboard: filters that drive the table, the worst attack, the figure and the downloads of a view.
    In the address: defense, kind, family, access and attack (what is shown, once per name; absent when all is), q (search),
-   y (the attack on the figure's axis) and sort (column and direction). */
+   y (the attack on the figure's axis), differences and more (what cells show) and sort (column and direction). */
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
   const section = document.querySelector("[data-board]");
@@ -13,7 +13,10 @@ document.addEventListener("DOMContentLoaded", () => {
   const chips = [...section.querySelectorAll("[data-filter]")];
   const groups = [...new Set(chips.map((chip) => chip.dataset.filter))];
   const element = find("[data-table]");
-  const FIRST = 5; // columns before the attacks
+  const heads = [...element.querySelectorAll("thead th")];
+  const FIRST = heads.findIndex((head) => head.dataset.attack !== undefined); // columns before the attacks
+  const WORST = heads.findIndex((head) => head.dataset.worst !== undefined);
+  const shows = [...section.querySelectorAll("[data-show]")];
   const initial = [[0, "asc"]];
   let restoring = false;
 
@@ -23,10 +26,15 @@ document.addEventListener("DOMContentLoaded", () => {
   const passes = (group, value) => !groups.includes(group) || chosen(group).has(value);
   const words = () => search.value.toLowerCase().split(/\s+/).filter(Boolean);
 
+  // A word that names a defense chooses rows; one that names only attacks chooses columns.
+  const names = (thing, word) => `${thing.label} ${thing.name}`.toLowerCase().includes(word);
+  const wanted = (kind) => words().filter((word) => data.rows.some((row) => names(row, word)) === (kind === "rows"));
+  const known = () => words().every((word) => data.rows.concat(data.attacks).some((thing) => names(thing, word)));
+
   const rowShown = (row) =>
-    passes("defense", row.label) && passes("kind", row.kind) && words().every((word) => row.label.toLowerCase().includes(word));
+    passes("defense", row.label) && passes("kind", row.kind) && known() && wanted("rows").every((word) => names(row, word));
   const attackShown = (attack) =>
-    passes("attack", attack.label) && passes("family", attack.family) && passes("access", attack.access);
+    passes("attack", attack.label) && passes("family", attack.family) && passes("access", attack.access) && wanted("columns").every((word) => !known() || names(attack, word));
   const shownAttacks = () => data.attacks.flatMap((attack, i) => (attackShown(attack) ? [i] : []));
   table.search.fixed("filters", (_text, _data, index) => rowShown(rowAt(index)));
 
@@ -53,9 +61,11 @@ document.addEventListener("DOMContentLoaded", () => {
     data.attacks.forEach((_, i) => table.column(FIRST + i).visible(attacks.includes(i), false));
     table.rows().indexes().toArray().forEach((index) => {
       const row = rowAt(index);
-      const cell = table.cell(index, 3).node();
+      const cell = table.cell(index, WORST).node();
       showWorst(cell, row, worstCase(row, attacks));
     });
+    const differences = shows.some((show) => show.dataset.show === "differences" && show.checked);
+    element.querySelectorAll("td.attack").forEach((cell) => (cell.dataset.order = differences ? cell.dataset.apart : cell.dataset.own));
     table.rows().invalidate("dom").draw();
     draw();
   }
@@ -80,7 +90,7 @@ document.addEventListener("DOMContentLoaded", () => {
     cell.dataset.order = String(mean);
     cell.append(mibench.percent(mean));
     if (low !== null) add("span", "ci", `${mibench.percent(low)}–${mibench.percent(high)}`);
-    add("a", "note", data.attacks[found.attack].label).href = section.dataset.root + row.href[found.attack];
+    add("a", "note", data.attacks[found.attack].name).href = section.dataset.root + row.href[found.attack];
   }
 
   // --- state ---------------------------------------------------------------------------------------------------
@@ -97,6 +107,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const set = (name, value) => (value ? params.set(name, value) : params.delete(name));
       set("q", search.value.trim());
       set("y", axisChoice.value);
+      for (const show of shows) set(show.dataset.show, show.checked ? "yes" : "");
       set("sort", column === 0 && direction === "asc" ? "" : `${column}-${direction}`);
     });
   }
@@ -109,6 +120,7 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     search.value = params.get("q") ?? "";
     axisChoice.value = data.attacks.some((attack) => attack.label === params.get("y")) ? params.get("y") : "";
+    for (const show of shows) show.checked = params.has(show.dataset.show);
     const sort = /^(\d{1,3})-(asc|desc)$/.exec(params.get("sort") ?? "");
     const columns = table.columns().count();
     table.order(sort && Number(sort[1]) < columns ? [[Number(sort[1]), sort[2]]] : initial);
@@ -142,131 +154,43 @@ document.addEventListener("DOMContentLoaded", () => {
     return counted.every((i) => row.y[i] || !data.required.includes(data.attacks[i].label));
   }
 
-  /** How a point is named: the undefended model as such, an incomplete row with what it faced. */
-  function caption(point, attacks) {
-    if (point.row.baseline) return `${short(point.row.label)} (no defense)`;
-    if (complete(point.row, attacks)) return short(point.row.label);
+  /** A point's name; of an incomplete row with what it faced. */
+  function caption(point, attacks, name) {
+    if (complete(point.row, attacks)) return name;
     const counted = competing(attacks);
-    return `${short(point.row.label)} (${counted.filter((i) => point.row.y[i]).length} of ${counted.length} attacks)`;
+    return `${name} (${counted.filter((i) => point.row.y[i]).length} of ${counted.length} attacks)`;
   }
 
-  // Plotly reads a few HTML tags in texts; names must stay text.
-  const plain = (name) => name.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const short = (name) => (name.length > 28 ? `${name.slice(0, 27)}…` : name);
-
-  /** The colour that a CSS value or a class has here, as rgb(): Plotly knows no custom properties. */
-  function resolve(value, name = "") {
-    const probe = document.createElement("span");
-    probe.className = name;
-    if (value) probe.style.color = value;
-    section.append(probe);
-    const colour = getComputedStyle(probe).color;
-    probe.remove();
-    return colour;
-  }
-
-  /** A range of fractions that holds the values with some air, within [-0.02, 1.06]. */
-  function spread(values) {
-    if (!values.length) return [0, 1];
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    const air = Math.max(0.02, (high - low) * 0.12);
-    return [Math.max(-0.02, low - air), Math.min(1.06, high + air)];
-  }
+  const short = (name) => (name.length > 32 ? `${name.slice(0, 31)}…` : name);
+  const range = (y) => (y[1] === null ? "" : ` (95 % interval ${mibench.percent(y[1])} to ${mibench.percent(y[2])})`);
 
   function draw() {
     const attacks = shownAttacks();
     const rows = visible().filter((row) => !row.control);
-    const all = points(rows, attacks);
+    const all = points(rows, attacks).map((point) => ({
+      ...point,
+      label: point.row.label,
+      name: short(caption(point, attacks, point.row.name)),
+      short: short(caption(point, attacks, point.row.label)),
+      text: [
+        `${short(point.row.name)} against ${short(data.attacks[point.attack].name)}`,
+        `natural ${mibench.percent(point.x[0])} %${range(point.x)}`,
+        `attack ${mibench.percent(point.y[0])} %${range(point.y)}`,
+        `${point.row.seeds} seed${point.row.seeds === 1 ? "" : "s"}`,
+      ],
+      href: section.dataset.root + point.row.href[point.attack],
+      colour: point.row.colour,
+      shape: point.row.shape,
+      faint: !complete(point.row, attacks),
+      base: point.row.baseline,
+      group: point.row.defense,
+    }));
     const front = paretoFront(all.filter((point) => point.row.ranked));
-    plot.dataset.front = JSON.stringify(front.map((point) => point.row.label));
+    plot.dataset.front = JSON.stringify(front.map((point) => point.label));
     find("[data-count]").textContent = `${rows.length} of ${data.rows.filter((row) => !row.control).length} defenses, ${competing(attacks).length} of ${competing(data.attacks.keys().toArray()).length} attacks`;
     find("[data-undrawn]").textContent = rows.length > all.length ? `${rows.length - all.length} without one of the two values are not drawn.` : "";
-
-    const ink = (name) => resolve(`var(${name})`);
-    const [x, y] = ["x", "y"].map((name) => spread(all.flatMap((point) => point[name].filter((v) => v !== null))));
-    y[0] = Math.min(y[0], -0.01);
-    const bar = (name) => ({
-      type: "data",
-      symmetric: false,
-      array: all.map((point) => (point[name][2] === null ? 0 : point[name][2] - point[name][0])),
-      arrayminus: all.map((point) => (point[name][1] === null ? 0 : point[name][0] - point[name][1])),
-      thickness: 1,
-      width: 0,
-      color: ink("--strong-line"),
-    });
-    const axis = (title, range) => ({
-      title: { text: title, standoff: 12 }, range, tickformat: ".0%", gridcolor: ink("--line"), linecolor: ink("--strong-line"),
-      showline: true, zeroline: false, ticks: "outside", tickcolor: ink("--strong-line"),
-    });
-    const line = (name, xs, ys, style) => ({
-      name, type: "scatter", mode: "lines", x: xs, y: ys, hoverinfo: "skip",
-      line: { width: 1.5, color: ink("--quiet"), ...style },
-    });
-    // To have at least some utility one pays the leakage of the next front point: up first, then right.
-    const steps = front.map((point) => [point.x[0], point.y[0]]);
-    if (steps.length) {
-      steps.unshift([x[0], steps[0][1]]);
-      steps.push([steps.at(-1)[0], y[1]]);
-    }
-    const settings = [...Map.groupBy(all, (point) => point.row.defense).values()].filter((group) => group.length > 1);
-    const strengths = settings.map((group) => {
-      const sorted = group.toSorted((p, q) => p.x[0] - q.x[0]);
-      return line(`settings of ${group[0].row.defense}`, sorted.map((p) => p.x[0]), sorted.map((p) => p.y[0]), {
-        dash: "dash", width: 1.2, color: resolve(null, group[0].row.colour),
-      });
-    });
-    const base = all.filter((point) => point.row.baseline);
-    const crossed = base.flatMap((point) => [
-      line("no defense", [point.x[0], point.x[0]], y, { dash: "dot", width: 1 }),
-      line("no defense", x, [point.y[0], point.y[0]], { dash: "dot", width: 1 }),
-    ]);
-    const narrow = plot.clientWidth < 480;
-    const text = ink("--ink");
-    const marks = {
-      name: "rows",
-      type: "scatter",
-      mode: all.length <= 16 && !narrow ? "markers+text" : "markers",
-      x: all.map((point) => point.x[0]),
-      y: all.map((point) => point.y[0]),
-      text: all.map((point) => plain(caption(point, attacks))),
-      textposition: all.map((point) => (point.x[0] > x[0] + 0.8 * (x[1] - x[0]) ? "top left" : "top right")),
-      textfont: { color: text },
-      hovertext: all.map((point) => `<b>${plain(point.row.label)}</b> against ${plain(data.attacks[point.attack].label)}<br>natural ${mibench.percent(point.x[0])} %, attack ${mibench.percent(point.y[0])} %<br>${point.row.seeds} seed${point.row.seeds === 1 ? "" : "s"}`),
-      hoverinfo: "text",
-      marker: {
-        size: all.map((point) => (point.row.baseline ? 15 : 12)),
-        color: all.map((point) => resolve(null, point.row.colour)),
-        symbol: all.map((point) => point.row.shape),
-        opacity: all.map((point) => (complete(point.row, attacks) ? 1 : 0.5)),
-        line: { width: all.map((point) => (point.row.baseline ? 2 : 1)), color: all.map((point) => ink(point.row.baseline ? "--ink" : "--page")) },
-      },
-      customdata: all.map((point) => point.row.href[point.attack]),
-      error_x: bar("x"),
-      error_y: bar("y"),
-    };
-    const note = (where, label) => ({
-      ...where, xref: "paper", yref: "paper", showarrow: false, text: label, font: { size: narrow ? 10 : 12, color: ink("--quiet") },
-    });
-    Plotly.react(plot, [
-      ...crossed,
-      line("chance", x, [data.chance, data.chance], { dash: "dashdot", width: 1 }),
-      line("front", steps.map((step) => step[0]), steps.map((step) => step[1]), { shape: "vh" }),
-      ...strengths,
-      marks,
-    ], {
-      showlegend: false,
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(section).fontFamily, size: narrow ? 11 : 13, color: text },
-      margin: { l: 60, r: 12, t: 12, b: 52 },
-      hoverlabel: { align: "left", bgcolor: ink("--panel"), bordercolor: ink("--strong-line"), font: { color: text } },
-      xaxis: axis(narrow ? "Natural accuracy" : "Natural accuracy → more useful", x),
-      yaxis: axis(narrow ? "Attack accuracy" : `Attack accuracy, ${data.leakage} ↓ more private`, y),
-      annotations: [
-        note({ x: 0.99, y: 0.08, xanchor: "right", yanchor: "bottom" }, "useful and private ↘"),
-        note({ x: 0.01, y: 0.98, xanchor: "left", yanchor: "top" }, "↖ neither"),
-      ],
-    }, { displayModeBar: false, responsive: true });
+    const levels = [...data.lines, { name: "guessing", y: data.chance }];
+    mibench.figure(plot, { points: all, front, levels, leakage: data.leakage, title: "Natural accuracy and attack accuracy" });
   }
 
   // --- downloads of what is shown ------------------------------------------------------------------------------
@@ -317,23 +241,23 @@ document.addEventListener("DOMContentLoaded", () => {
   search.addEventListener("input", apply);
   search.addEventListener("change", changed);
   axisChoice.addEventListener("change", changed);
+  shows.forEach((show) => show.addEventListener("change", changed));
   table.on("order", () => !restoring && store());
   find("[data-reset]").addEventListener("click", () => {
     chips.forEach((chip) => (chip.checked = true));
+    shows.forEach((show) => (show.checked = false));
     search.value = axisChoice.value = "";
     changed();
   });
   find("[data-copy-link]").addEventListener("click", () => mibench.copy(location.href, find(".said")));
-  find("[data-save]").addEventListener("click", () =>
-    Plotly.downloadImage(plot, { format: "svg", filename: `mibench-${key}`, width: 900, height: 540 }));
+  find("[data-save]").addEventListener("click", () => mibench.save(`mibench-${key}.svg`, mibench.figureFile(plot)));
   for (const button of section.querySelectorAll("[data-save-as]")) {
     const kind = button.dataset.saveAs;
     button.addEventListener("click", () => mibench.save(`mibench-${key}.${suffix[kind]}`, formats[kind](view())));
   }
   restore();
-  mibench.listen((what) => (what === "state" ? restore() : draw()));
-  plot.on("plotly_click", (event) => {
-    const href = event.points.find((point) => point.customdata)?.customdata;
-    if (href) location.href = section.dataset.root + href;
-  });
+  mibench.listen((what) => what === "state" && restore());
+  new ResizeObserver(draw).observe(plot);
+  // In a column's head the link leads on; everything around it sorts.
+  element.querySelectorAll("thead a").forEach((link) => link.addEventListener("click", (event) => event.stopPropagation()));
 });

@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull, HalfspaceIntersection
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
-from mibench.publish.features import HEIGHT, SHOWN, WIDTH, feature_view
+from mibench.publish.features import HEIGHT, SHOWN, WIDTH, Space, feature_view
 from mibench.records import RunRecord
 from mibench.resources import resource_root
 from mibench.stages.features import AREA, DRAWS, KEPT, SETS, VALUES, identity, nearest, plane, summary
@@ -256,14 +256,16 @@ def page() -> Callable[..., str]:
     environment = Environment(
         loader=FileSystemLoader(resource_root() / "site" / "templates"), autoescape=True, undefined=StrictUndefined
     )
-    return lambda *given: environment.get_template("_features.html").render(features=feature_view(*given))
+    return lambda *given: environment.get_template("_features.html").render(features=feature_view(Space("re", *given)))
 
 
 def test_panels_show_every_point_where_it_is() -> None:
     means, data = _data()
-    view = feature_view(means, data)
+    view = feature_view(Space("re", means, data))
     assert len(view["panels"]) == SHOWN and view["more"] == 14 - SHOWN and view["missing"] is None
-    for panel, row in zip(view["panels"], data["identities"][:SHOWN], strict=True):
+    for pair, row in zip(view["panels"], data["identities"][:SHOWN], strict=True):
+        panel = pair["own"]
+        assert pair["other"] is None
         drawn, truth = [], []
         for part in panel["sets"]:
             corner = {"private": (3.5, 0.0), "erased": (1.7, 1.7), "reconstructed": (0.0, 4.4)}[part["name"]]
@@ -292,6 +294,21 @@ def test_the_page_says_everything_in_words(page: Callable[..., str]) -> None:
     assert "the other 2 are in the table" in html and "<script" not in html and "style=" not in html
     value = means["values"]["overlap_erased"]
     assert f"{100 * value['value']:.1f} <span" in html and "14 of 14" in html and "10–40 % of the area" in html
+
+
+def test_two_runs_stand_side_by_side_with_a_sentence_on_what_to_see() -> None:
+    (means, data), (other_means, other_data) = _data(), _data(10)
+    view = feature_view(Space("re", means, data), Space("none", other_means, other_data))
+    pairs = view["panels"]
+    assert [(p["other"]["label"], p["other"]["whose"], p["own"]["whose"]) for p in pairs] == [
+        (label, "none", "re") for label in range(SHOWN // 2)
+    ]
+    ratios = [
+        m["values"]["distance_private"]["value"] / m["values"]["distance_within"]["value"] for m in (means, other_means)
+    ]
+    assert f"here {ratios[0]:.1f} times" in view["see"] and f"without a defense {ratios[1]:.1f} times" in view["see"]
+    shown = next(line for line in view["means"] if line["unit"] != "%")
+    assert shown["other"]["value"] == f"{other_means['values']['distance_private']['value']:.4g}"
 
 
 def test_the_page_of_a_run_without_areas(page: Callable[..., str]) -> None:

@@ -420,10 +420,10 @@ def test_a_missing_value_is_a_dash_with_its_reason_and_never_a_number(tmp_path: 
     run = make_run(att1=None)
     index = build_site([run], make_catalogue(), tmp_path / "site", SiteOptions())
     html = index.read_text()
-    cell = re.search(r'<td class="num heat s0" data-order="([^"]*)">(.*?)</td>', html, re.S)
+    cell = re.search(r'<td class="num attack heat s0 empty" data-order="([^"]*)"[^>]*>(.*?)</td>', html, re.S)
     assert cell and cell[1] == ""
     assert not re.search(r"\d", re.sub(r"<[^>]*>", "", cell[2]))
-    worst = re.search(r'<td class="num lead-cell" data-order="([^"]*)" data-worst>(.*?)</td>', html, re.S)
+    worst = re.search(r'<td class="num pin worst lead-cell" data-order="([^"]*)"[^>]*>(.*?)</td>', html, re.S)
     assert worst and worst[1] == "" and "no value: no attack finished" in worst[2]
     assert "no value: the evaluator is not available" in cell[2]
     assert 'title="the evaluator is not available"' in cell[2]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,14 @@ def test_every_plugin_agrees_with_its_entry(kind: Any) -> None:
     for name, entry in registry.entries(kind).items():
         cls = registry.plugin(kind, name)
         assert cls.__doc__, f"{name} says what it is"
+        read, fields = registry.defaults(kind, name), cls.Params.model_fields
+        for field, value in read.items():  # from the source alone; what is no plain value as it is written
+            known = fields[field].get_default(call_default_factory=True)
+            assert value == known or (
+                isinstance(value, str) and eval(value, vars(sys.modules[cls.__module__])) == known
+            )
+        assert not read or {field for field, known in fields.items() if not known.is_required()} == set(read)
+        assert kind == "prior" or len(re.findall(r"[.](?= [A-Z]|$)", entry.summary)) == 2, f"{name} in two sentences"
         for preset, values in entry.presets.items():
             cls.Params(**values)
             assert preset == preset.lower()

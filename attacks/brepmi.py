@@ -23,6 +23,7 @@ class BrepMi(Attack):
 
     version = 3
     access = Access.LABELS
+    effort = ("max_rounds", "max_rejections", "patience")
     stops_early = True
     deviations = (
         "The label hunt, consecutive rejections, growths and rounds are capped; released code can run for ever.",

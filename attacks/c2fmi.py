@@ -23,6 +23,7 @@ class C2fmi(StyleSearch, Attack):
 
     version = 3
     access = Access.SCORES
+    effort = ("generations",)
     stops_early = True
     deviations = (
         "On the small tracks e is a small network that tells the labelled public people apart; published is one of the "

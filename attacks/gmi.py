@@ -10,7 +10,7 @@ from torch import Tensor
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.primitives.alignment import CriticAlignParams, aligned
 from mibench.primitives.latents import descend_nesterov
-from mibench.primitives.losses import critic_prior, cross_entropy
+from mibench.primitives.losses import IdentityLoss, critic_prior, identity_loss
 from mibench.primitives.selection import best_restart
 
 
@@ -29,6 +29,7 @@ class Gmi(Attack):
     class Params(CriticAlignParams):
         iterations: int = Field(2400, ge=0, description="steps, at least 0")
         lr: float = Field(0.02, gt=0)
+        loss: IdentityLoss = Field("ce", description="the identity loss of the logits; published is ce")
         momentum: float = Field(0.9, ge=0, lt=1)
         identity_weight: float = Field(100.0, ge=0)
         bound: float = Field(1.0, gt=0, description="z stays in [-bound, bound]")
@@ -48,7 +49,7 @@ class Gmi(Attack):
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
 
         def identity(x: Tensor) -> Tensor:
-            return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label)
+            return p.identity_weight * identity_loss(p.loss, oracle.logits(x, rows), rows.label)
 
         loss = aligned(identity, rows.streams("align"), ctx, p, lambda x: critic_prior(critic(x)))
 

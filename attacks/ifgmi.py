@@ -14,7 +14,7 @@ from mibench.errors import StageFailed
 from mibench.images.augment import resized_crop
 from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import descend_adam, l1_ball
-from mibench.primitives.losses import poincare
+from mibench.primitives.losses import IdentityLoss, identity_loss
 from mibench.primitives.pool import PoolParams, TruncatedPool
 
 RADII = (1000.0, 2000.0, 3000.0, 4000.0, 5000.0, 6000.0, 8000.0, 8000.0)
@@ -26,6 +26,7 @@ class IfGmi(TruncatedPool, Attack):
 
     version = 2
     access = Access.WHITE_BOX
+    effort = ("iterations", "pool")
     deviations = (
         "The images are those of a stage fixed beforehand; the released code reports the stage that the evaluation "
         "model likes best.",
@@ -41,6 +42,7 @@ class IfGmi(TruncatedPool, Attack):
         stage: int = Field(3, ge=0, description="the stage whose images are returned; 0 optimises w alone")
         iterations: tuple[int, ...] = Field((70, 25, 25, 25), description="steps of each stage, at least 0")
         lr: float = Field(0.005, gt=0)
+        loss: IdentityLoss = Field("poincare", description="the identity loss of the logits; published is poincare")
         betas: tuple[float, float] = (0.1, 0.1)
         crop: tuple[float, float] = Field((0.9, 1.0), description="area range of the crop while optimising")
         w_radii: tuple[float, ...] = Field(RADII, description="how far w may move in each stage, L1")
@@ -67,7 +69,11 @@ class IfGmi(TruncatedPool, Attack):
         candidates = p.candidates or ctx.images_per_identity
         rows = ctx.rows(labels, candidates)
         w = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
-        loss = aligned(lambda x: poincare(oracle.logits(x, rows), rows.label), rows.streams("align"), ctx, p)
+
+        def identity(x: Tensor) -> Tensor:
+            return identity_loss(p.loss, oracle.logits(x, rows), rows.label)
+
+        loss = aligned(identity, rows.streams("align"), ctx, p)
         crops, d = rows.streams("crop"), w.shape[1]
 
         def render(s: int, v: Tensor, shape: Sequence[int], through: Generator = generator) -> Tensor:

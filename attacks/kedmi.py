@@ -17,7 +17,7 @@ from mibench.contracts import (
     Rows,
 )
 from mibench.primitives.alignment import CriticAlignParams, aligned
-from mibench.primitives.losses import cross_entropy, k_plus_one_prior
+from mibench.primitives.losses import IdentityLoss, identity_loss, k_plus_one_prior
 from mibench.primitives.recovery import in_groups, recover_gaussians
 
 
@@ -42,6 +42,7 @@ class Kedmi(Attack):
     class Params(CriticAlignParams):
         iterations: int = Field(2400, ge=0, description="steps, at least 0")
         lr: float = Field(0.02, gt=0)
+        loss: IdentityLoss = Field("ce", description="the identity loss of the logits; published is ce")
         identity_weight: float = Field(100.0, ge=0)
         reference_batch: int = Field(60, ge=1, description="batch whose mean the published step is")
         bound: float | None = Field(
@@ -65,7 +66,7 @@ class Kedmi(Attack):
 
         def recover(rows: Rows) -> Iterator[Reconstruction]:
             def identity(x: Tensor) -> Tensor:
-                return p.identity_weight * cross_entropy(oracle.logits(x, rows), rows.label)
+                return p.identity_weight * identity_loss(p.loss, oracle.logits(x, rows), rows.label)
 
             loss = aligned(identity, rows.streams("align"), ctx, p, lambda x: k_plus_one_prior(critic(x).logits))
             steps, samples = ctx.steps("kedmi", p.iterations), p.samples or ctx.images_per_identity

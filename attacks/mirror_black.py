@@ -21,6 +21,7 @@ class MirrorBlack(UntruncatedPool, Attack):
 
     version = 2
     access = Access.SCORES
+    effort = ("generations", "pool")
     stops_early = True
     deviations = (
         "It runs once for each image that the track asks for: the best of the pool are dealt out to the runs in turn.",

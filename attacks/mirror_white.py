@@ -10,7 +10,7 @@ from torch import Tensor
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import BestStep, PBox, descend_adam, ramps
-from mibench.primitives.losses import cross_entropy
+from mibench.primitives.losses import IdentityLoss, identity_loss
 from mibench.primitives.pool import UntruncatedPool, UntruncatedPoolParams
 from mibench.primitives.selection import top5_consistent
 
@@ -21,6 +21,7 @@ class MirrorWhite(UntruncatedPool, Attack):
 
     version = 3
     access = Access.WHITE_BOX
+    effort = ("iterations", "pool")
     deviations = (
         "It runs once for each image that the track asks for: the best of the pool are dealt out to the runs in turn.",
         "A generator without mapping network (DCGAN) has w = z: P space is w itself, the box one standard deviation "
@@ -35,6 +36,7 @@ class MirrorWhite(UntruncatedPool, Attack):
         candidates: int = Field(8, ge=1, description="pool members optimised per run, together")
         iterations: int = Field(20_000, ge=0, description="steps, at least 0")
         lr: float = Field(0.25, gt=0, description="highest learning rate, between warm-up and ramp-down")
+        loss: IdentityLoss = Field("ce", description="the identity loss of the logits; published is ce")
         identity_weight: float = Field(10.0, gt=0)
         flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring a run's candidates in a step")
 
@@ -58,7 +60,11 @@ class MirrorWhite(UntruncatedPool, Attack):
         pool = self.pool(prior, ctx)
         box = PBox.of(pool, prior.generator.negative_slope)
         start = pool[ctx.artifact["best"][list(labels)].flatten()]
-        loss = aligned(lambda x: cross_entropy(oracle.logits(x, rows), rows.label), rows.streams("align"), ctx, p)
+
+        def identity(x: Tensor) -> Tensor:
+            return identity_loss(p.loss, oracle.logits(x, rows), rows.label)
+
+        loss = aligned(identity, rows.streams("align"), ctx, p)
         coins = ctx.rows(labels, runs).streams("flip")  # one per run and step
 
         def objective(w: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class P2i(TruncatedPool, Attack):
     its classes. Then one pass: of class y G(mean of E over y's public images, their scores raised towards y)."""
 
     access = Access.SCORES
+    effort = ("steps", "pool")
     deviations = (
         "E has two hidden layers and learns by Adam; released code's are transposed convolutions to an image that is "
         "compared with x too, then a face recogniser's layers, by Ranger.",

@@ -9,7 +9,7 @@ from torch import Tensor
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.images.augment import VIEWS, Views
 from mibench.primitives.alignment import AlignParams, aligned
-from mibench.primitives.losses import max_margin
+from mibench.primitives.losses import IdentityLoss, identity_loss
 from mibench.primitives.recovery import recover_conditionally
 
 
@@ -31,6 +31,7 @@ class PlgMi(Attack):
     class Params(AlignParams):
         iterations: int = Field(600, ge=0, description="steps, at least 0")
         lr: float = Field(0.1, gt=0)
+        loss: IdentityLoss = Field("margin", description="the identity loss of the logits; published is margin")
         views: Views = Field("smooth", description="crops between pixels, or as released, with kornia's arithmetic")
         restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the conditional GAN")
@@ -45,11 +46,11 @@ class PlgMi(Attack):
         rows = ctx.rows(labels, p.restarts or ctx.images_per_identity)
         rng, view = rows.streams("view"), VIEWS[p.views]
 
-        def margin(x: Tensor) -> Tensor:
-            return max_margin(oracle.logits(view(x, rng, 1.0), rows), rows.label)
+        def identity(x: Tensor) -> Tensor:
+            return identity_loss(p.loss, oracle.logits(view(x, rng, 1.0), rows), rows.label)
 
         def both(x: Tensor) -> Tensor:
-            return margin(x) + margin(x)
+            return identity(x) + identity(x)
 
         loss = aligned(both, rows.streams("align"), ctx, p)
         yield from recover_conditionally(rows, prior, loss, ctx.steps("plgmi", p.iterations), p.lr)

@@ -13,7 +13,7 @@ from mibench.errors import StageFailed
 from mibench.images.augment import mirror, resized_crop
 from mibench.primitives.alignment import AlignParams, aligned
 from mibench.primitives.latents import descend_adam
-from mibench.primitives.losses import poincare
+from mibench.primitives.losses import IdentityLoss, identity_loss
 from mibench.primitives.pool import PoolParams, TruncatedPool, synthesise
 from mibench.primitives.selection import best_rows
 
@@ -24,6 +24,7 @@ class Ppa(TruncatedPool, Attack):
 
     version = 2
     access = Access.WHITE_BOX
+    effort = ("iterations", "milestones", "pool")
     deviations = (
         "With a DCGAN prior there is no mapping network: w = z, and truncation scales z towards its mean 0.",
         "Crops are drawn per row, not once per batch, and lie between pixels.",
@@ -35,6 +36,7 @@ class Ppa(TruncatedPool, Attack):
         keep: int | None = Field(None, ge=1, description="results kept per identity; default: the track's images")
         iterations: int = Field(70, ge=0, description="steps, at least 0")
         lr: float = Field(0.005, gt=0)
+        loss: IdentityLoss = Field("poincare", description="the identity loss of the logits; published is poincare")
         betas: tuple[float, float] = (0.1, 0.1)
         milestones: tuple[int, ...] | None = Field(None, description="steps after which the rate is divided by ten")
         crop: tuple[float, float] = Field((0.9, 1.0), description="area range of the crop while optimising")
@@ -60,7 +62,10 @@ class Ppa(TruncatedPool, Attack):
         start = self.candidates(prior, labels, ctx, candidates)  # repeated in all layers
         crops = rows.streams("crop")
 
-        loss = aligned(lambda x: poincare(oracle.logits(x, rows), rows.label), rows.streams("align"), ctx, p)
+        def identity(x: Tensor) -> Tensor:
+            return identity_loss(p.loss, oracle.logits(x, rows), rows.label)
+
+        loss = aligned(identity, rows.streams("align"), ctx, p)
 
         def objective(w: Tensor) -> Tensor:
             return loss(resized_crop(synthesise(generator, w), crops, p.crop))

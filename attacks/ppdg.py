@@ -27,6 +27,7 @@ class Ppdg(TruncatedPool, Attack):
     by itself, until it shows X* at latents of its own; attack again with this G."""
 
     access = Access.WHITE_BOX
+    effort = ("iterations", "candidates", "pool")
     tunes_prior = True
     block = 1  # each identity has a generator of its own
     deviations = (

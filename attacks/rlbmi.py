@@ -28,6 +28,7 @@ class RlbMi(Attack):
 
     version = 3
     access = Access.SCORES
+    effort = ("episodes",)
     stops_early = True
     deviations = (
         "With alpha = 0 the two images of the reward coincide and are asked about once.",

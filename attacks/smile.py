@@ -25,6 +25,7 @@ class Smile(UntruncatedPool, Attack):
     (1+1) evolution strategy on the target refines the result."""
 
     access = Access.SCORES
+    effort = ("local_steps", "budget", "pool")
     stops_early = True
     deviations = (
         "The surrogate starts from a small network that tells the labelled public people apart, and each expert has a "

@@ -23,6 +23,7 @@ Seconds = Annotated[float, Field(ge=0, lt=1e10)]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 Identity = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]  # a label, as JSON has it in keys
 Share = Annotated[float, Field(ge=0, le=1.000001)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
 JudgeName = Annotated[str, Field(pattern=r"^e[123]$")]
 Created = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\+00:00$")]
 
@@ -72,6 +73,20 @@ class JudgeFacts(TypedDict, total=False):
     threshold: Annotated[float, Field(allow_inf_nan=False)]
     verified: Share
     weights: Key
+
+
+@with_config(ConfigDict(extra="forbid"))
+class GradientFacts(TypedDict):
+    """Whether the served target's gradients agree between views of an image (``mibench.stages.gradients``)."""
+
+    images: Count
+    views: Count
+    cosine: Cosine | None
+    cosine_low: Cosine | None
+    cosine_high: Cosine | None
+    without: Share
+    accuracy: Share
+    accuracy_views: Share
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -172,6 +187,7 @@ class RunRecord:
     deviations: Annotated[list[str], Field(max_length=50)] = field(default_factory=list)
     origin: str = "measured"  # measured, submitted, reproduced, differs
     features: dict[str, Any] | None = None  # what the stage ``features`` found, means only; None in older records
+    gradients: GradientFacts | None = None  # of the served target (stage ``gradients``); None in older records
     judges: dict[JudgeName, JudgeFacts] | None = None  # of the track's panel (stage ``panel``)
     protected: list[Count] | None = None  # the people whom the defense protects; None: everybody
     methods: dict[Literal["defense", "attack"], MethodFacts] | None = None  # None in older records

@@ -7,23 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from plugins import Bench
 from torch import Tensor, nn
 
-from mibench.contracts import (
-    AttackContext,
-    Classifier,
-    Oracle,
-    PriorModel,
-    Reconstruction,
-    Stream,
-)
+from mibench.contracts import AttackContext, Classifier, Oracle, PriorModel, Reconstruction, Stream
 from mibench.nets.gan import MinibatchDiscrimination
+from mibench.planning.plan import Stage
 from mibench.running.request import BASELINE
 from mibench.stages import invert, prior
 from mibench.stages.job import Job
 from mibench.store.artifacts import STATE
+from mibench.store.manifest import file_sha256
 
 
 @dataclass
@@ -119,3 +115,30 @@ def assault(bench: Bench, name: str, workdir: Path, defense: str = BASELINE) -> 
             bench.prepared[name, defense] = case.prepare(job)
         case.ctx = invert._Context(job, {key: value.clone() for key, value in bench.prepared[name, defense].items()})
     return case
+
+
+def whole_and_resumed(
+    bench: Bench, again: Bench, stage: Stage, folder: Path, patch: pytest.MonkeyPatch
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The hashes of the images of an inversion in blocks of two identities, at once and broken off in the second."""
+    patch.setattr(invert, "LARGEST_BLOCK", 2)
+
+    def run(place: Bench, workdir: Path) -> dict[str, str]:
+        (workdir / STATE).mkdir(parents=True, exist_ok=True)
+        invert.run(place.job(stage, workdir))
+        return {path.name: file_sha256(path) for path in sorted((workdir / "images").iterdir())}
+
+    whole = run(bench, folder / "whole")
+    usual, written = invert.write_png, []
+
+    def write_and_break(image: Tensor, path: Path, stored: str) -> None:
+        usual(image, path, stored)
+        written.append(path)
+        if len({p.name[:6] for p in written}) == 3:
+            raise InterruptedError("a kill")
+
+    patch.setattr(invert, "write_png", write_and_break)
+    with pytest.raises(InterruptedError):
+        run(again, folder / "broken")
+    patch.setattr(invert, "write_png", usual)
+    return whole, run(again, folder / "broken")

@@ -8,6 +8,7 @@ from typing import Any
 
 from mibench.keys import digest, joint_version
 from mibench.protocol.stage_kinds import STAGE_KINDS
+from mibench.protocol.suites import Suite
 from mibench.publish import Catalogue
 from mibench.records import MetricValue, RunRecord, StageInfo
 from mibench.store.manifest import Manifest
@@ -108,6 +109,27 @@ def make_catalogue(**tracks: dict[str, Any]) -> Catalogue:
             }
         },
         metrics=METRICS,
+    )
+
+
+def make_claims() -> Suite:
+    """Claims about defenses that made-up runs have, and about some that they have not."""
+    lower = {"title": "less", "statement": "It leaks less.", "test": "lower", "attacks": "all"}
+    trend = {"title": "more", "statement": "More of it leaks less.", "test": "trend", "attacks": "all", "dose": "doses"}
+    return Suite.model_validate(
+        {
+            "schema": 1,
+            "title": "Does it help?",
+            "note": "Made up.",
+            "groups": {},
+            "cells": {},
+            "seeds": 3,
+            "attacks": {"all": ["gmi", "kedmi"]},
+            "claims": {
+                "less": lower | {"pairs": [["re", "none"], ["bido", "none"], ["other", "none"]]},
+                "more": trend | {"doses": {"re": 0.25, "re[strong]": 0.45}},
+            },
+        }
     )
 
 

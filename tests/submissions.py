@@ -152,11 +152,14 @@ def _dump(value: Any, path: Path) -> None:
 
 
 LOGITS = "logits.safetensors"
+GRADIENTS = {"images": 15, "views": 8, "cosine": 0.5, "cosine_low": 0.4, "cosine_high": 0.6, "without": 0.0}
+GRADIENTS |= {"accuracy": 1.0, "accuracy_views": 1.0}
 _FILL: dict[str, Callable[[Path, Store, Stage, Track], dict[str, Any]]] = {
     "invert": _fill_invert,
     "utility": _fill_utility,
     "evaluate": _fill_evaluate,
     "features": lambda *_: {"values": {}},
+    "gradients": lambda *_: {"gradients": GRADIENTS},
 }
 
 

@@ -199,6 +199,12 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "alone and, in full, for all (prior, pool, surrogates).",
         ),
         click.option(
+            "--adaptive",
+            is_flag=True,
+            help="With each attack's adaptive variants: averaging over views, other losses, more steps and restarts, "
+            "a student of the target; and with attacks that need no gradients.",
+        ),
+        click.option(
             "--precision",
             type=click.Choice(["tf32", "bf16"]),
             help="Let attacks compute less exactly than in float32, as rows of their own: TF32 (on GPUs) or bfloat16.",
@@ -231,12 +237,14 @@ def read_asked(options: dict[str, Any]) -> Asked:
     asked = Asked(**options)
     if asked.suite is not None and (asked.names or asked.grid is not None):
         raise click.UsageError(
-            "--suite says what runs: leave --defense, --attack, --track, --set, --budget, --precision and --grid out."
+            "--suite says what runs: leave --defense, --attack, --track, --set, --budget, --adaptive, --precision and "
+            "--grid out."
         )
     if asked.cells and asked.suite is None:
         raise click.UsageError("--cell goes with --suite.")
     if asked.grid is not None and (asked.names or (asked.seeds, asked.first_seed, asked.attack_seeds) != (1, 0, 1)):
         raise click.UsageError(
-            "--grid says what runs: leave --defense, --attack, --track, seeds, --set, --budget and --precision out."
+            "--grid says what runs: leave --defense, --attack, --track, seeds, --set, --budget, --adaptive and "
+            "--precision out."
         )
     return asked

@@ -94,6 +94,7 @@ class Attack:
     group: ClassVar[int] = 1  # identities that must be computed together (see AttackContext.groups)
     block: ClassVar[int | None] = None  # at most so many identities per call, each call stored when it is done
     deviations: ClassVar[tuple[str, ...]] = ()
+    effort: ClassVar[tuple[str, ...]] = ("iterations",)  # parameters for ``effort`` to multiply
     tunes_prior: ClassVar[bool] = False  # whether it trains a copy of the prior further: then it gets it unfolded
     stops_early: ClassVar[bool] = False  # whether it returns what it has when the query budget is spent
 

@@ -116,10 +116,12 @@ class LoopHooks:
     objective: (net, batch, rng, progress) -> the scalar to minimise, in place of the loss of one forward pass.
     optimiser: wraps the recipe's optimiser; ``zero_grad`` and ``step`` are called on what it returns.
     sampler: in place of the defense's; its batches may have any size, also 0 where ``objective`` knows what to do.
+    after_epoch: called with the network after each epoch, in train mode.
     state: what else changes in a step, by name (anything with ``state_dict``): resumed, and kept with the best epoch.
     """
 
     objective: Callable[[Classifier, Batch, Stream, Progress], Tensor] | None = None
     optimiser: Callable[[torch.optim.Optimizer], torch.optim.Optimizer] | None = None
     sampler: Sampler | None = None
+    after_epoch: Callable[[Classifier], None] | None = None
     state: Mapping[str, Any] = field(default_factory=dict)

@@ -10,12 +10,14 @@ evaluator   target -----> utility ----------.      (through serve, where only se
     '---------+--------> evaluate <----------'
                             |
                           panel (where the track has one)
+
+gradients hangs on the target as utility does, and so does the student of an attack that transfers, which reads it too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mibench.errors import UserError
@@ -116,6 +118,8 @@ class Plan:
         return counts
 
 
+AS_ACCURATE = ("target", "serve", "utility")  # what tells how accurate a defense is
+
 PriorFacts = Callable[[str, dict[str, Any], Track], Facts]
 
 
@@ -141,6 +145,11 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
         if reason:
             plan.skipped.append((cell, reason))
             continue
+        if cell.defense.like:
+            other = builder.stages(replace(cell, defense=cell.defense.like), prior)
+            for kind in AS_ACCURATE:
+                if kind in other:
+                    plan.stages.setdefault(other[kind].key, other[kind])
         stages = builder.stages(cell, prior)
         for stage in stages.values():
             plan.stages.setdefault(stage.key, stage)
@@ -153,7 +162,7 @@ def make_plan(cells: Iterable[Cell], prior_facts: PriorFacts) -> Plan:
 
 def _past(cell: Cell) -> str | None:
     """Why the attack does not meet the defense at all: it sees more than what the defense changes."""
-    against, access = cell.defense.against, str(cell.attack.access)
+    against, access = cell.defense.against, "scores" if cell.attack.transfers else str(cell.attack.access)
     if not ACCESS_RANK[against] < ACCESS_RANK[access] <= ACCESS_RANK["white_box"]:
         return None
     return (
@@ -180,6 +189,10 @@ class _Builder:
                 continue
             if kind.name == "serve" and not cell.defense.served:
                 continue
+            if kind.name == "student" and not cell.attack.transfers:
+                continue
+            if kind.name == "gradients" and cell.defense.against != "white_box":
+                continue  # whoever has gradients goes past it
             if kind.where and not getattr(cell.track, kind.where):
                 continue
             roles = [role for role in kind.reads if role in made]
@@ -188,6 +201,8 @@ class _Builder:
                 roles = roles if self._asks(prior, cell.attack) else []
                 title += " for {defense} seed {seed}" if roles else " seed {seed}" if facts.seeded else ""
             parents = [made[role] for role in roles]
+            if kind.name == "target" and cell.defense.like:
+                parents.append(self.stages(replace(cell, defense=cell.defense.like), prior)["utility"])
             drawn = facts is None or facts.seeded or bool(roles)
             seed = getattr(cell.seeds, kind.seed) if kind.seed and drawn else 0
             own = cell.evaluation if kind.name == "evaluate" else {}

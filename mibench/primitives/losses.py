@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -84,6 +85,15 @@ def negative_logit(logits: Tensor, labels: Tensor) -> Tensor:
 def feature_distance(features: Tensor, reference: Tensor) -> Tensor:
     """REG: 1/d ||phi - p_reg||^2 (LOMMA). ``features`` (R, d), ``reference`` (d,) or (R, d)."""
     return (features - reference).square().mean(1)
+
+
+IdentityLoss = Literal["ce", "margin", "poincare"]
+
+
+def identity_loss(name: IdentityLoss, logits: Tensor, labels: Tensor) -> Tensor:
+    """CE, MM or the Poincare distance, by name: what an attack whose gradients a defense masked tries in turn."""
+    losses: dict[IdentityLoss, RowLoss] = {"ce": cross_entropy, "margin": max_margin, "poincare": poincare}
+    return losses[name](logits, labels)
 
 
 def ensemble_mean(loss: RowLoss, logits: Sequence[Tensor], labels: Tensor) -> Tensor:

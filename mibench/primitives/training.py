@@ -186,8 +186,11 @@ def fit_classifier(
         descend(optimiser, value)
         schedule.step()
         running.report(loss=value)
-        if best and (step + 1) * recipe.epochs // steps > progress.epoch:
-            best.consider()
+        if (step + 1) * recipe.epochs // steps > progress.epoch:
+            if best:
+                best.consider()
+            if inside.after_epoch:
+                inside.after_epoch(net)
     if best:
         best.restore()
     return net.eval()

@@ -20,7 +20,7 @@ class _Model(BaseModel):
 class Block(_Model):
     """Every defense of the block against every attack on every track, over the trainings 0 to ``seeds`` - 1, each
     attacked ``attack_seeds`` times. Methods are written as on the command line; ``settings`` hold ``defense.NAME``
-    and ``attack.NAME`` parameters."""
+    and ``attack.NAME`` parameters; ``adaptive`` adds what --adaptive adds."""
 
     tracks: tuple[str, ...] = Field(min_length=1)
     defenses: tuple[str, ...] = Field(min_length=1)
@@ -28,6 +28,7 @@ class Block(_Model):
     seeds: int = Field(1, ge=1, le=MOST_SEEDS)
     attack_seeds: int = Field(1, ge=1, le=1000)
     settings: dict[str, Any] = Field(default_factory=dict)
+    adaptive: bool = False
 
 
 class GridFile(_Model):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mibench.errors import UserError
+from mibench.protocol.params import outside_brackets
 
 Kind = Literal["defense", "attack", "prior"]
 # What an attack may see of the target, from least to most.
@@ -66,7 +66,9 @@ class Facts:
     seeded: bool = True  # of a prior: its training draws something
     role: str = ""  # of a defense: its kind in the registry
     adapts: bool = False  # of a defense: declares ``adapt``; of an attack: needs that
+    swaps: tuple[dict[str, Any], ...] = ()  # of an attack: its parameters against masked gradients, one changed each
     brings: tuple[str, ...] = ()  # of a defense: hooks of its own that only one part of a combination can have
+    like: Facts | None = None  # of the control that is trained until it is as accurate: the defense
     served: tuple[tuple[str, ...], ...] = ()  # of a defense: paths in ``params`` to what only serving the target reads
     against: str = "white_box"  # of a defense: the most that an attack may see and still meet it
     about: dict[str, Any] = field(default_factory=dict)  # title, presets, paper: what a page says of it
@@ -74,8 +76,14 @@ class Facts:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Facts:
         """From ``dataclasses.asdict`` by way of JSON."""
-        tuples = {name: tuple(data[name]) for name in ("deviations", "brings")}
-        return cls(**data | tuples | {"served": tuple(tuple(path) for path in data["served"])})
+        tuples = {name: tuple(data[name]) for name in ("deviations", "brings", "swaps")}
+        like = cls.from_json(data["like"]) if data["like"] else None
+        return cls(**data | tuples | {"served": tuple(tuple(path) for path in data["served"]), "like": like})
+
+    @property
+    def transfers(self) -> bool:
+        """Of an attack: whether it inverts a student of the target, which needs no more than the target's scores."""
+        return self.kind == "attack" and bool(self.params.get("transfer"))
 
     @property
     def trained(self) -> Facts:
@@ -100,7 +108,7 @@ def _without(params: dict[str, Any], paths: Sequence[Sequence[str]]) -> dict[str
 
 def joined_by_plus(text: str) -> list[str]:
     """Split at every ``+`` outside brackets."""
-    return re.split(r"\+(?![^\[]*\])", text)
+    return outside_brackets(text, "+")
 
 
 def text_of(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
@@ -21,19 +22,46 @@ class BaseParams(BaseModel):
 
 
 class RunParams(BaseParams):
-    """What every attack takes beside its own parameters."""
+    """What every attack takes beside its own parameters: the engine sees to it. Without them it is as it says."""
 
-    query_budget: int = Field(1, ge=1, description="images asked about per identity, shared ones included, at least 1")
-    precision: Literal["tf32", "bf16"] = Field(
-        "tf32", description="how products and convolutions are rounded while the attack computes, instead of to float32"
+    query_budget: int | None = Field(
+        None, ge=1, description="images asked about per identity, shared ones included, at least 1"
+    )
+    precision: Literal["tf32", "bf16"] | None = Field(
+        None, description="how products and convolutions are rounded while the attack computes; None: to float32"
+    )
+    effort: int = Field(1, ge=1, description="times its steps, starts and results, of which the target keeps the best")
+    transfer: bool = Field(False, description="an undefended student, distilled on public images, is inverted instead")
+
+
+BUDGET, PRECISION, *_ = RunParams.model_fields
+SWAPPED = ("align", "loss")  # parameters of attacks by which gradients that a defense masked are met
+
+
+def common(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an attack's parameters that every attack takes, if they change anything."""
+    defaults = {name: field.default for name, field in RunParams.model_fields.items()}
+    return {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
+
+
+def changed(label: str, params: Mapping[str, Any]) -> bool:
+    """Whether an attack, by its label and its resolved parameters, is an adaptive variant of what it is by itself."""
+    return bool(params.get("align") or params.get("transfer") or params.get("effort")) or (
+        "loss" in parse_call(label, "attack")[2]
     )
 
 
-BUDGET, PRECISION = RunParams.model_fields
+def multiplied(params: BaseParams, names: Sequence[str], times: int) -> dict[str, Any]:
+    """Those of ``names`` that count something, a number or several, ``times`` as large."""
+    counts = {name: value for name in names if (value := getattr(params, name, None)) is not None}
+    return {k: times * v if isinstance(v, int) else tuple(times * n for n in v) for k, v in counts.items()}
 
 
 def parse_value(text: str) -> Any:
-    """``0.1:0.8`` and ``0.1,0.8`` are pairs, anything else is YAML: ``3``, ``true``, ``mean``, ``{steps: 20}``."""
+    """``0.1:0.8`` and ``0.1,0.8`` are pairs, ``re[area=0.1:0.8]`` is a method, anything else is YAML: ``3``, ``true``,
+    ``mean``, ``{steps: 20}``."""
+    if _CALL.match(text.strip()) and text.strip().endswith("]"):
+        return text.strip()
     parts = [text] if text.lstrip().startswith("{") else re.split(r"[:,]", text)
     if len(parts) > 1:
         return tuple(parse_value(part) for part in parts)
@@ -55,6 +83,18 @@ def parse_value(text: str) -> Any:
     return value
 
 
+def outside_brackets(text: str, separator: str) -> list[str]:
+    """``text`` split at every ``separator`` that stands in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
 def parse_call(text: str, kind: str) -> tuple[str, list[str], dict[str, Any]]:
     """Split ``re[strong,p=0.5,area=0.1:0.8]`` into name, presets and parameters.
 
@@ -65,7 +105,7 @@ def parse_call(text: str, kind: str) -> tuple[str, list[str], dict[str, Any]]:
         raise UserError(f"Cannot read {kind} {text!r}. Expected a name such as 're' or 're[area=0.1:0.8]'.")
     presets: list[str] = []
     params: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in (match["body"] or "").split(","))):
+    for item in filter(None, (part.strip() for part in outside_brackets(match["body"] or "", ","))):
         key, equals, value = item.partition("=")
         if equals:
             params[key.strip()] = parse_value(value.strip())

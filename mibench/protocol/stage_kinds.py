@@ -78,6 +78,7 @@ STAGE_KINDS = {
             title="target {defense} seed {seed}",
             method="defense",
             own=True,
+            may_read=("utility",),  # of the defense that a control is to be as accurate as
         ),
         StageKind(
             "serve",
@@ -101,6 +102,17 @@ STAGE_KINDS = {
             always=False,
         ),
         StageKind(
+            "student",
+            track=("public", "target"),
+            compute="mibench.stages.student:run",
+            seed="target",
+            title="student of {defense} seed {seed}",
+            method="defense",
+            needs=("target",),
+            may_read=("serve",),
+            always=False,
+        ),
+        StageKind(
             "prepare",
             track=("public", "attack"),
             version=2,
@@ -110,7 +122,7 @@ STAGE_KINDS = {
             method="attack",
             own=True,
             needs=("target",),
-            may_read=("serve", "prior"),
+            may_read=("serve", "prior", "student"),
             streams="attack",
             always=False,
         ),
@@ -124,7 +136,7 @@ STAGE_KINDS = {
             method="attack",
             own=True,
             needs=("target",),
-            may_read=("serve", "prior", "prepare"),
+            may_read=("serve", "prior", "student", "prepare"),
             streams="attack",
         ),
         StageKind(
@@ -136,6 +148,18 @@ STAGE_KINDS = {
             method="defense",
             needs=("target",),
             may_read=("serve",),
+        ),
+        StageKind(
+            "gradients",
+            track=("private",),
+            compute="mibench.stages.gradients:run",
+            seed="target",
+            title="gradients of {defense} seed {seed}",
+            method="defense",
+            needs=("target",),
+            may_read=("serve",),
+            shown=True,
+            extra=True,
         ),
         StageKind(
             "evaluate",
@@ -164,7 +188,8 @@ STAGE_KINDS = {
 }
 
 EXTRA = {name for name, kind in STAGE_KINDS.items() if kind.extra}
-ASKING = tuple(name for name, kind in STAGE_KINDS.items() if kind.method in ("prior", "attack"))  # they ask the target
+# Those that ask the target for an attack.
+ASKING = tuple(name for name, kind in STAGE_KINDS.items() if kind.method in ("prior", "attack") or name == "student")
 
 
 def computed_by(method: str) -> tuple[str, ...]:

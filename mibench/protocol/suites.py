@@ -31,11 +31,13 @@ class Established(_Model):
 
 
 class SuiteCell(_Model):
-    """One setup. ``defenses`` names a group."""
+    """One setup. ``defenses`` names a group; ``adaptive`` adds the attack's adaptive variants. ``confidence``: how sure
+    sources are of it, where it is from any."""
 
     attack: str
     track: str
     defenses: str
+    adaptive: bool = False
     confidence: Literal["H", "M", "L"] | None = None
 
 

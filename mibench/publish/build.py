@@ -31,6 +31,8 @@ from mibench.publish.downloads import (
     as_latex,
     as_parquet,
     bibtex,
+    masking,
+    net_protection,
     own_bibtex,
     standings_csv,
 )
@@ -170,11 +172,11 @@ def _write(folder: Folder, runs: list[RunRecord], catalogue: Catalogue, options:
 def _claims(shown: Sequence[Board], page: Callable[..., None], catalogue: Catalogue) -> None:
     """A page for each track's current version, the index's first; where nothing is claimed, one that says so."""
     current = [board for board in shown if board.current] if catalogue.claims else []
-    titles = {board.key: str(catalogue.tracks.get(board.track, {}).get("title") or board.track) for board in current}
-    pages = [(titles[board.key], claims_page(board, shown)) for board in current]
+    pages = [(catalogue.board_title(board), claims_page(board, shown)) for board in current]
     for board in current:
         assert catalogue.claims is not None
-        view = claims_view(board, titles[board.key], catalogue.claims, outcomes(board, catalogue.claims))
+        title = catalogue.board_title(board)
+        view = claims_view(board, title, catalogue.claims, outcomes(board, catalogue.claims))
         page(claims_page(board, shown), "claims.html", claims=view, pages=pages)
     if all(href != CLAIMS for _, href in pages):
         page(CLAIMS, "claims.html", claims=None, pages=pages)
@@ -231,7 +233,7 @@ def _points(run: RunRecord, options: SiteOptions) -> dict[str, Any] | None:
 
 
 TABLES = {f"{form}.tex".lstrip("."): form for form in LATEX_FORMS}
-FORMATS = ("csv", "json", "parquet", *TABLES, "bib", "defenses.csv")
+FORMATS = ("csv", "json", "parquet", *TABLES, "bib", "defenses.csv", "masking.csv", "net.csv")
 
 
 def _downloads(board: Board, folder: Folder, catalogue: Catalogue, found: Tradeoff, own: str) -> list[dict[str, str]]:
@@ -241,6 +243,8 @@ def _downloads(board: Board, folder: Folder, catalogue: Catalogue, found: Tradeo
         "json": as_json(runs),
         "bib": as_bibtex(board, catalogue, own),
         "defenses.csv": standings_csv(board, found),
+        "masking.csv": masking(board, catalogue),
+        "net.csv": net_protection(board, catalogue),
     }
     texts |= {suffix: as_latex(board, catalogue, form) for suffix, form in TABLES.items()}
     for suffix, content in texts.items():

@@ -69,6 +69,25 @@ def _inert_csv(head: list[str], lines: list[list[Any]]) -> str:
     return _csv(head, [[_inert(item) for item in line] for line in lines])
 
 
+def masking(board: Board, catalogue: Catalogue) -> str:
+    """The masking checks of every defense as CSV: a line for each, whether it raises the flag, and the sentence."""
+    word = {True: "raised", False: "not raised", None: "cannot be told"}
+    lines = [
+        [_inert(s.label), c.name, word[c.hit], _inert(c.said)] for s in standings(board, catalogue) for c in s.checks
+    ]
+    return _csv(["defense", "check", "flag", "said"], lines)
+
+
+def net_protection(board: Board, catalogue: Catalogue) -> str:
+    """The defenses against the undefended model of the same accuracy as CSV; fractions."""
+    found = [(s, s.protection) for s in standings(board, catalogue) if s.protection]
+    lines = [
+        [_inert(s.label), _inert(p.control), p.gap, p.net.mean, p.net.low, p.net.high, p.net.seeds, len(p.attacks)]
+        for s, p in found
+    ]
+    return _csv(["defense", "control", "accuracy_gap", "net", "net_low", "net_high", "seeds", "attacks"], lines)
+
+
 def _csv(head: list[str], lines: list[list[Any]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([head, *lines])

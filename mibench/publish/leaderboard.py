@@ -92,6 +92,7 @@ def _attack(label: str, defenses: Sequence[Standing], catalogue: Catalogue) -> d
         "title": facts.get("title") or attack,
         "family": facts.get("family") or OTHER,
         "control": attack in catalogue.controls,
+        "adaptive": any(s.cells[label].adaptive for s in defenses if label in s.cells),
         "access": ACCESS.get(facts.get("access") or "", OTHER),
     }
 
@@ -179,7 +180,7 @@ def cell_view(value: Value, unit: str | None = "fraction") -> dict[str, Any]:
         "seeds": f"95 % t interval over {value.seeds} seeds",
         "people": f"95 % interval over people: {value.seeds} seeds that agree to the digit tell nothing of others",
         "attacks": f"over {value.seeds} seeds, each with the attack that was worst on the others; the upper end holds "
-        "for all required attacks at once",
+        "for all required attacks and their adaptive variants at once",
         "bootstrap": "95 % interval of one training, over people",
     }
     return {

@@ -11,7 +11,9 @@ from mibench.publish.leaderboard import cell_view
 from mibench.publish.links import attack_page, board_page, compare_page, defense_page, run_page, track_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue, Facts
+from mibench.publish.protection import Protection
 from mibench.publish.rows import MAJORITY, Board, Row, columns, leakage_of
+from mibench.publish.standings import standings
 from mibench.records import RunRecord
 
 EMPTY: dict[str, Any] = {"title": None, "paper": None, "url": None, "year": None, "kind": None, "family": None}
@@ -59,6 +61,7 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
         "version": None if board.current else board.version,
         "anchor": text.anchor("results", board.key),
         "href": board_page(board, boards),
+        "settings": _settings(board, rows, catalogue) if kind == "defense" else [],
         "columns": shown,
         "rows": [
             {
@@ -78,6 +81,38 @@ def _results(board: Board, rows: list[Row], kind: str, boards: Sequence[Board], 
             }
             for row in rows
         ],
+    }
+
+
+def _settings(board: Board, rows: list[Row], catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Of each of these settings of a defense its net protection and the masking checks."""
+    labels = {row.defense_label for row in rows}
+    found = [s for s in standings(board, catalogue) if s.label in labels and s.checks]
+    word = {True: "raised", False: "not raised", None: "cannot be told"}
+    return [
+        {
+            "label": s.label,
+            "net": _net(s.protection),
+            "lines": [(c.name, c.hit, word[c.hit], c.said) for c in s.checks],
+        }
+        for s in found
+    ]
+
+
+def _net(found: Protection | None) -> dict[str, Any] | None:
+    """Net protection in words; None where the control was not run."""
+    if found is None:
+        return None
+    d = found.net
+    return {
+        "control": found.control,
+        "points": text.points(d.mean),
+        "interval": text.points_interval(d.low, d.high),
+        "seeds": d.seeds,
+        "attacks": len(found.attacks),
+        "gap": text.points(found.gap),
+        "matched": found.matched,
+        "credited": d.low is not None and d.low > 0,
     }
 
 

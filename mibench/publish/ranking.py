@@ -85,9 +85,12 @@ def _side(case: Case) -> int:
 
 
 def _case(group: Sequence[Row], required: Sequence[str], controls: Container[str], natural: Value) -> Case:
-    """Of one defense. What it has not faced yet is left out of its worst attack, and told."""
+    """Of one defense: its worst attack, of the required ones and their adaptive variants (evaluation 7.5). What it has
+    not faced yet is left out and told, and so is a variant on fewer trainings than rank, lest it cost trainings."""
     first = group[0]
     faced = {row.attack_label: row for row in group if row.attack_label in required and row.by_seed}
+    enough = min(TRAININGS, _prefix(list(faced.values()))) if faced else TRAININGS
+    faced |= {row.attack_label: row for row in group if row.adaptive and _prefix([row]) >= enough > 0}
     seeds = _prefix(list(faced.values())) if faced else 0
     worst = None
     if seeds:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mibench.protocol.params import changed
 from mibench.records import MetricValue, RunRecord
 from mibench.stats import Interval, bootstrap_interval
 from mibench.stats.comparisons import Paired
@@ -125,6 +126,11 @@ class Row:
     position: int = 0  # in the default order
     worst: bool = False  # the attack that recovers most from this defense
     board: str = ""  # the key of the board that it is on
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it is a variant of an attack that an attacker tries who expects masked gradients."""
+        return any(changed(run.attack_label, run.attack_params) for run in self.runs)
 
     @property
     def leaked(self) -> Value:

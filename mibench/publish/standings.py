@@ -10,7 +10,9 @@ from typing import Any
 from mibench.keys import split_version
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish.judges import FLAGS, flags
+from mibench.publish.masking import Check, checks
 from mibench.publish.model import Catalogue
+from mibench.publish.protection import Protection, protection
 from mibench.publish.rows import Board, Case, Row, Value
 from mibench.records import RunRecord
 
@@ -32,6 +34,9 @@ class Standing:
     worst: Row | None  # the cell of the worst attack; None: no attack finished
     cells: Mapping[str, Row]
     badges: tuple[Badge, ...]
+    # none of the undefended model and of controls:
+    checks: tuple[Check, ...] = ()  # whether it hides gradients
+    protection: Protection | None = None  # against the control that is as accurate, if that was run
 
     @property
     def defense(self) -> str:
@@ -60,20 +65,34 @@ def standings(board: Board, catalogue: Catalogue) -> list[Standing]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in board.rows:
         groups[row.defense_label].append(row)
-    return [_standing(case, groups[label], board, catalogue) for label, case in board.cases.items()]
+    base = next((rows for label, rows in groups.items() if is_baseline(catalogue, label)), [])
+    controls = [row for row in board.rows if row.defense in catalogue.controls]
+    return [_standing(case, groups[label], base, controls, board, catalogue) for label, case in board.cases.items()]
 
 
-def _standing(case: Case, rows: list[Row], board: Board, catalogue: Catalogue) -> Standing:
+def _standing(
+    case: Case, rows: list[Row], undefended: list[Row], controls: list[Row], board: Board, catalogue: Catalogue
+) -> Standing:
     runs = [run for row in rows for run in row.runs]
+    found: tuple[Check, ...] = ()
+    net = None
+    if not is_baseline(catalogue, case.defense) and case.defense not in catalogue.controls:
+        own, base = ({row.attack_label: row for row in part} for part in (rows, undefended))
+        found = checks(own, base, catalogue)
+        net = protection([row for row in rows if row.attack not in catalogue.controls], controls)
     return Standing(
         case=case,
         worst=next((row for row in rows if row.worst), None),
         cells={row.attack_label: row for row in rows},
-        badges=tuple(_badges(case, rows, runs, board, catalogue)),
+        badges=tuple(_badges(case, rows, runs, board, catalogue, found)),
+        checks=found,
+        protection=net,
     )
 
 
-def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Catalogue) -> list[Badge]:
+def _badges(
+    case: Case, rows: list[Row], runs: list[RunRecord], board: Board, catalogue: Catalogue, found: Sequence[Check]
+) -> list[Badge]:
     badges = []
     origins = {run.origin for run in runs}
     if "differs" in origins:
@@ -91,11 +110,14 @@ def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, ca
         badges.append(Badge(f"{faced} of {len(board.required)} attacks", f"Still to face: {', '.join(case.missing)}."))
     competes = not is_baseline(catalogue, case.defense) and case.defense not in catalogue.controls
     if competes and not any(_adaptive(row, catalogue) for row in rows):
-        meaning = "No attack here was made to get around this defense, or averaged its gradients over views."
+        meaning = "No attack here was made to get around this defense, or is an adaptive variant (--adaptive)."
         badges.append(Badge("not adaptive", meaning, "bad"))
-    found = {row.attack_label: flags([run for run in row.runs if run.status == "done"]) for row in rows}
+    if hits := [f"{check.name}: {check.said}" for check in found if check.hit]:
+        meaning = "Its gradients may hide what it does not remove; its figures against attacks by gradient flatter it."
+        badges.append(Badge("masking", " ".join([meaning, *hits]), "bad"))
+    of_cells = {row.attack_label: flags([run for run in row.runs if run.status == "done"]) for row in rows}
     for word, meaning in FLAGS.items():
-        if cells := [f"{attack} ({figures[word]})" for attack, figures in found.items() if word in figures]:
+        if cells := [f"{attack} ({figures[word]})" for attack, figures in of_cells.items() if word in figures]:
             badges.append(Badge(word, f"{meaning}: {'; '.join(cells)}.", "bad"))
     old, newer = other_code(runs, catalogue)
     if old:
@@ -106,9 +128,8 @@ def _badges(case: Case, rows: list[Row], runs: list[RunRecord], board: Board, ca
 
 
 def _adaptive(row: Row, catalogue: Catalogue) -> bool:
-    """Whether the attack was made against a defense, or averages its gradients over views."""
-    averages = any(run.attack_params.get("align") is not None for run in row.runs)
-    return averages or bool(catalogue.attacks.get(row.attack, {}).get("adaptive"))
+    """Whether the attack was made against a defense, or is an adaptive variant."""
+    return row.adaptive or bool(catalogue.attacks.get(row.attack, {}).get("adaptive"))
 
 
 def is_baseline(catalogue: Catalogue, defense: str) -> bool:

@@ -17,7 +17,7 @@ from mibench.errors import UserError, unknown
 from mibench.metrics import METRICS
 from mibench.protocol.method_files import Entry, MethodFile, file_source, literal, named_files, package_sources, parsed
 from mibench.protocol.methods import Facts, Kind, Selection, combined, joined_by_plus
-from mibench.protocol.params import RunParams, non_default, parse_call, resolve
+from mibench.protocol.params import BaseParams, RunParams, common, multiplied, non_default, parse_call, resolve
 from mibench.protocol.suites import suite_tracks
 from mibench.protocol.tracks import Track
 from mibench.protocol.yaml_files import read_yaml
@@ -39,14 +39,27 @@ class AuditSection(BaseModel):
     defense: str
 
 
+class AdaptiveSection(BaseModel):
+    """What ``--adaptive`` adds to attacks that were asked for. ``effort``: times their steps and restarts. ``views``:
+    how many are averaged, by the track's presets, of which the last counts. ``attacks``: beside them, not by gradient.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    effort: int = Field(ge=2)
+    views: dict[str, int]
+    attacks: tuple[str, ...]
+
+
 class ControlSection(BaseModel):
     """What runs by itself on a track with a panel. ``floor``: with the prior of each attack that has one, on every
-    target. ``ceiling``: with these priors, and ``photos``, once: they ask no target."""
+    target. ``ceiling``: with these priors, and ``photos``, once: they ask no target. ``matched``: of each defense,
+    under the same attacks; its parameter ``like`` is the defense."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     floor: str
     ceiling: str
     photos: str
+    matched: str | None = None
 
 
 class _File(BaseModel):
@@ -55,6 +68,7 @@ class _File(BaseModel):
     licence: str | None = None  # of every method that names none of its own
     audit: AuditSection | None = None
     controls: ControlSection | None = None
+    adaptive: AdaptiveSection | None = None
     tracks: dict[str, dict[str, Any]]
     defenses: dict[str, Entry]
     attacks: dict[str, Entry]
@@ -91,6 +105,13 @@ class Registry:
     @property
     def controls(self) -> ControlSection | None:
         return self._file.controls
+
+    @property
+    def adaptive(self) -> AdaptiveSection:
+        """Raises UserError if registry.yaml has no such section."""
+        if self._file.adaptive is None:
+            raise UserError(f"{self.root / 'registry.yaml'} has no section `adaptive` to say what --adaptive adds.")
+        return self._file.adaptive
 
     @cached_property
     def tracks(self) -> dict[str, Track]:
@@ -298,8 +319,19 @@ class Registry:
             if not selection.optional:
                 raise
             return Facts(selection.kind, selection.id, selection.label, 0, {}, {}, "", skip=str(error).rstrip("."))
+        if self.controls and (selection.kind, selection.id) == ("defense", self.controls.matched):
+            facts = self._matching(facts, track)
         about = self.entry(selection.kind, selection.id).about
         return replace(facts, skip=facts.skip or self._lacking(selection.kind, selection.id), about=about)
+
+    def _matching(self, facts: Facts, track: Track) -> Facts:
+        """The control that is as accurate as a defense, with that defense; skipped where that is."""
+        if facts.params["like"] is None:
+            return facts
+        like = self.facts(self.select("defense", facts.params["like"]), track)
+        if like.like is not None:
+            raise UserError(f"{facts.label}: a control is matched to a defense, not to another control.")
+        return replace(facts, like=like, skip=facts.skip or like.skip)
 
     def _lacking(self, kind: Kind, name: str) -> str | None:
         """Which package that the plugin names in ``requires`` is not installed, and what to type."""
@@ -315,17 +347,19 @@ class Registry:
 
     def _ask(self, selection: Selection, track: Track, values: dict[str, Any], source: str) -> Facts:
         cls = self.plugin(selection.kind, selection.id)
-        beside = _beside(selection.kind, values)
-        resolve(RunParams, beside, selection.id)
-        params = resolve(cls.Params, _own(values, beside), selection.id)
-        plugin = cls(params, track_info(track))
+        shared: dict[str, Any] = {}
+        if selection.kind == "attack":
+            given = {name: value for name, value in values.items() if name in RunParams.model_fields}
+            shared = common(resolve(RunParams, given, selection.id).model_dump(mode="json"))
+        params = _own_params(cls, values, selection.kind, selection.id)
+        plugin = self.build(selection.kind, selection.id, params.model_dump() | shared, track)
         return Facts(
             selection.kind,
             selection.id,
             selection.label,
             cls.version,
-            params.model_dump(mode="json") | beside,
-            non_default(params) | beside,
+            params.model_dump(mode="json") | shared,
+            non_default(params) | shared,
             source,
             skip=plugin.skip(),
             **further(plugin, track, self.entry(selection.kind, selection.id).kind),
@@ -339,7 +373,10 @@ class Registry:
             names = name.split("+")
             return Combined([self.build(kind, part, params[part], track) for part in names])
         cls = self.plugin(kind, name)
-        return cls(resolve(cls.Params, _own(params, _beside(kind, params)), name), track_info(track))
+        own = _own_params(cls, params, kind, name)
+        if kind == "attack" and "effort" in (shared := common(params)):
+            own = resolve(cls.Params, own.model_dump() | multiplied(own, cls.effort, shared["effort"]), name)
+        return cls(own, track_info(track))
 
     def unlisted(self) -> Iterator[str]:
         """Plugin files that registry.yaml does not name, and names without a file, as sentences."""
@@ -355,11 +392,7 @@ class Registry:
                 yield f"{kind} {name!r} is in registry.yaml but {kind}s/{name}.py does not exist."
 
 
-def _beside(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
-    """Of an attack's parameters those that every attack has."""
-    return {name: values[name] for name in RunParams.model_fields if kind == "attack" and name in values}
-
-
-def _own(values: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that the method itself takes."""
-    return {name: value for name, value in values.items() if name not in beside}
+def _own_params(cls: type[Any], values: dict[str, Any], kind: Kind, name: str) -> BaseParams:
+    """The parameters that the method itself takes, validated."""
+    shared = RunParams.model_fields if kind == "attack" else {}
+    return resolve(cls.Params, {key: value for key, value in values.items() if key not in shared}, name)

@@ -12,13 +12,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mibench
 from mibench.errors import MissingError, UserError
 from mibench.keys import digest
 from mibench.protocol.method_files import MethodFile, module_file
 from mibench.protocol.methods import Facts, Selection
+from mibench.protocol.params import SWAPPED, BaseParams
 from mibench.protocol.tracks import Track
 
 ENGINE = Path(mibench.__file__).parent
@@ -92,5 +93,21 @@ def further(plugin: Any, track: Track, role: str) -> dict[str, Any]:
             "access": str(cls.access),
             "prepares": cls.prepare is not Attack.prepare,
             "adapts": plugin.adapts,
+            "swaps": swaps(plugin.params),
         }
     return {"scope": cls.scope, "access": str(cls.access), "seeded": plugin.seeded()}
+
+
+def swaps(params: BaseParams) -> tuple[dict[str, Any], ...]:
+    """The other values of the parameters by which an attack meets masked gradients: the loss, and what it is averaged
+    over."""
+    fields = type(params).model_fields
+    chosen = {name: getattr(params, name) for name in SWAPPED if name in fields}
+    return tuple(
+        {name: value} for name, own in chosen.items() for value in _choices(fields[name].annotation) if value != own
+    )
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a parameter can be, from its type."""
+    return [word for part in get_args(annotation) for word in ([part] if isinstance(part, str) else _choices(part))]

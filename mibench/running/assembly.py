@@ -67,6 +67,7 @@ def assemble(
         deviations=asked.deviations,
         methods=asked.methods,
         features=manifests["features"].result if "features" in manifests else None,
+        gradients=manifests["gradients"].result["gradients"] if "gradients" in manifests else None,
         judges=manifests["panel"].result["judges"] if "panel" in manifests else None,
         protected=manifests["target"].result.get("protected"),
     )

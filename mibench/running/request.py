@@ -20,6 +20,7 @@ from mibench.protocol.methods import Facts, Kind, Selection
 from mibench.protocol.params import BUDGET, PRECISION, RunParams, parse_value
 from mibench.protocol.suites import load_suite
 from mibench.protocol.tracks import Track
+from mibench.publish.ranking import TRAININGS
 from mibench.records import ATTACKS_APART, Seeds, numbered
 from mibench.registry import Registry
 from mibench.resources import cores
@@ -49,19 +50,14 @@ class Asked:
     suite: str | None = None
     cells: tuple[str, ...] = ()
     budget: int | None = None
+    adaptive: bool = False
     precision: str | None = None
 
     @property
     def names(self) -> bool:
         """Whether methods or a track were named."""
-        return bool(
-            self.defenses
-            or self.attacks
-            or self.settings
-            or self.budget
-            or self.precision
-            or self.track != DEFAULT_TRACK
-        )
+        said = self.defenses or self.attacks or self.settings or self.budget or self.precision or self.adaptive
+        return bool(said or self.track != DEFAULT_TRACK)
 
 
 class Planner:
@@ -97,7 +93,8 @@ class Planner:
         beside = {BUDGET: asked.budget, PRECISION: asked.precision}
         settings |= {f"attack.{name}": str(given) for name, given in beside.items() if given is not None}
         track = self.track(asked.track)
-        return self.crossed(track, asked.defenses or ("none",), asked.attacks or ("all",), seeds, settings)
+        defenses, attacks = asked.defenses or ("none",), asked.attacks or ("all",)
+        return self.crossed(track, defenses, attacks, seeds, settings, asked.adaptive)
 
     def suite(self, name: str, cells: tuple[str, ...] = (), seeds: Sequence[Seeds] = (FIRST,)) -> Plan:
         """The plan for some cells of a suite, all without names."""
@@ -107,6 +104,8 @@ class Planner:
             track = self.track(cell.track)
             defenses = select_all(self._registry, "defense", whole_suite.groups[cell.defenses])
             attacks = select_all(self._registry, "attack", [cell.attack])
+            if cell.adaptive:
+                attacks = adaptive(self._registry, track, attacks)
             whole.add(build_plan(self._registry, track, defenses, attacks, seeds))
         return whole
 
@@ -117,7 +116,8 @@ class Planner:
             for name in block.tracks:
                 seeds = numbered(block.seeds, attacks=block.attack_seeds)
                 settings = {key: _text(value) for key, value in block.settings.items()}
-                whole.add(self.crossed(self.track(name), block.defenses, block.attacks, seeds, settings))
+                crossed = (self.track(name), block.defenses, block.attacks, seeds, settings)
+                whole.add(self.crossed(*crossed, block.adaptive))
         return whole
 
     def crossed(
@@ -127,9 +127,10 @@ class Planner:
         attacks: Sequence[str],
         seeds: Sequence[Seeds],
         settings: dict[str, str],
+        with_adaptive: bool = False,
     ) -> Plan:
         """The plan for defenses x attacks x seeds on a track; ``settings``: ``defense.NAME``, ``attack.NAME`` ->
-        value."""
+        value. ``with_adaptive``: with the attacks' adaptive variants."""
         chosen = {
             "defense": select_all(self._registry, "defense", defenses),
             "attack": select_all(self._registry, "attack", attacks),
@@ -145,6 +146,8 @@ class Planner:
         for kind, values in by_kind.items():
             if values:
                 chosen[kind] = apply_settings(self._registry, chosen[kind], values)
+        if with_adaptive:
+            chosen["attack"] = adaptive(self._registry, track, chosen["attack"])
         return build_plan(self._registry, track, chosen["defense"], chosen["attack"], seeds)
 
     def track(self, name: str) -> Track:
@@ -178,12 +181,15 @@ def build_plan(
     controlled: str | None = None,
 ) -> Plan:
     """The plan for defenses x attacks x seeds on a track, the undefended model first. Where the track has
-    a panel, with the controls; ``controlled``: with them, but floors only for the defense of this id."""
+    a panel, with the controls, those that are trained only beside as many trainings as a comparison needs;
+    ``controlled``: with them, but floors only for the defense of this id."""
     baseline = Selection("defense", BASELINE)
     if all(s.id != BASELINE for s in defenses):
         defenses = [baseline, *defenses]
     defense_facts = [registry.facts(s, track) for s in defenses]
     attack_facts = [registry.facts(s, track) for s in attacks]
+    if controlled is None and len({each.target for each in seeds}) >= TRAININGS:
+        defense_facts += _matched(registry, track, defense_facts)
     floors, once = _controls(registry, track, attack_facts) if controlled or track.panel is not None else ([], [])
     evaluation = {
         "versions": {name: METRICS[name].version for name in track.metrics if METRICS[name].version > 1},
@@ -227,6 +233,16 @@ def _controls(registry: Registry, track: Track, attacks: list[Facts]) -> tuple[l
     return with_priors(named.floor), once
 
 
+def _matched(registry: Registry, track: Track, defenses: list[Facts]) -> list[Facts]:
+    """Beside every defense, where the track has a panel, the undefended model that is no more accurate."""
+    if registry.controls is None or registry.controls.matched is None or track.panel is None:
+        return []
+    control, asked = registry.select("defense", registry.controls.matched), {facts.label for facts in defenses}
+    apart = registry.control_ids | {BASELINE}
+    found = [registry.facts(control.with_params({"like": f.label}), track) for f in defenses if f.id not in apart]
+    return [facts for facts in found if facts.label not in asked]
+
+
 def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Selection]:
     """Read the ``--defense`` or ``--attack`` options; ``all`` means everything registered but the
     controls."""
@@ -238,6 +254,30 @@ def select_all(registry: Registry, kind: Kind, texts: Iterable[str]) -> list[Sel
             if selection not in selections:
                 selections.append(selection)
     return selections
+
+
+def adaptive(registry: Registry, track: Track, attacks: Sequence[Selection]) -> list[Selection]:
+    """The attacks, and what an attacker tries who expects that gradients are masked (evaluation 7.5): each attack with
+    its loss averaged over views, with its other losses, with more steps and restarts, and through an undefended
+    student; beside them the attacks without gradients that the registry names. Controls have no variants."""
+    section = registry.adaptive
+    views = next((section.views[name] for name in reversed(track.presets) if name in section.views), None)
+    found = list(attacks)
+    for attack in attacks:
+        if registry.entry("attack", attack.id).control:
+            continue
+        facts = registry.facts(attack, track)
+        for swap in facts.swaps:
+            samples = {"align_samples": views} if "align" in swap and views else {}
+            found.append(attack.with_params(swap | samples))
+        found.append(attack.with_params({"effort": section.effort}))
+        if facts.access == "white_box":
+            found.append(attack.with_params({"transfer": True}))
+    found += [replace(registry.select("attack", name), optional=True) for name in section.attacks]
+    once: dict[str, Selection] = {}
+    for attack in found:
+        once.setdefault(attack.label, attack)
+    return list(once.values())
 
 
 def apply_settings(registry: Registry, selections: list[Selection], settings: dict[str, Any]) -> list[Selection]:

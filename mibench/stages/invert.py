@@ -14,7 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mibench import stopping
-from mibench.contracts import Access, AttackContext, ControlContext, ImageSet, Loop, Oracle, Reconstruction
+from mibench.contracts import (
+    Access,
+    AttackContext,
+    BudgetSpent,
+    ControlContext,
+    ImageSet,
+    Loop,
+    Oracle,
+    Reconstruction,
+)
 from mibench.errors import StageFailed
 from mibench.images.pixels import resized, write_png
 from mibench.keys import digest
@@ -23,8 +32,10 @@ from mibench.protocol.params import BUDGET, PRECISION
 from mibench.registry.combination import adapts
 from mibench.stages.job import Job, existing, save_tensors
 from mibench.stages.prior import load_prior
+from mibench.stages.student import load_student
 from mibench.store.atomic import write_json
 
+PER_IMAGE = ("images", "initial", "score", "selected", "shown")  # of a reconstruction
 LARGEST_BLOCK = 60  # identities; a crash costs at most one block
 
 
@@ -34,7 +45,7 @@ class _Context(AttackContext):
         self.device, self.track, self._public = job.device, job.info, job.public
         self.stream = self._tools.stream  # type: ignore[method-assign]
         self.load_weights = self._tools.load_weights  # type: ignore[method-assign]
-        self.images_per_identity = job.track.attack.images_per_identity
+        self.images_per_identity = job.track.attack.images_per_identity * _effort(job)
         self.identities = job.track.identities
         self.artifact = artifact
         defense = job.defense()
@@ -57,12 +68,12 @@ class _Context(AttackContext):
 def prepare(job: Job) -> dict[str, Any]:
     """Writes ``artifact.safetensors``: what the attack computes once per target."""
     attack = job.registry.build("attack", job.stage.plugin, job.stage.params, job.track)
-    oracle, prior, ctx = _oracle(job, job.target()), load_prior(job, attack.tunes_prior), _Context(job, {})
+    oracle, prior, ctx = _oracle(job, _asked(job)), load_prior(job, attack.tunes_prior), _Context(job, {})
     job.seed_weights()
     with job.closed(), rounded(job.stage.params.get(PRECISION), job.device):
         tensors = attack.prepare(oracle, prior, ctx)
     save_tensors(tensors, job.workdir / "artifact.safetensors")
-    return {"queries": oracle.counts()}
+    return {"queries": _counted(job, oracle)}
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -74,7 +85,7 @@ def run(job: Job) -> dict[str, Any]:
         folder, _ = job.parent("prepare")
         artifact = load_file(folder / "artifact.safetensors", device=str(job.device))
     prior = load_prior(job, attack.tunes_prior)
-    target = job.target()
+    target = _asked(job)
     for name in ("images", "initial", "blocks", *(["shown"] if job.track.evaluator.shown_side else [])):
         (job.workdir / name).mkdir(exist_ok=True)
     ctx = (_ControlContext if job.stage.access == Access.PRIVATE else _Context)(job, artifact)
@@ -89,13 +100,13 @@ def run(job: Job) -> dict[str, Any]:
         oracle = _oracle(job, target)
         try:
             with job.closed(), rounded(job.stage.params.get(PRECISION), job.device):
-                entries = _block(job, attack.invert(oracle, prior, labels, ctx), labels)
+                entries = _block(job, attack.invert(oracle, prior, labels, ctx), labels, oracle)
         except torch.OutOfMemoryError:
             memory.halve(len(labels))
             continue
         write_json(
             job.workdir / "blocks" / f"{labels[0]:06d}.json",
-            {"labels": labels, "entries": entries, "queries": oracle.counts()},
+            {"labels": labels, "entries": entries, "queries": _counted(job, oracle)},
         )
         done |= set(labels)
         left = left[len(labels) :]
@@ -118,10 +129,30 @@ def rounded(precision: str | None, device: torch.device) -> Iterator[None]:
             backend.allow_tf32 = allowed
 
 
-def _oracle(job: Job, target: Classifier) -> Oracle:
+def _effort(job: Job) -> int:
+    """How many times as many results an attack makes as the track asks for."""
+    return int(job.stage.params.get("effort", 1))
+
+
+def _asked(job: Job) -> Classifier:
+    """What the attack looks at: the served target, or the student that stands for it."""
+    return load_student(job) if "student" in job.stage.inputs else job.target()
+
+
+def _counted(job: Job, oracle: Oracle) -> dict[str, Any]:
+    """The questions to the target; those to a student cost nothing."""
+    return {} if "student" in job.stage.inputs else oracle.counts()
+
+
+def _oracle(job: Job, asked: Classifier) -> Oracle:
     stage, budget = job.stage, job.stage.params.get(BUDGET)
-    spent = 0 if budget is None else sum(_shared(job, role) for role in ("prior", "prepare") if role in stage.inputs)
-    return Oracle(target, stage.access or "labels", job.track.private.identities, stage.seed, budget, spent)
+    before = [role for role in ("prior", "student", "prepare") if role in stage.inputs]
+    spent = 0 if budget is None else sum(_shared(job, role) for role in before)
+    if "student" in before and budget is not None:
+        if spent > budget:
+            raise BudgetSpent(f"The student alone takes {spent} queries, more than the budget of {budget}.")
+        budget = None
+    return Oracle(asked, stage.access or "labels", job.track.private.identities, stage.seed, budget, spent)
 
 
 def _shared(job: Job, role: str) -> int:
@@ -130,7 +161,7 @@ def _shared(job: Job, role: str) -> int:
     return sum(count for kinds in phases for phase in kinds.values() for count in phase.values())
 
 
-def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -> list[dict[str, Any]]:
+def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int], oracle: Oracle) -> list[dict[str, Any]]:
     """Check and write one block's reconstructions; the entries of its images."""
     entries: list[dict[str, Any]] = []
     seen = set()
@@ -140,6 +171,8 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
         seen.add(item.label)
         item = replace(item, images=item.images.float(), initial=item.initial.float())
         _check(job, item)
+        if _effort(job) > 1:
+            item = best(item, job.track.attack.images_per_identity, oracle)
         if side := job.track.evaluator.shown_side:
             shown = resized(item.images, side, "rendered") if item.shown is None else item.shown
             save_tensors({"images": shown.half()}, job.workdir / "shown" / f"{item.label:06d}.safetensors")
@@ -163,8 +196,23 @@ def _block(job: Job, results: Iterator[Reconstruction], labels: Sequence[int]) -
     return entries
 
 
+@torch.no_grad()
+def best(item: Reconstruction, count: int, oracle: Oracle) -> Reconstruction:
+    """The ``count`` images of more that the attack likes best by its own ``score``, or, without one, that the model it
+    looks at is surest of, as far as the attack may ask: by score or by label, else the first."""
+    score = item.score
+    if score is None:
+        with oracle.phase("selection"):
+            if oracle.access == Access.LABELS:
+                score = (oracle.labels(item.images) == item.label).float()
+            else:
+                score = oracle.scores(item.images)[:, item.label]
+    item, kept = replace(item, score=score), score.argsort(descending=True, stable=True)[:count]
+    return replace(item, **{name: value[kept] for name in PER_IMAGE if (value := getattr(item, name)) is not None})
+
+
 def _check(job: Job, item: Reconstruction) -> None:
-    asked = job.track.attack.images_per_identity
+    asked = job.track.attack.images_per_identity * _effort(job)
     if len(item.images) != asked and job.stage.access != Access.PRIVATE:
         raise StageFailed(
             f"The attack returned {len(item.images)} images for identity {item.label}; the track asks every attack for "

@@ -175,11 +175,11 @@ def read_stage(value: dict[str, Any], name: str) -> Manifest:
 
 def read_record(value: dict[str, Any], name: str) -> RunRecord:
     """A run's record, as ``results/`` has it: of a finished run, measured by whoever sends it, without its images. It
-    says everything that a record says; only what is of no finished run, or whether it was ``reproduced``, may be left
-    out."""
+    says everything that a record says; only ``gradients``, what is of no finished run, or whether it was
+    ``reproduced``, may be left out."""
     record = read(RunRecord, value, name)
     read(Environment, record.environment, f"{name}: environment")
-    if record.to_json() != {"reason": None, "reproduced": None, **value}:
+    if record.to_json() != {"gradients": None, "reason": None, "reproduced": None, **value}:
         raise Refused(f"{name} does not say all that a record says. Pack again.")
     if (record.status, record.origin, record.images, record.reproduced) != ("done", "measured", [], None):
         raise Refused(f"{name} must be of a run that was done and measured, without its images. Pack again.")

@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from factories import make_catalogue, make_run
+from factories import make_catalogue, make_claims, make_run
 from once import Once
 from studies import TEMPLATES, make_key, make_study
 
@@ -98,7 +98,7 @@ def site(once: Once) -> Path:
         options = SiteOptions(images="all", image_source=lambda run, image: picture, reported=reported)
         catalogue = make_catalogue(mnist={"title": "MNIST", "sensitive": False, "version": 1})
         catalogue.defenses["re"]["reference"] = catalogue.attacks["gmi"]["reference"] = PAPER
-        build_site(make_runs(), catalogue, folder / "the site", options)
+        build_site(make_runs(), replace(catalogue, claims=make_claims()), folder / "the site", options)
 
     return once("browser", make) / "the site"
 
@@ -475,7 +475,7 @@ def test_without_scripts_the_tables_are_there(site: Path, visit: Callable[..., A
 def every_kind_of_page(site: Path) -> list[Path]:
     """One page of each template."""
     run = make_run(defense="<b>re</b>", defense_label=HOSTILE, attack="gmi", seed=0)
-    names = ["index", "protocol", "reported", "download", "about", "submit", "compare/orl32", "track/orl32"]
+    names = ["index", "claims", "protocol", "reported", "download", "about", "submit", "compare/orl32", "track/orl32"]
     return [site / f"{name}.html" for name in (*names, "defense/re", "attack/gmi", f"run/{run.run}")]
 
 

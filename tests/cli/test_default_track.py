@@ -50,8 +50,8 @@ def test_kedmi_reads_faces_out_of_the_undefended_target(home: Path) -> None:
     everything = _run(home, "--defense", "re", "--attack", "kedmi")
     runs = everything["kedmi"]
     assert {attack: list(by_defense) for attack, by_defense in everything.items()} == {
-        "kedmi": ["none", "re"],
-        "floor": ["none", "re"],
+        "kedmi": ["none", "re", "matched[like=re]"],
+        "floor": ["none", "re", "matched[like=re]"],
         "ceiling": ["none"],
         "photos": ["none"],
     }

@@ -98,7 +98,7 @@ def test_logs(cli: Cli) -> None:
     text = cli("logs", manifest["key"][:12]).stdout
     assert f"--- target {manifest['plugin']} seed 0 on cpu" in text
     whole = cli("logs", "re+ppa.tiny.s0").stdout
-    assert whole.count("=== ") == 8 and "invert ppa on re seed 0" in whole
+    assert whole.count("=== ") == 9 and "invert ppa on re seed 0" in whole
     assert "Unknown stage or run" in cli("logs", "nobody", code=2).stderr
 
 
@@ -115,7 +115,7 @@ def test_gc_spares_what_listed_runs_need(cli: Cli) -> None:
     assert "0 items" in cli("gc").stdout, "all of it is young"
     listed = cli("gc", "--dry-run", "--days", "0", "--unused").stdout
     assert "would be deleted" in listed and (cli.home / "damaged" / "target-x").exists()
-    alone = ("target", "prepare", "invert", "utility", "evaluate", "features")  # of ls
+    alone = ("target", "prepare", "invert", "utility", "gradients", "evaluate", "features")  # of ls
     assert listed.count("a finished stage that no run needs") == len(alone)
     said = cli("gc", "--days", "0").stdout
     assert "abandoned" not in said and not (cli.home / "damaged" / "target-x").exists()

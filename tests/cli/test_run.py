@@ -167,7 +167,7 @@ def test_show_status_why(finished: Cli) -> None:
     assert record["run"] == re_run["run"] and len(record["images"]) == 5 * 2
     status = json.loads(finished("status", "--json").stdout)
     expected = {"evaluator": 1, "target": 2, "prior": 1, "prepare": 2, "invert": 2, "utility": 2, "evaluate": 2}
-    expected |= {"features": 2}
+    expected |= {"features": 2, "gradients": 2}
     assert status["stages"] == expected | {"run": 2}
     assert status["unfinished"] == status["damaged"] == []
     assert "evaluate" in finished("status").stdout

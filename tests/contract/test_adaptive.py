@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from assaults import Assault, assault
+from assaults import Assault, assault, whole_and_resumed
 from plugins import ATTACKS, LISTED, PROBE, Bench
 
-from mibench.contracts import (
-    RowStreams,
-)
+from mibench.contracts import RowStreams
 from mibench.images.augment import erase_rectangles
 from mibench.planning.plan import Cell, make_plan
 from mibench.primitives.distillation import EnsembleParams
@@ -74,6 +72,19 @@ def test_every_view_is_a_query_and_belongs_to_its_row(bench: Bench, name: str, t
         alone, _ = several.invert([label])
         torch.testing.assert_close(alone[label].initial, together[label].initial, rtol=0, atol=2e-6)
         torch.testing.assert_close(alone[label].images, together[label].images, rtol=0, atol=2e-6 + 2e-4 * moved)
+
+
+def test_an_adaptive_attack_that_is_broken_off_goes_on_to_the_same_images(
+    bench: Bench, again: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each identity's views come from streams of its own, whatever came before."""
+    plan = bench.plan(attack=PROBE, align="paa", align_samples=2)
+    stage = bench.compute(plan, "invert")["invert"]
+    bench.lend(again, plan, "invert")
+    whole, resumed = whole_and_resumed(bench, again, stage, tmp_path, monkeypatch)
+    assert resumed == whole and len(whole) == len(bench.track.identities) * bench.track.attack.images_per_identity
+    plain = bench.compute(bench.plan(attack=PROBE), "invert")["invert"]
+    assert any(bench.hashes(plain)[f"images/{name}"]["sha256"] != sha256 for name, sha256 in whole.items())
 
 
 def test_an_adaptive_attack_averages_over_what_the_defense_does(bench: Bench, tmp_path: Path) -> None:

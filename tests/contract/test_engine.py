@@ -18,9 +18,7 @@ import torch
 from plugins import DEFENSES, ENGINE, PLUGINS, Bench, stochastic
 from torch import Tensor
 
-from mibench.contracts import (
-    Stream,
-)
+from mibench.contracts import Stream
 from mibench.data import TrackData, load
 from mibench.images.augment import erase_rectangles
 from mibench.images.pixels import read_png

@@ -12,23 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from assaults import assault
+from assaults import assault, whole_and_resumed
 from plugins import ATTACKS, DEFENSES, LISTED, Bench, interrupted, stochastic
-from torch import Tensor
 
-from mibench.contracts import (
-    Oracle,
-    Reconstruction,
-    RowStreams,
-    Stream,
-)
+from mibench.contracts import Oracle, Reconstruction, RowStreams, Stream
 from mibench.errors import StageFailed
 from mibench.images.pixels import read_png
 from mibench.planning.plan import Stage
 from mibench.running.request import BASELINE
 from mibench.stages import invert
 from mibench.store.artifacts import STATE
-from mibench.store.manifest import file_sha256
 
 FEW = [[2], [0, 1]]  # of the identities of the track, attacked together; ``check`` takes others
 MANY = [[0], [1], [2], [3], [4], [0, 1], [2, 3], [1, 4]]
@@ -156,32 +149,13 @@ def test_attack_resumed_between_blocks_gives_the_same_images(
     """Broken off inside the second block, and in the middle of every training of its preparation."""
     plan = bench.plan(attack=name)
     stage = bench.compute(plan, "utility")["invert"]
-    monkeypatch.setattr(invert, "LARGEST_BLOCK", 2)
     if "prepare" in stage.inputs:
         prepared = interrupted(bench, again, plan, "prepare", monkeypatch)
         bench.compute(plan, "prepare")
         assert bench.hashes(prepared) == again.hashes(prepared)
     bench.lend(again, plan, "invert")
-
-    def run(place: Bench, folder: Path) -> dict[str, str]:
-        (folder / STATE).mkdir(parents=True, exist_ok=True)
-        invert.run(place.job(stage, folder))
-        return {path.name: file_sha256(path) for path in sorted((folder / "images").iterdir())}
-
-    whole = run(bench, tmp_path / "whole")
-    usual, written = invert.write_png, []
-
-    def write_and_break(image: Tensor, path: Path, stored: str) -> None:
-        usual(image, path, stored)
-        written.append(path)
-        if len({p.name[:6] for p in written}) == 3:
-            raise InterruptedError("a kill")
-
-    monkeypatch.setattr(invert, "write_png", write_and_break)
-    with pytest.raises(InterruptedError):
-        run(again, tmp_path / "broken")
-    monkeypatch.setattr(invert, "write_png", usual)
-    assert run(again, tmp_path / "broken") == whole
+    whole, resumed = whole_and_resumed(bench, again, stage, tmp_path, monkeypatch)
+    assert resumed == whole
 
 
 @pytest.mark.parametrize("name", ATTACKS)

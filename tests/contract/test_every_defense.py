@@ -14,13 +14,7 @@ from plugins import DEFENSES, Bench, interrupted, same_weights
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mibench.contracts import (
-    Batch,
-    Progress,
-    RowStreams,
-    Stream,
-    Visit,
-)
+from mibench.contracts import Batch, Progress, RowStreams, Stream, Visit
 from mibench.protocol.methods import Selection
 from mibench.protocol.tracks import Track
 from mibench.stages.job import Job

@@ -11,9 +11,7 @@ import torch
 from plugins import PRIORS, Bench, interrupted, same_weights
 from safetensors.torch import load_file
 
-from mibench.contracts import (
-    PriorModel,
-)
+from mibench.contracts import PriorModel
 from mibench.planning.plan import Stage
 from mibench.stages import prior
 from mibench.stages.job import load_weights

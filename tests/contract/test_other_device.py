@@ -1,4 +1,3 @@
-# ruff: noqa: F811  (a fixture is imported)
 """Every method, metric and training loop on a device that nobody has: what forgets to move a tensor fails here."""
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from elsewhere import DEVICE, Elsewhere
+from plugins import PLUGINS, Bench, quiet
 from safetensors.torch import load_file
-from test_plugins import PLUGINS, Bench, bench, quiet  # noqa: F401  (a fixture)
 
 from mibench.planning.plan import Plan
 from mibench.protocol.methods import Kind

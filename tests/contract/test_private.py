@@ -17,10 +17,7 @@ from assaults import assault
 from plugins import ATTACKS, PRIORS, PROBE, Bench
 from torch import Tensor
 
-from mibench.contracts import (
-    Classifier,
-    ImageSet,
-)
+from mibench.contracts import Classifier, ImageSet
 from mibench.data import TrackData
 from mibench.planning.plan import Plan
 from mibench.registry import Registry

@@ -64,15 +64,18 @@ def planned(
     return [(run.cell.defense.label, run.cell.attack.label, run.cell.seeds.target) for run in plan.runs]
 
 
-def test_floors_run_on_every_target_and_the_rest_for_every_seed(root: Path) -> None:
-    runs = planned(root, "tiny", ["gmi", "brepmi", "ppa", "miface"], seeds=2)
+@pytest.mark.parametrize(("seeds", "matched"), [(2, []), (3, ["matched[like=re]"])])
+def test_floors_run_on_every_target_and_the_rest_for_every_seed(root: Path, seeds: int, matched: list[str]) -> None:
+    """What is trained only to compare with, beside as many trainings as a comparison needs."""
+    runs = planned(root, "tiny", ["gmi", "brepmi", "ppa", "miface"], seeds)
     assert len(runs) == len(set(runs))
-    targets = {(defense, seed) for defense in ("none", "re") for seed in (0, 1)}
+    targets = {(defense, seed) for defense in ("none", "re", *matched) for seed in range(seeds)}
+    undefended = {("none", seed) for seed in range(seeds)}
     by_attack = {attack: {(d, s) for d, a, s in runs if a == attack} for _, attack, _ in runs}
-    assert by_attack.pop("photos") == {("none", 0), ("none", 1)}
+    assert by_attack.pop("photos") == undefended
     for prior in ("wgan_gp", "dcgan"):
         assert by_attack.pop(f"floor[prior={prior}]") == targets
-        assert by_attack.pop(f"ceiling[prior={prior}]") == {("none", 0), ("none", 1)}
+        assert by_attack.pop(f"ceiling[prior={prior}]") == undefended
     assert by_attack == dict.fromkeys(("gmi", "brepmi", "ppa", "miface"), targets)
 
 
@@ -90,7 +93,7 @@ def test_an_audit_has_the_floor_of_its_model_alone(root: Path) -> None:
 def test_all_means_no_control() -> None:
     registry = Registry()
     controls = {name for kind in ("defense", "attack") for name, e in registry.entries(kind).items() if e.control}
-    assert controls == {"floor", "ceiling", "photos", "deranged"}
+    assert controls == {"floor", "ceiling", "photos", "deranged", "matched"}
 
 
 def images(cli: Cli, attack: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

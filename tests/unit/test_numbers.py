@@ -360,19 +360,23 @@ def test_the_pages_of_methods(case: tuple[Path, Cells], kind: str) -> None:
             if not title.startswith("results-"):
                 continue
             board = re.sub(r"_([0-9a-f]+)_", lambda m: chr(int(m[1], 16)), title.removeprefix("results-"))
-            for row in next(section.all("tbody")).all("tr"):
-                name = next(row.all("a")).text
-                others = [k for k in cells if k[0] == board and k[2 if kind == "defense" else 1] == name]
+            table = next(section.all("table", "results"))
+            for row in next(table.all("tbody")).all("tr"):
                 runs_shown = {Path(a.attrs["href"]).stem for a in next(row.all("td", "seeds")).all("a")}
-                (key,) = [k for k in others if {run["run"] for run in cells[k]} == runs_shown]
+                (key,) = [k for k in cells if k[0] == board and {run["run"] for run in cells[k]} == runs_shown]
+                assert text_file(key[1 if kind == "defense" else 2]) == file.stem
                 seen.add(key)
-                check_row(section, row, cells[key], kind)
+                check_row(table, row, cells[key], kind)
     assert seen == set(cells)
 
 
-def check_row(section: Node, row: Node, runs: Sequence[Raw], kind: str) -> None:
+def text_file(label: str) -> str:
+    return re.split(r"[\[ ]", label)[0].replace("_", "_5f_")
+
+
+def check_row(table: Node, row: Node, runs: Sequence[Raw], kind: str) -> None:
     own = {"defense": {"target"}, "attack": {"prepare", "invert"}}[kind]
-    names = [(th.first("span", "head") or th).text for th in next(section.all("thead")).all("th")]
+    names = [(th.first("span", "head") or th).text for th in next(table.all("thead")).all("th")]
     cells = dict(zip(names, [c for c in row.children if isinstance(c, Node)], strict=True))
     leak = "att_maj" if "Majority of judges ↓" in cells else "att1"
     known = {
@@ -392,18 +396,18 @@ def check_row(section: Node, row: Node, runs: Sequence[Raw], kind: str) -> None:
         "Attack top‑5 (E1) ↓": "att5",
         "Top‑1, selected ↓": "att1_selected",
     }
-    assert len(known.keys() & cells.keys()) >= 7
+    assert len(known.keys() & cells.keys()) >= 6
     for name, metric in known.items():
         if name in cells and values(runs, metric):
             interval = cells[name].first("span", "ci")
             factor = 100.0 if bounds(metric) == (0.0, 1.0) else 1.0
             check_value(runs, metric, cells[name].own, interval.text if interval else "", factor)
-    seconds = np.mean([sum(s["seconds"] for s in run["stages"] if s["kind"] in own) for run in runs])
-    amount, unit = cells["Time"].text.split()
-    assert (
-        abs(float(amount) - seconds / {"s": 1, "min": 60, "h": 3600}[unit])
-        <= (0.5 if "." not in amount else 0.05) + 1e-6
-    )
+    assert kind == "defense" or "Time" in cells
+    if "Time" in cells:  # of a defense told once, not for each attack
+        seconds = np.mean([sum(s["seconds"] for s in run["stages"] if s["kind"] in own) for run in runs])
+        amount, unit = cells["Time"].text.split()
+        half = 0.5 if "." not in amount else 0.05
+        assert abs(float(amount) - seconds / {"s": 1, "min": 60, "h": 3600}[unit]) <= half + 1e-6
     asked = np.mean([
         sum(n for phases in run["queries"].values() for kinds in phases.values() for n in kinds.values())
         / len(run["metrics"]["att1"]["per_identity"])

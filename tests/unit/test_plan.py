@@ -54,6 +54,7 @@ def _attack(name: str, prior: str | None, prepares: bool = False, **params: Any)
 GMI, GMI_TWIN = _attack("gmi", "public_gan"), _attack("other", "public_gan")
 KEDMI, PPA = _attack("kedmi", "target_gan"), _attack("ppa", "public_gan", prepares=True)
 BARE = _attack("bare", None)
+OF_THE_TARGET = {"target", "utility", "gradients", "invert", "evaluate", "features"}  # and what reads it
 
 
 def _priors(name: str, params: dict[str, Any], track: Track) -> Facts:
@@ -90,6 +91,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "prior": set(),
                 "invert": {"target", "prior"},
                 "utility": {"target"},
+                "gradients": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
                 "features": {"target", "invert"},
             },
@@ -102,6 +104,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "prior": {"target"},
                 "invert": {"target", "prior"},
                 "utility": {"target"},
+                "gradients": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
                 "features": {"target", "invert"},
             },
@@ -115,6 +118,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "prepare": {"target", "prior"},
                 "invert": {"target", "prior", "prepare"},
                 "utility": {"target"},
+                "gradients": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
                 "features": {"target", "invert"},
             },
@@ -126,6 +130,7 @@ def _changed(before: dict[str, Stage], after: dict[str, Stage]) -> set[str]:
                 "target": set(),
                 "invert": {"target"},
                 "utility": {"target"},
+                "gradients": {"target"},
                 "evaluate": {"evaluator", "invert", "utility"},
                 "features": {"target", "invert"},
             },
@@ -191,6 +196,22 @@ def _output(**params: Any) -> Facts:
     return replace(_defense("shield", **params), served=(("epsilon",),), against="scores")
 
 
+def test_an_attack_that_transfers_reads_a_student_of_the_target_that_others_share() -> None:
+    through = [_attack(name, "public_gan", prepares=True, transfer=True) for name in ("ppa", "ifgmi")]
+    one, other = (_stages(_defense(), attack) for attack in through)
+    assert set(one["student"].inputs) == {"target"} and one["student"].key == other["student"].key
+    assert all("student" in one[kind].inputs for kind in ("prepare", "invert"))
+    assert "student" not in _stages(_defense(), PPA) and "student" not in one["evaluate"].inputs
+    assert one["student"].key != _stages(_defense(), through[0], 1)["student"].key, "each target has its own"
+
+
+def test_a_student_needs_scores_and_so_meets_what_protects_them() -> None:
+    shield = replace(_output(), against="scores")
+    plan = _plan((shield, PPA, 0), (shield, _attack("ppa", "public_gan", prepares=True, transfer=True), 0))
+    assert len(plan.runs) == len(plan.skipped) == 1 and plan.runs[0].cell.attack.transfers
+    assert "gradients" not in plan.runs[0].stages, "whoever has gradients goes past it"
+
+
 SCORES = _facts("attack", "search", access="scores", prior={"id": "target_gan", "params": {}}, prepares=True)
 
 
@@ -246,10 +267,10 @@ def test_an_attack_that_sees_past_a_defense_is_skipped_with_a_sentence(
 
 def test_a_defense_parameter_changes_exactly_its_descendants() -> None:
     base, other = _defense("re", p=1.0), _defense("re", p=0.5)
-    assert _changed(_stages(base, GMI), _stages(other, GMI)) == {"target", "utility", "invert", "evaluate", "features"}
-    below = {"target", "utility", "prior", "invert", "evaluate", "features"}
+    assert _changed(_stages(base, GMI), _stages(other, GMI)) == OF_THE_TARGET
+    below = OF_THE_TARGET | {"prior"}
     assert _changed(_stages(base, KEDMI), _stages(other, KEDMI)) == below
-    below = {"target", "utility", "prepare", "invert", "evaluate", "features"}
+    below = OF_THE_TARGET | {"prepare"}
     assert _changed(_stages(base, PPA), _stages(other, PPA)) == below
 
 
@@ -276,7 +297,7 @@ def test_each_seed_changes_what_is_drawn_from_it_and_what_comes_after() -> None:
     assert _changed(before, _stages(_defense(), GMI, 1)) == everything
     of = Seeds(3, 3, 3, 3)
     for changed, below in (
-        (replace(of, target=4), {"target", "utility", "invert", "evaluate", "features"}),
+        (replace(of, target=4), OF_THE_TARGET),
         (replace(of, attack=4), {"invert", "evaluate", "features"}),
         (replace(of, prior=4), {"prior", "invert", "evaluate", "features"}),
         (replace(of, evaluator=4), {"evaluator", "evaluate"}),
@@ -295,14 +316,7 @@ def test_further_attacks_on_a_training_have_seeds_of_their_own() -> None:
 
 def test_versions_change_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     before = _stages(_defense(), PPA)
-    assert _changed(before, _stages(replace(_defense(), version=2), PPA)) == {
-        "target",
-        "utility",
-        "prepare",
-        "invert",
-        "evaluate",
-        "features",
-    }
+    assert _changed(before, _stages(replace(_defense(), version=2), PPA)) == OF_THE_TARGET | {"prepare"}
     monkeypatch.setitem(STAGE_KINDS, "prior", replace(STAGE_KINDS["prior"], version=2))
     assert _changed(before, _stages(_defense(), PPA)) == {"prior", "prepare", "invert", "evaluate", "features"}
 
@@ -318,11 +332,11 @@ def test_versions_change_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             {"target": {"arch": "convnet", "epochs": 9, "batch": 8, "lr": 0.01, "weight_decay": 0.0}},
-            {"target", "utility", "prepare", "invert", "evaluate", "features"},
+            OF_THE_TARGET | {"prepare"},
         ),
         (
             {"public": {"images": 11}},
-            {"target", "utility", "prior", "prepare", "invert", "evaluate", "features"},
+            OF_THE_TARGET | {"prior", "prepare"},
         ),
         ({"title": "Another title"}, set()),
         ({"sensitive": True}, set()),

@@ -35,6 +35,7 @@ def runs(leaks: dict[str, list[float]], nat: dict[str, list[float]], attack: str
             run = make_run(
                 defense=label.partition("[")[0],
                 defense_label=label,
+                defense_params={"strength": label},
                 attack=attack,
                 seed=seed,
                 att1=value,

@@ -1,14 +1,12 @@
-"""What a run may ask of a target, and an adaptive attack that is killed: as a user meets them."""
+"""What a run may ask of a target, as a user meets it."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
-from tiny import Cli, images, numbers, until, workers_of
+from tiny import Cli
 
 
 def asked(record: dict[str, Any], who: str) -> dict[str, int]:
@@ -28,21 +26,3 @@ def test_a_budget_ends_an_attack_with_what_it_has_or_with_a_sentence(finished: C
     record = json.loads(cli("show", runs["smile"]["run"], "--json").stdout)
     assert asked(record, "shared") == {"search": 8}
     assert [asked(record, str(label)) for label in range(5)] == [{"optimisation": 4}] * 5
-
-
-def test_an_adaptive_attack_that_is_killed_goes_on_to_the_same_images(finished: Cli, tmp_path: Path) -> None:
-    """Between two identities, with the views of each drawn from streams of its own."""
-    cli, attack = finished.copy(tmp_path), ("--attack", "ppdg[align=paa,align_samples=2,iterations=25]")
-    process = cli.start("run", "--track", "tiny", "--device", "cpu", "--quiet", *attack)
-    try:
-        key = until(lambda: [*cli.home.glob("work/*/blocks/*.json")])[0].parents[1].name
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.communicate()
-    until(lambda: not workers_of(cli.home), 10)
-    assert not list(cli.home.glob(f"store/invert/*/{key}")), "it was killed too late to tell"
-    answers = []
-    for again in ((), ("--force", key)):
-        answer = numbers(cli.run(*attack, *again))
-        answers.append((answer, {path: data for path, data in images(cli).items() if key in path}))
-    assert answers[0] == answers[1] and len(answers[0][1]) == 10

@@ -46,9 +46,8 @@ def common(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed(label: str, params: Mapping[str, Any]) -> bool:
     """Whether an attack, by its label and its resolved parameters, is an adaptive variant of what it is by itself."""
-    return bool(params.get("align") or params.get("transfer") or params.get("effort")) or (
-        "loss" in parse_call(label, "attack")[2]
-    )
+    asked = bool(re.search(r"[\[,]loss=", label))
+    return asked or bool(params.get("align") or params.get("transfer") or params.get("effort"))
 
 
 def multiplied(params: BaseParams, names: Sequence[str], times: int) -> dict[str, Any]:

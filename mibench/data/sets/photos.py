@@ -115,7 +115,7 @@ def _why_not(path: Path) -> str | None:
     """Why a file is not read, or None for a photo."""
     if left_by_programs(path.name):
         return LEFT
-    if not path.is_file():
+    if not path.is_file():  # a pipe would never open
         return IRREGULAR
     ending = path.suffix.lower()
     if ending in IMAGE_ENDINGS or ending in _endings():

@@ -111,6 +111,11 @@ def joined_by_plus(text: str) -> list[str]:
     return outside_brackets(text, "+")
 
 
+def asked_as(label: str) -> str:
+    """A row's label without what sets it apart from others of the same name."""
+    return label.partition(" (")[0]
+
+
 def text_of(value: Any) -> str:
     """A parameter as a label has it."""
     if isinstance(value, (list, tuple)):

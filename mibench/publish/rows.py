@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mibench.protocol.methods import asked_as
 from mibench.protocol.params import changed
 from mibench.records import MetricValue, RunRecord
 from mibench.stats import Interval, bootstrap_interval
@@ -130,7 +131,7 @@ class Row:
     @property
     def adaptive(self) -> bool:
         """Whether it is a variant of an attack that an attacker tries who expects masked gradients."""
-        return any(changed(run.attack_label, run.attack_params) for run in self.runs)
+        return any(changed(asked_as(run.attack_label), run.attack_params) for run in self.runs)
 
     @property
     def leaked(self) -> Value:

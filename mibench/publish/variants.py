@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from mibench.errors import UserError
 from mibench.keys import canonical, split_version
-from mibench.protocol.methods import Kind, joined_by_plus, text_of
+from mibench.protocol.methods import Kind, asked_as, joined_by_plus, text_of
 from mibench.protocol.params import parse_call
 from mibench.protocol.stage_kinds import STAGE_KINDS
 from mibench.publish.model import Catalogue
@@ -140,7 +140,7 @@ def named(runs: Sequence[RunRecord], catalogue: Catalogue | None = None) -> list
 
 def marked(label: str) -> bool:
     """Whether a label has something that sets it apart from what it asks for."""
-    return " (" in label
+    return asked_as(label) != label
 
 
 def _labels(

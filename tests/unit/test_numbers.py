@@ -57,6 +57,7 @@ def varied(run: Raw, id: str, **changes: Any) -> Raw:
     made = json.loads(json.dumps(run)) | {"run": id, "created": "2030-01-01T00:00:00+00:00"} | changes
     made["defense_params"] = {"gained": None} | made["defense_params"]
     for stage in made["stages"]:
+        stage["seed"] = made["seed"] if stage["seed"] == run["seed"] else stage["seed"]
         if stage["kind"] in ("target", "utility"):
             stage["params"] = made["defense_params"]
     for name, metric in made["metrics"].items():
@@ -73,21 +74,21 @@ def newcomer(runs: Sequence[Raw], cells: Cells) -> tuple[list[Raw], Cells]:
     board, defense, attack = next(
         key
         for key, own in sorted(cells.items())
-        if key[:2] == ("orl32", "none") and len(own) == 3 and "[" not in key[2]
+        if key[:2] == ("orl32", "none") and len(own) >= 3 and "[" not in key[2] and key[2] != "photos"
     )
-    strong = next(own for key, own in sorted(cells.items()) if key[:2] == ("orl32", "re[strong]") and len(own) == 3)
+    strong = next(own for key, own in sorted(cells.items()) if key[:2] == ("orl32", "re[strong]") and len(own) >= 3)
     again = varied(cells[board, defense, attack][0], cells[board, defense, attack][0]["run"])
-    fourth = varied(cells[board, defense, attack][1], "a" * 12, seed=3)
+    further = varied(cells[board, defense, attack][1], "a" * 12, seed=len(cells[board, defense, attack]))
     weaker = varied(strong[0], "b" * 12, defense_params=strong[0]["defense_params"] | {"area": [0.1, 0.33]})
     bumped = varied(cells[board, defense, attack][2], "c" * 12)
     for stage in bumped["stages"]:
         stage["version"] += 7 if stage["kind"] == "invert" else 0
     now = bumped["stages"][[s["kind"] for s in bumped["stages"]].index("invert")]["version"] % 1000
     whole = dict(cells)
-    whole[board, defense, attack] = [again, *cells[board, defense, attack][1:], fourth]
+    whole[board, defense, attack] = [again, *cells[board, defense, attack][1:], further]
     whole[board, "re[strong] (area=0.1:0.33)", strong[0]["attack_label"]] = [weaker]
     whole[board, defense, f"{attack} (version {now})"] = [bumped]
-    return [again, fourth, weaker, bumped], whole
+    return [again, further, weaker, bumped], whole
 
 
 @pytest.fixture(scope="module", params=["published", "with a newcomer's store"])
@@ -208,6 +209,11 @@ def prior(run: Raw) -> str | None:
     )
 
 
+def judged(run: Raw) -> int:
+    """The seed of the judges."""
+    return next((stage["seed"] for stage in run["stages"] if stage["kind"] == "evaluator"), 0)
+
+
 def way_of(runs: Sequence[Raw], key: tuple[str, str, str], metric: str, cells: Cells) -> float | None:
     board, defense, _ = key
     ceilings: dict[Any, list[float]] = defaultdict(list)
@@ -215,14 +221,14 @@ def way_of(runs: Sequence[Raw], key: tuple[str, str, str], metric: str, cells: C
     for (b, d, a), own in cells.items():
         for run in own:
             if b == board and a.split("[")[0] == "ceiling":
-                ceilings[prior(run)] += values([run], metric)
+                ceilings[prior(run), judged(run)] += values([run], metric)
             if b == board and d == defense and a.split("[")[0] == "floor":
                 floors[prior(run), run["seed"]] = run["metrics"][metric]["value"]
     shares = [
         (run["metrics"][metric]["value"] - low) / (np.mean(high) - low)
         for run in runs
         if (low := floors.get((prior(run), run["seed"]))) is not None
-        and (high := ceilings.get(prior(run)))
+        and (high := ceilings.get((prior(run), judged(run))))
         and np.mean(high) > low
     ]
     return float(np.mean(shares)) if shares else None

@@ -91,8 +91,7 @@ class BrepMi(Attack):
     def repel(
         self, z: Tensor, phi: Callable[[Tensor, Tensor], Tensor], spheres: RowStreams, ctx: AttackContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """From z (R, d), each in its class if all went well: z when R last grew, else the last z, and how it went. Rows
-        go side by side, and each ends by itself."""
+        """From z (R, d), each in its class if all went well: z when R last grew, else the last z, and how it went."""
         p, N, (count, d) = self.params, self.params.sphere_points, z.shape
         z, best = z.clone(), z.clone()
         R = torch.full((count,), p.radius, dtype=torch.float64, device=z.device)

@@ -36,7 +36,6 @@ class Ppdg(TruncatedPool, Attack):
         "With a DCGAN prior there is no mapping network: w = z, and truncation scales z towards its mean 0.",
         "Crops and mirrors are drawn per row, not once per batch.",
         "The published StyleGAN2 comes without its discriminator; then the realism term is left out.",
-        "Of the low-resolution variants, which go on with the training of a GAN, there is that on GMI: ppdg_gmi.",
     )
 
     class Params(AlignParams, TuningParams, EmbeddingParams, PoolParams):
@@ -97,8 +96,7 @@ class Ppdg(TruncatedPool, Attack):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """PPA's descent from ``start`` (R, d): w, the images, the target's mean confidence in them, mirrored or not."""
         p, crops, views = self.params, rows.streams(f"{name} crop"), rows.streams(f"{name} selection")
-        noise = rows.streams(f"{name} align")
-        loss = aligned(lambda x: poincare(oracle.logits(x, rows), rows.label), noise, ctx, p)
+        loss = aligned(lambda x: poincare(oracle.logits(x, rows), rows.label), rows.streams(f"{name} align"), ctx, p)
 
         def objective(w: Tensor) -> Tensor:
             return loss(resized_crop(synthesise(G, w), crops, p.crop))

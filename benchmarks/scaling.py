@@ -62,7 +62,8 @@ def durations(
     for planned in plan.runs:
         for stage in planned.stages.values():
             owner.setdefault(stage.key, planned.cell.attack.id)
-    pools = {key: past[stage.kind][owner[key]] for key, stage in plan.stages.items()}
+    later = past["evaluate"]  # kinds of stages that those runs did not have: as short as judging
+    pools = {key: past.get(stage.kind, later)[owner[key]] for key, stage in plan.stages.items()}
     return {key: dice.choice(pool) for key, pool in pools.items()}, {key: median(pool) for key, pool in pools.items()}
 
 

@@ -166,7 +166,9 @@ def fit_classifier(
     images_seed = int(stream(f"{name}.images").integers(2**62, 1)) if augment else 0
     batches = _batches(train, recipe, stream, name, inside.sampler or sampler)
     running = loop(name, steps, state)
-    laid_out(net).train()
+    if not inside.optimiser:  # whose own arithmetic on gradients may ask for the usual layout, as Opacus's does
+        laid_out(net)
+    net.train()
     position = 0
     for step in running:
         indices = next(itertools.islice(batches, step - position, None))

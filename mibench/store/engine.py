@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +223,14 @@ def _on_network(file: Path) -> bool:
 
 def copied(file: Path, folder: Path) -> Path:
     """A copy of a SQLite file, if it is there, and of its write-ahead log, in ``folder``: byte by byte, as SQLite
-    itself must write beside a file to read it."""
+    itself must write beside a file to read it. Raises MissingError if it is there and cannot be read."""
     for suffix in ("", "-wal"):
-        with suppress(FileNotFoundError):
+        try:
             shutil.copyfile(file.with_name(file.name + suffix), folder / f"{file.name}{suffix}")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise MissingError(f"The database {file} cannot be read: {error.strerror}.") from None
     return folder / file.name
 
 

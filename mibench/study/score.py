@@ -88,17 +88,17 @@ def _rater(key: Key, sheet: Sheet) -> dict[str, Any]:
 def _same(given: Sequence[_Given], run: str, track: str, why: str) -> dict[str, Any]:
     """Acceptance is the share of yes; ``cannot tell`` is not yes. False alarms are those of the run's track."""
     made = [g for g in given if g.item.run == run]
-    real = {
-        kind: [(g.identity, float(g.meaning == "yes")) for g in given if g.item.kind == kind and g.item.track == track]
+    same, others = (
+        [(g.identity, float(g.meaning == "yes")) for g in given if g.item.kind == kind and g.item.track == track]
         for kind in ("matched", "mismatched")
-    }
+    )
     accepted = [(g.identity, float(g.meaning == "yes")) for g in made]
-    difference, sensitivity = against_controls(grouped(accepted), grouped(real["mismatched"]))
+    difference, sensitivity = against_controls(grouped(accepted), grouped(others))
     return {
         "acceptance": rate(accepted, why).public(),
         "cannot_tell": rate(((g.identity, float(g.meaning == "unsure")) for g in made), why).public(),
-        "matched_accepted": rate(real["matched"], why).public(),
-        "false_alarms": rate(real["mismatched"], why).public(),
+        "matched_accepted": rate(same, why).public(),
+        "false_alarms": rate(others, why).public(),
         "difference": difference.public(),
         "d_prime": sensitivity.public(),
         "alpha": _agreement(made).public(),

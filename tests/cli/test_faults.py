@@ -183,7 +183,7 @@ def test_a_crash_takes_one_stage_down(root: Path, tmp_path: Path, whole: tuple[A
     states = {run["defense"]: run["status"] for run in json.loads(done.stdout)["runs"]}
     assert states == {"none": "done", "re": "done", "bad": "failed"}
     assert {k: v for k, v in outputs(cli).items() if k in whole[1]} == whole[1], "everything else went on"
-    assert said in done.stderr and "1 failed, 5 blocked by them" in done.stderr
+    assert said in done.stderr and "1 failed, 6 blocked by them" in done.stderr
     key = done.stderr.rpartition("mibench logs ")[2].split()[0]
     log = cli("logs", key).stdout
     assert "target bad seed 0 on cpu" in log

@@ -163,7 +163,7 @@ def test_weights_that_do_not_fit_the_track_are_said(cli: Cli, tmp_path: Path) ->
         (b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00echo\x85R.", ["--as", "stylegan2"], 2, "asks for os.system"),
         (b"x", ["--as", "stylegan3"], 2, "Unknown kind of checkpoint 'stylegan3'. Did you mean 'stylegan2'"),
         (b"x", [], 2, "Expected --as KIND, one of: gmi, "),
-        (None, ["--as", "gmi"], 3, "No such file"),
+        (None, ["--as", "gmi"], 3, "There is no checkpoint file"),
     ],
 )
 def test_bad_input_is_a_sentence_and_stores_nothing(

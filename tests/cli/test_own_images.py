@@ -47,6 +47,6 @@ def test_a_track_on_a_set_that_is_not_here(tmp_path: Path, tiny_root: Path) -> N
     track = tmp_path / "paper.yaml"
     track.write_text("source: celeba64-gmi\nprivate: {identities: 1000}\n")
     planned = cli("plan", "--track", str(track), "--attack", "miface")
-    assert "6 to do" in planned.stdout and "mibench data prepare celeba64-gmi --root DIR" in planned.stderr
+    assert "7 to do" in planned.stdout and "mibench data prepare celeba64-gmi --root DIR" in planned.stderr
     refused = cli("run", "--track", str(track), "--attack", "miface", "--device", "cpu", code=3)
     assert "needs celeba64-gmi, which is not prepared here" in refused.stderr and "start" not in refused.stderr

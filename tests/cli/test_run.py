@@ -32,6 +32,7 @@ COMMANDS = [
     "show",
     "status",
     "logs",
+    "grids",
     "collect",
     "gc",
     "why",
@@ -39,6 +40,7 @@ COMMANDS = [
     "check",
     "model",
     "suite",
+    "claims",
     "export",
     "site",
     "study",
@@ -54,6 +56,7 @@ GROUPS = {
     "site": ["build", "serve"],
     "study": ["build", "score"],
     "submit": ["pack", "verify", "accept"],
+    "grids": ["forget"],
     "db": ["path", "check", "rebuild", "upgrade"],
     "data": ["prepare", "check", "show", "weights"],
 }
@@ -135,7 +138,7 @@ def test_seeds_are_aggregated(finished: Cli, tmp_path: Path) -> None:
     assert first[0]["run"] == runs[0]["run"] != runs[1]["run"]
     assert runs[0]["metrics"]["conf"] != runs[1]["metrics"]["conf"]
     table = cli("run", "--track", "tiny", "--attack", "ppa", "--seeds", "2").stdout
-    assert "2 seeds" in table
+    assert "Seeds: 0, 1; " in table
     rows = [line for line in table.split("seconds per stage")[0].splitlines() if "│ none " in line]
     assert len(rows) == 1
     mean = 100 * sum(run["metrics"]["nat1"]["value"] for run in runs) / 2

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from mibench.contracts import Reconstruction
+from mibench.contracts import Oracle, Reconstruction
 from mibench.errors import MissingError
 from mibench.images.pixels import read_bytes
 from mibench.nets import build_classifier
@@ -111,6 +111,7 @@ def test_reconstructions_are_stored_as_the_track_says(tmp_path: Path, attack: di
         (tmp_path / folder).mkdir()
     image = torch.full((1, 1, 16, 16), 100.7 / 255)
     made = Reconstruction(label=0, images=image, initial=image)
-    [entry] = invert._block(job(tmp_path, shades(0, 1), attack), iter([made]), [0])
+    asked = Oracle(torch.nn.Identity(), "labels", 1)  # type: ignore[arg-type]
+    [entry] = invert._block(job(tmp_path, shades(0, 1), attack), iter([made]), [0], asked)
     for file in (entry["file"], entry["file"].replace("images", "initial")):
         assert read_bytes(tmp_path / file, 1).unique().tolist() == [byte]

@@ -102,7 +102,7 @@ def test_a_run_names_the_files_of_its_own_methods(tmp_path: Path, monkeypatch: p
         use_file(file)
     track = Registry().track("orl32")
     labels = ("re+mine[p=0.5]", "gmi")
-    methods = [SimpleNamespace(label=label, deviations=()) for label in labels]
+    methods = [SimpleNamespace(label=label, deviations=(), about={}) for label in labels]
     cell = SimpleNamespace(track=track, defense=methods[0], attack=methods[1], seeds=Seeds.of(0))
     planned = SimpleNamespace(run="0" * 12, cell=cell)
     asked = question(planned, recording.own_files(planned))  # type: ignore[arg-type]

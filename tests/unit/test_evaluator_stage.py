@@ -50,7 +50,7 @@ def job(
     tmp_path: Path, public: tuple[np.ndarray, np.ndarray], attack: dict[str, Any] | None = None, **changes: Any
 ) -> Job:
     made = Job(
-        SimpleNamespace(track="grey", kind="evaluator", seed=0, inputs={}, access="labels"),  # type: ignore[arg-type]
+        SimpleNamespace(track="grey", kind="evaluator", seed=0, inputs={}, params={}, access="labels"),  # type: ignore[arg-type]
         SimpleNamespace(),  # type: ignore[arg-type]
         SimpleNamespace(),  # type: ignore[arg-type]
         tmp_path,

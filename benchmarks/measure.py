@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 Work = Callable[[], Any]
+CACHED = 2**25  # bytes, of the last cache of a processor
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,17 @@ def measured(case: Case, device: torch.device, pairs: int, peaks: tuple[float, f
 
 
 def machine_peaks(device: torch.device, side: int = 2048) -> tuple[float, float]:
-    """FLOP/s of a float32 matrix product, and bytes/s of a copy (read and written), the best of several."""
+    """FLOP/s of a float32 matrix product or a convolution, whichever is faster, and bytes/s of a copy (read and written),
+    the best of several."""
     a = torch.rand(side, side, device=device)
+    x, kernel = torch.rand(32, 256, 28, 28, device=device), torch.rand(256, 256, 3, 3, device=device)
+    x, kernel = (t.contiguous(memory_format=torch.channels_last) for t in (x, kernel))
     big = torch.rand(32 * 2**20, device=device)
     product = min(_seconds(lambda: a @ a, device) for _ in range(5))
     copy = min(_seconds(big.clone, device) for _ in range(5))
-    return 2 * side**3 / product, 2 * 4 * big.numel() / copy
+    convolution = min(_seconds(lambda: torch.conv2d(x, kernel, padding=1), device) for _ in range(5))
+    flops = max(2 * side**3 / product, 2 * x.numel() * kernel[0].numel() / convolution)
+    return flops, 2 * 4 * big.numel() / copy
 
 
 def _seconds(work: Work, device: torch.device) -> float:
@@ -96,14 +102,16 @@ def _seconds(work: Work, device: torch.device) -> float:
 
 
 class _Counted(TorchDispatchMode):
-    """FLOPs of products and convolutions, and the bytes that operations write; what is written is read once."""
+    """FLOPs of products and convolutions, and the bytes that operations write; what is written is read once. What is
+    small stays in a cache and counts nothing."""
 
     flops, bytes = 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.bytes += 2 * sum(t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor))
+            sizes = [t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor)]
+            self.bytes += 2 * sum(size for size in sizes if size >= CACHED)
         if count := flop_registry.get(func.overloadpacket):
             self.flops += count(*args, **(kwargs or {}), out_val=out)
         return out

@@ -80,8 +80,8 @@ def measured(case: Case, device: torch.device, pairs: int, peaks: tuple[float, f
 
 
 def machine_peaks(device: torch.device, side: int = 2048) -> tuple[float, float]:
-    """FLOP/s of a float32 matrix product or a convolution, whichever is faster, and bytes/s of a copy (read and written),
-    the best of several."""
+    """FLOP/s of a float32 matrix product or a convolution, whichever is faster, and bytes/s of a copy (read and
+    written), the best of several."""
     a = torch.rand(side, side, device=device)
     x, kernel = torch.rand(32, 256, 28, 28, device=device), torch.rand(256, 256, 3, 3, device=device)
     x, kernel = (t.contiguous(memory_format=torch.channels_last) for t in (x, kernel))

@@ -189,7 +189,7 @@ def test_a_crash_takes_one_stage_down(root: Path, tmp_path: Path, whole: tuple[A
     assert "target bad seed 0 on cpu" in log
     assert cli("logs", "bad+ppa.tiny.s0", code=2).stderr
     [grid] = json.loads(cli("status", "--json").stdout)["grids"]
-    assert grid["stages"]["failed"] == 1 and grid["stages"]["blocked"] == 5 and not grid["coordinator"]
+    assert grid["stages"]["failed"] == 1 and grid["stages"]["blocked"] == 6 and not grid["coordinator"]
     assert said in cli("status").stdout
     (own / "defenses" / "bad.py").write_text(BAD.format(what="behaves", code="pass"))
     again = json.loads(cli("run", *GRID, "--defense", "bad").stdout)

@@ -64,7 +64,7 @@ def test_a_new_defense_runs_from_an_empty_folder(here: Cli, tmp_path: Path) -> N
     ]
     for page in (page.read_text() for page in pages):
         said = [text in page for text in ("Mine of mine", "<code>bold</code>", "On mine (ICML 2026)", "A B")]
-        assert all(said) and page.count("<li>") == 1 and "<li>Mine alone.</li>" in page
+        assert all(said) and "<li>Mine alone.</li>" in page
     assert [(run["defense"], run["status"]) for run in answer["runs"]] == [("none", "done"), ("mine", "done")]
     assert "mine" in here("show", answer["runs"][1]["run"]).stdout
     again = here("new", "defense", "mine", "--dir", str(folder), code=2).stderr

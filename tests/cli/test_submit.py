@@ -32,7 +32,7 @@ def run_of(finished: Cli, defense: str) -> str:
 
 def row_badges(cli: Cli, defense: str) -> str:
     """The badges beside a defense on the track's page."""
-    page = (cli.home / "site" / "index.html").read_text().partition('class="matrix')[2]
+    page = (cli.home / "site" / "index.html").read_text().partition('class="results matrix')[2]
     return page.split(f"defense/{defense}.html", 1)[1].split("</th>", 1)[0]
 
 

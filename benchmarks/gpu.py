@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def everything(work: Path, device: str, quick: bool) -> dict[str, Any]:
             run: max(
                 (abs(one[run][m] - v) for m, v in row.items() if v is not None and one[run].get(m) is not None),
                 default=None,
-            )  # type: ignore[operator]
+            )
             for run, row in other.items()
             if run in one
         }
@@ -127,14 +128,14 @@ def at_paper_scale(device: torch.device, quick: bool) -> Iterator[tuple[str, dic
         known = cls.Params.model_fields
         chosen = {field: steps for field in STEPS if field in known and known[field].annotation is int}
         chosen |= {field: value for field, value in SHORT.items() if field in known}
-        yield f"attack {name}", _timed(lambda cls=cls, chosen=chosen: _attack(cls, chosen, at, people), device)  # type: ignore[misc]
+        yield f"attack {name}", _timed(partial(_attack, cls, chosen, at, people), device)
     recipe = Recipe(arch="", epochs=1, batch=size.of(4, 16, 64), optimiser="sgd", lr=0.01, momentum=0.9)
     for arch, side in (
         [("convnet", 64)]
         if quick
         else [("vgg16", 64), ("ir152", 64), ("facenet64", 64), ("resnet152", 224), ("densenet169", 224)]
     ):
-        yield f"target {arch}", _timed(lambda arch=arch, side=side: _target(arch, side, recipe, steps, device), device)  # type: ignore[misc]
+        yield f"target {arch}", _timed(partial(_target, arch, side, recipe, steps, device), device)
 
 
 def _attack(cls: Any, chosen: dict[str, Any], at: Setting, people: int) -> dict[str, Any]:

@@ -117,16 +117,17 @@ def reasons(
     chosen = np.sort(sample(labels, ASKED))
     picked, truth = _chosen(*data.private_train())
     scores = logits(network, way, len(request.classes), picked)
-    tried: Iterator[tuple[str, float]] = _tries(request, network, way, picked, truth, scores)
+    tried = _tries(request, network, way, picked, truth, scores)
     readers = _readers(request, network, way, data, chosen[:TRIED], truth[:TRIED])
     for words, value in [*tried, *readers]:
-        if value > max(found.value, found.chance) + FAR:
+        if value is not None and value > max(found.value, found.chance) + FAR:
             yield words, value
 
 
 def _tries(
     request: AuditRequest, network: nn.Module, way: Way, images: Tensor, truth: Tensor, scores: Tensor
-) -> Iterator[tuple[str, float]]:
+) -> Iterator[tuple[str, float | None]]:
+    """Each reading and its accuracy; None where the network does not answer when it is read so."""
     names = request.classes
     for order in ("natural", "lexicographic"):
         theirs = ordered(names, order)
@@ -137,11 +138,11 @@ def _tries(
     yield "scores that are smallest, not largest, for the class (distances or energies)", measure(-scores, truth).value
     few, known = images[:TRIED], truth[:TRIED]
 
-    def ask(other: Way) -> float:
+    def ask(other: Way) -> float | None:
         try:
             return measure(logits(network, other, len(names), few), known).value
-        except Exception:  # it does not take such images
-            return 0.0
+        except Exception:  # somebody's network, asked what it may not take: whatever it raises, it is not read so
+            return None
 
     for name, (mean, std) in NORMALISATIONS.items():
         if name != request.normalise and {len(mean), len(std)} <= {1, images.shape[1]}:
@@ -158,28 +159,32 @@ def _tries(
     if isinstance(transforms := getattr(network, "transform_input", None), bool):
         changed: Any = network
         changed.transform_input = not transforms
-        yield "--no-transform-input" if transforms else "--transform-input", ask(way)
+        value = ask(way)
         changed.transform_input = transforms
+        yield "--no-transform-input" if transforms else "--transform-input", value
 
 
 @torch.no_grad()
-def _of_batches(network: nn.Module, way: Way, images: Tensor, truth: Tensor) -> float:
-    """The accuracy with each batch normalised by itself; the network stays as it is."""
+def _of_batches(network: nn.Module, way: Way, images: Tensor, truth: Tensor) -> float | None:
+    """The accuracy with each batch normalised by itself, None if it cannot be; the network stays as it is."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     net = Foreign(network, int(truth.max()) + 1, replace(way, head="")).eval()
-    kept = [(norm, norm.momentum) for norm in norms]
+    kept = [
+        (norm, norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone())
+        for norm in norms
+    ]
     for norm in norms:
         norm.momentum = 0.0
         norm.training = True
     try:
         return measure(net(images).logits, truth).value
-    except Exception:
-        return 0.0
+    except Exception:  # somebody's network, as in ``ask``
+        return None
     finally:
-        for norm, momentum in kept:
+        for norm, momentum, seen in kept:
             norm.momentum, norm.training = momentum, False
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked -= 1
+            if norm.num_batches_tracked is not None and seen is not None:
+                norm.num_batches_tracked.copy_(seen)
 
 
 def _in_some_order(scores: Tensor, truth: Tensor) -> float:

@@ -54,13 +54,13 @@ class Foreign(Classifier):
 
     @property
     def head(self) -> nn.Linear:  # type: ignore[override]  # a view: as a module its weights would be stored twice
-        if not self.way.head:
-            layer = nn.Linear(self.classes, self.classes, bias=False)
-            layer.weight.data = torch.eye(self.classes)
+        if self.way.head:
+            layer = self.network.get_submodule(self.way.head)
+            assert isinstance(layer, nn.Linear)
             return layer
-        layer = self.network.get_submodule(self.way.head)  # type: ignore[assignment]
-        assert isinstance(layer, nn.Linear)
-        return layer
+        same = nn.Linear(self.classes, self.classes, bias=False)
+        same.weight.data = torch.eye(self.classes)
+        return same
 
     def train(self, mode: bool = True) -> Self:
         """All layers, those too that their owner's ``train`` leaves as they are."""

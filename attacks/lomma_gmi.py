@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction
 from mibench.primitives.alignment import CriticAlignParams, aligned
-from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
+from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, OverEnsemble
 from mibench.primitives.latents import descend_nesterov
 from mibench.primitives.losses import critic_prior
 
 
-class LommaGmi(Attack):
+class LommaGmi(OverEnsemble, Attack):
     """Minimise 100 (mean_m -o^m(G(z))_y + lambda REG(phi(G(z)))) - D(G(z)) over z, m = the target and three distilled
     students, by Nesterov momentum, z clamped to [-1, 1] after each step."""
 
@@ -31,15 +31,8 @@ class LommaGmi(Attack):
         restarts: int | None = Field(None, ge=1, description="restarts per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the WGAN-GP prior")
 
-    def skip(self) -> str | None:
-        reason: str | None = self.params.missing()
-        return reason
-
     def prior(self) -> PriorRef:
         return PriorRef("wgan_gp", self.params.prior_params)
-
-    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        return prepare_ensemble(oracle, ctx, self.params)
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, PriorRef, Reconstruction, Rows
 from mibench.primitives.alignment import CriticAlignParams, aligned
-from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
+from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, OverEnsemble
 from mibench.primitives.losses import k_plus_one_prior
 from mibench.primitives.recovery import in_groups, recover_gaussians
 
 
-class LommaKedmi(Attack):
+class LommaKedmi(OverEnsemble, Attack):
     """Fit one Gaussian over z per identity with 100 (mean_m -o^m(G(z))_y + lambda REG(phi(G(z)))) + softplus(-Z(G(z))),
     m = the target and three distilled students; the images are draws from it. z is clamped to [-1, 1] before G.
 
@@ -37,15 +37,8 @@ class LommaKedmi(Attack):
         samples: int | None = Field(None, ge=1, description="draws per identity; default: the track's images")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the K+1 GAN prior")
 
-    def skip(self) -> str | None:
-        reason: str | None = self.params.missing()
-        return reason
-
     def prior(self) -> PriorRef:
         return PriorRef("k_plus_one", self.params.prior_params)
-
-    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        return prepare_ensemble(oracle, ctx, self.params)
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext

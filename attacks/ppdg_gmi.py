@@ -12,13 +12,13 @@ from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel,
 from mibench.errors import StageFailed
 from mibench.images.augment import random_view
 from mibench.primitives.alignment import CriticAlignParams, aligned
-from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, prepare_ensemble
+from mibench.primitives.distillation import DEVIATIONS, Ensemble, EnsembleParams, OverEnsemble
 from mibench.primitives.latents import descend_nesterov
 from mibench.primitives.losses import critic_prior
 from mibench.primitives.wgan import critic_step, generator_step
 
 
-class PpdgGmi(Attack):
+class PpdgGmi(OverEnsemble, Attack):
     """Attack many times as LOMMA on GMI does; of each identity add the images that the target trusts most to the public
     ones, go on with the training of G and D, for this identity alone; attack again with these."""
 
@@ -54,15 +54,8 @@ class PpdgGmi(Attack):
         critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
         prior_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the WGAN-GP prior")
 
-    def skip(self) -> str | None:
-        reason: str | None = self.params.missing()
-        return reason
-
     def prior(self) -> PriorRef:
         return PriorRef("wgan_gp", self.params.prior_params)
-
-    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
-        return prepare_ensemble(oracle, ctx, self.params)
 
     def invert(
         self, oracle: Oracle, prior: PriorModel, labels: Sequence[int], ctx: AttackContext

@@ -284,7 +284,7 @@ def gan(size: Size, name: str, goal: float) -> Case:
             context.public = replaced
         model = prior.build().to(size.device).train()
         prior.train(context, model)
-        return torch.cat([p.detach().flatten() for p in model.generator.parameters()])
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     def decoded() -> ImageSet:
         return ImageSet(_Decoded(files, size.device), torch.zeros(len(files), dtype=torch.long), 1000)

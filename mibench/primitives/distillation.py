@@ -7,13 +7,13 @@ searches the latents. Attacks without gradients of the target train such student
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mibench.contracts import AttackContext, BaseParams, Oracle, Rows
+from mibench.contracts import AttackContext, BaseParams, Oracle, PriorModel, Rows
 from mibench.nets import build_classifier, classifier_type
 from mibench.nets.base import Classifier
 from mibench.nets.imagenet import ImageNetClassifier
@@ -126,6 +126,19 @@ def prepare_ensemble(oracle: Oracle, ctx: AttackContext, p: EnsembleParams) -> d
         for index, student in enumerate(new_students(ctx, p.students, p.student_weights)):
             artifact |= pack(**{f"student{index}": distil(ctx, f"student{index}", student, teacher, p)})
     return artifact
+
+
+class OverEnsemble:
+    """Part of an attack that looks at the target among students (LOMMA): when it makes no sense, what it prepares."""
+
+    params: Any  # EnsembleParams and more
+
+    def skip(self) -> str | None:
+        reason: str | None = self.params.missing()
+        return reason
+
+    def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:
+        return prepare_ensemble(oracle, ctx, self.params)
 
 
 def student_network(arch: str, ctx: AttackContext) -> Classifier:

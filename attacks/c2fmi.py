@@ -58,7 +58,7 @@ class C2fmi(StyleSearch, Attack):
         p, scores = self.params, self.track.num_classes
         if p.top is not None and p.top > scores:
             return f"the target has only {scores} scores, fewer than top={p.top}"
-        reason: str | None = p.lacking()
+        reason: str | None = p.lacking(self.track)
         return reason
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:

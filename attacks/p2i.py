@@ -65,7 +65,7 @@ class P2i(TruncatedPool, Attack):
         feature_weight: float = Field(0.2, ge=0, description="of 1 - cos of the embeddings, beside squared pixels")
 
     def skip(self) -> str | None:
-        reason: str | None = self.params.lacking()
+        reason: str | None = self.params.lacking(self.track)
         return reason
 
     def encoder(self, prior: PriorModel, ctx: AttackContext) -> nn.Module:

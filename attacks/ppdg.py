@@ -56,7 +56,7 @@ class Ppdg(TruncatedPool, Attack):
             return self
 
     def skip(self) -> str | None:
-        reason: str | None = self.params.lacking()
+        reason: str | None = self.params.lacking(self.track)
         return reason
 
     def prepare(self, oracle: Oracle, prior: PriorModel | None, ctx: AttackContext) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from mibench.contracts import Access, Attack, AttackContext, Oracle, PriorModel, Reconstruction
 from mibench.nets.small import ConvNet
-from mibench.primitives.embedding import fit_people, people_embedding
+from mibench.primitives.embedding import fit_people, no_people, people_embedding
 from mibench.primitives.evolution import log, one_plus_one
 from mibench.primitives.experts import Experts, class_weights, surrogate_loss
 from mibench.primitives.latents import PBox, descend_adam, ramps
@@ -55,6 +55,10 @@ class Smile(UntruncatedPool, Attack):
         budget: int = Field(1000, ge=1, description="queries of each run of the refinement")
         step: float = Field(1.0, gt=0, description="step size of the refinement at its start")
         box: float = Field(1.7, gt=0, description="half the box of the refinement, in standard deviations")
+
+    def skip(self) -> str | None:
+        reason: str | None = no_people(self.track)
+        return reason
 
     def surrogate(self, ctx: AttackContext, people: nn.Module) -> Experts:
         net = next(part for part in people.modules() if isinstance(part, ConvNet))

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
-from mibench.contracts import AttackContext, BaseParams, Oracle
+from mibench.contracts import AttackContext, BaseParams, Oracle, TrackInfo
 from mibench.errors import StageFailed
 from mibench.nets import build_classifier
 from mibench.nets.base import Output
@@ -33,14 +33,21 @@ class EmbeddingParams(BaseParams):
             raise ValueError("expected casia_weights only with embedding=casia")
         return self
 
-    def lacking(self) -> str | None:
-        """Why there is no embedding, or None."""
-        if self.embedding == "public" or self.casia_weights is not None:
+    def lacking(self, track: TrackInfo) -> str | None:
+        """Why there is no embedding on ``track``, or None."""
+        if self.embedding == "public":
+            return no_people(track)
+        if self.casia_weights is not None:
             return None
         return (
             "its embedding needs facenet-pytorch's weights 20180408-102900-casia-webface.pt: import them with `mibench "
             "import-checkpoint FILE --as facenet_casia` and name their id in casia_weights, or set embedding=public"
         )
+
+
+def no_people(track: TrackInfo) -> str | None:
+    """Why no network on ``track`` can learn to tell public people apart, or None."""
+    return None if track.public_labelled else "the track has no labelled public people to learn an embedding from"
 
 
 class _Logits(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from mibench.registry import Registry
 from mibench.weights.kinds import fit
 
 DIM, SIDE, CLASSES, POINTS = 16, 4, 3, 32
-TRACK = TrackInfo("unit", "faces", SIDE, 1, CLASSES, (0.5,))
+TRACK = TrackInfo("unit", "faces", SIDE, 1, CLASSES, (0.5,), public_labelled=True)
 
 
 class Target(nn.Module):
@@ -581,6 +582,13 @@ def test_c2fmi_says_what_it_lacks() -> None:
     ctx.public = ImageSet(ctx.public.images, torch.full((24,), -1), CLASSES)
     with pytest.raises(StageFailed, match="labels"):
         people_embedding(ctx, None)
+
+
+@pytest.mark.parametrize(("name", "own"), [("c2fmi", True), ("p2i", True), ("ppdg", True), ("smile", False)])
+def test_what_learns_to_tell_people_apart_is_skipped_where_none_are_known(name: str, own: bool) -> None:
+    cls = Registry().plugin("attack", name)
+    attack = cls(cls.Params(**({"embedding": "public"} if own else {})), replace(TRACK, public_labelled=False))
+    assert "no labelled public people" in str(attack.skip())
 
 
 def test_published_embedding_has_the_published_tensors_and_sees_grey_images() -> None:

@@ -114,6 +114,7 @@ class Half(Net):
         (Net(end=lambda z: z - z.mean(0)), "depends on the images beside it"),
         (Tracking(), "depends on the images beside it"),
         (Batchwise(), "depends on the images beside it|changes its own tensors"),
+        (Net(start=lambda x: x.unflatten(0, (2, -1)).flatten(0, 1)), r"does not take 1 image.*any number of images"),
         (Half(), "not those of its answers"),
         (Counting(), "changes its own tensors"),
         (Global(), "switches gradients off"),

@@ -15,21 +15,25 @@ from mibench.publish.names import attack_name, defense_name
 from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, of_trainings
 from mibench.publish.standings import Standing, baseline, standings
 from mibench.records import RunRecord
+from mibench.stats.comparisons import holm, paired_means
 from mibench.stats.intervals import seed_interval
 
 TONES = {"leaks less": "good", "leaks more": "bad"}
+LEVEL = 0.05  # of a reading, after the correction
 QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the last one serves
 
 
 @dataclass(frozen=True)
 class PairedDifference:
     """Attack accuracy of one defense minus that of another: mean with a 95 % t interval over ``over`` (``seeds`` or, of
-    a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities. ``one`` and
-    ``other`` are the two accuracies over these."""
+    a single seed, ``identities``), from ``seeds`` common seeds and ``identities`` common identities. ``p`` is
+    two-sided, over seeds; None where there is one, or where all differ by the same to the digit. ``one`` and ``other``
+    are the two accuracies over these."""
 
     mean: float
     low: float | None
     high: float | None
+    p: float | None
     over: str
     seeds: int
     identities: int
@@ -53,24 +57,34 @@ def paired_difference(one: Sequence[RunRecord], other: Sequence[RunRecord], metr
     if not by_seed:
         return None
     means = [math.fsum(d.values()) / len(d) for d in by_seed]
-    values, over = (means, "seeds") if len(means) > 1 else (list(by_seed[0].values()), "identities")
-    low, high = seed_interval(values) or (None, None)
+    over = "seeds" if len(means) > 1 else "identities"
+    found = paired_means(means)
+    low, high = (found.low, found.high)
+    if over == "identities":
+        low, high = seed_interval(list(by_seed[0].values())) or (None, None)
     labels = {label for d in by_seed for label in d}
     one_mean, other_mean = (math.fsum(column) / len(column) for column in zip(*both, strict=True))
-    return PairedDifference(
-        math.fsum(means) / len(means), low, high, over, len(means), len(labels), one_mean, other_mean
-    )
+    return PairedDifference(found.mean, low, high, found.p, over, len(means), len(labels), one_mean, other_mean)
 
 
 def _mean_of(values: Mapping[str, float], labels: Collection[str]) -> float:
     return math.fsum(values[label] for label in labels) / len(labels)
 
 
-def reading(difference: PairedDifference) -> str:
-    """What a single comparison says."""
-    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+def readings(differences: Sequence[PairedDifference | None]) -> list[str | None]:
+    """What comparisons that are read together say: leaks less, leaks more, not told apart, one training. Holm's
+    correction is over all of them that have a p value."""
+    tested = [i for i, found in enumerate(differences) if found is not None and found.p is not None]
+    adjusted = dict(zip(tested, holm([differences[i].p for i in tested]), strict=True))  # type: ignore[union-attr, misc]
+    return [None if found is None else _reading(found, adjusted.get(i)) for i, found in enumerate(differences)]
+
+
+def _reading(found: PairedDifference, p: float | None) -> str:
+    if found.seeds == 1:
+        return "one training"
+    if p is None or p >= LEVEL:
         return "not told apart"
-    return "leaks less" if difference.mean < 0 else "leaks more"
+    return "leaks less" if found.mean < 0 else "leaks more"
 
 
 def _by_seed(runs: Sequence[RunRecord], metric: str) -> dict[int, Mapping[str, float]]:
@@ -116,16 +130,13 @@ def compare_view(board: Board, catalogue: Catalogue, pictures: Mapping[str, Mapp
 
 
 def _against(reference: Standing, others: Sequence[Standing]) -> list[dict[str, Any]]:
-    table = []
-    for standing in others:
-        for label in sorted(standing.cells):
-            if label in reference.cells:
-                table.append(_line(standing, label, standing.cells[label], reference.cells[label]))
-    return table
+    """A line per defense and attack that both met; what they say holds for all lines at once."""
+    both = [(s, attack) for s in others for attack in sorted(s.cells) if attack in reference.cells]
+    found = [paired_difference(s.cells[a].runs, reference.cells[a].runs, s.cells[a].leakage) for s, a in both]
+    return [_line(s, a, each, word) for (s, a), each, word in zip(both, found, readings(found), strict=True)]
 
 
-def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any]:
-    difference = paired_difference(row.runs, base.runs, row.leakage)
+def _line(standing: Standing, attack: str, difference: PairedDifference | None, word: str | None) -> dict[str, Any]:
     line: dict[str, Any] = {
         "defense": standing.label,
         "attack": attack,
@@ -143,7 +154,7 @@ def _line(standing: Standing, attack: str, row: Row, base: Row) -> dict[str, Any
         "interval": text.points_interval(difference.low, difference.high),
         "seeds": difference.seeds,
         "over": difference.over,
-        "verdict": reading(difference),
+        "verdict": word,
     }
 
 

@@ -7,19 +7,24 @@ from collections.abc import Iterable
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.compare import TONES, paired_difference, reading
+from mibench.publish.compare import TONES, PairedDifference, paired_difference, readings
 from mibench.publish.rows import Row
 
 
 def forest(lines: Iterable[tuple[str, str, str, Row, Row | None]]) -> list[dict[str, Any]]:
-    """Of a name, a link, a label, a row and the same attack on the undefended model each; the order stays."""
-    return [{"name": name, "href": href, "label": label} | _line(row, base) for name, href, label, row, base in lines]
+    """Of a name, a link, a label, a row and the same attack on the undefended model each; the order stays. What the
+    lines say holds for all of them at once."""
+    drawn = list(lines)
+    found = [paired_difference(row.runs, base.runs, row.leakage) if base else None for *_, row, base in drawn]
+    return [
+        {"name": name, "href": href, "label": label} | _line(row, each, word)
+        for (name, href, label, row, _), each, word in zip(drawn, found, readings(found), strict=True)
+    ]
 
 
-def _line(row: Row, base: Row | None) -> dict[str, Any]:
+def _line(row: Row, difference: PairedDifference | None, word: str | None) -> dict[str, Any]:
     """Places are per cent of the picture's width, from 0 to 100 % attack accuracy. Both ends come from the same seeds
     and identities; the bar is the interval of the difference, laid where the undefended model stands."""
-    difference = paired_difference(row.runs, base.runs, row.leakage) if base else None
     line: dict[str, Any] = {
         "own": text.number(row.leaked.mean, "fraction"),
         "interval": text.interval(row.leaked.low, row.leaked.high, "fraction"),
@@ -30,10 +35,9 @@ def _line(row: Row, base: Row | None) -> dict[str, Any]:
         "word": None,
         "tone": "",
     }
-    if difference is None:
+    if difference is None or word is None:
         return line
     low, high = difference.low, difference.high
-    word = reading(difference)
     return line | {
         "own": text.number(difference.one, "fraction"),
         "without": text.number(difference.other, "fraction"),
@@ -44,8 +48,8 @@ def _line(row: Row, base: Row | None) -> dict[str, Any]:
         "bar": None
         if low is None or high is None
         else (_place(difference.other + low), _place(difference.other + high)),
-        "word": word if difference.over == "seeds" else f"{word} (one seed)",
-        "tone": TONES.get(word, "") if difference.over == "seeds" else "",
+        "word": word,
+        "tone": TONES.get(word, ""),
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mibench.publish import text
-from mibench.publish.compare import TONES, paired_difference, reading
+from mibench.publish.compare import TONES, paired_difference, readings
 from mibench.publish.links import attack_page, defense_page
 from mibench.publish.model import Catalogue
 from mibench.publish.names import attack_name, defense_name
@@ -98,9 +98,9 @@ def natural_by_seed(s: Standing) -> dict[int, float]:
 
 
 def _clear(s: Standing, base: Standing, board: Board, catalogue: Catalogue) -> dict[str, int]:
-    """Against how many attacks the defense leaks less, the interval over seeds of the paired difference below zero, of
-    how many that both faced on several seeds."""
+    """Against how many attacks the defense leaks less, of how many that both faced on several seeds; Holm's correction
+    is over these."""
     labels = [a for a in s.cells if a in base.cells and s.cells[a].attack not in catalogue.controls]
     found = [paired_difference(s.cells[a].runs, base.cells[a].runs, board.leakage) for a in labels]
     tested = [d for d in found if d is not None and d.over == "seeds"]
-    return {"less": sum(reading(d) == "leaks less" for d in tested), "of": len(tested)}
+    return {"less": readings(tested).count("leaks less"), "of": len(tested)}

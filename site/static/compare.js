@@ -132,7 +132,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const names = sides.map((side) => `${called[choice[side][0]]} against ${data.attacks[choice[side][1]]}`);
     const cost = used ? ` Natural accuracy ${percent(used.a)} and ${percent(used.b)} %: ${points(used.mean)} (${range(used)}).` : "";
     find("[data-verdict]").textContent = (d
-      ? `${names[0]} minus ${names[1]}: ${percent(d.a)} and ${percent(d.b)} %, ${points(d.mean)} percentage points (${range(d)}), ${d.seeds} common seed${d.seeds === 1 ? "" : "s"}.`
+      ? `${names[0]} minus ${names[1]}: ${percent(d.a)} and ${percent(d.b)} %, ${points(d.mean)} percentage points (${range(d)}), ${d.seeds === 1 ? "one training: no evidence about a method" : `${d.seeds} common seeds`}.`
       : `${names[0]} and ${names[1]} have no seed in common.`) + cost;
     find("[data-people]").replaceChildren(...data.identities.map((label, i) => {
       const [x, y] = [average(a, i), average(b, i)];

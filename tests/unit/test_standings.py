@@ -219,12 +219,28 @@ def test_quantiles_are_students() -> None:
     assert t_quantiles()[:3] == pytest.approx([stats.t.ppf(0.975, df) for df in (1, 2, 3)], abs=1e-6)
 
 
-def test_the_comparison_says_what_is_told_apart() -> None:
+def test_what_one_training_shows_is_told_as_one_training() -> None:
     low, high = {i: 0.1 for i in range(10)}, {i: 0.9 - i / 100 for i in range(10)}
     runs = [per_identity(high), per_identity(low, defense="re"), per_identity(high, defense="bido")]
     view = compare_view(boards(runs)[0], make_catalogue(), {})
-    assert {row["defense"]: row["verdict"] for row in view["rows"]} == {"re": "leaks less", "bido": "not told apart"}
+    assert {row["verdict"] for row in view["rows"]} == {"one training"}
     assert {row["defense"]: row["difference"] for row in view["rows"]} == {"re": "−75.5", "bido": "0.0"}
+
+
+def test_the_readings_of_a_table_hold_for_all_its_lines_at_once() -> None:
+    """Against statsmodels: what a single comparison tells apart, several together may not."""
+    multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
+    none = [0.60, 0.66, 0.61, 0.63]
+    shares = {"re": [0.20, 0.21, 0.26, 0.22], "bido": [0.50, 0.64, 0.55, 0.50], "ls": [0.55, 0.62, 0.60, 0.59]}
+    runs = [
+        of_seeds(v, Seeds.of(s), defense=d) for d, own in (shares | {"none": none}).items() for s, v in enumerate(own)
+    ]
+    view = compare_view(boards(runs)[0], make_catalogue(), {})
+    p = [stats.ttest_rel(shares[row["defense"]], none).pvalue for row in view["rows"]]
+    told = multipletests(p, 0.05, "holm")[0]
+    assert [row["verdict"] == "leaks less" for row in view["rows"]] == list(told)
+    assert sum(each < 0.05 for each in p) > sum(told) > 0
+    assert {row["verdict"] for row in view["rows"]} == {"leaks less", "not told apart"}
 
 
 def test_both_columns_and_the_difference_are_over_the_same_runs() -> None:

@@ -12,14 +12,15 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+import warm
 import yaml
+from warm import PROGRAM
 
 from mibench.checking.track import SECTION, reduced
 from mibench.protocol.methods import Kind
@@ -64,7 +65,6 @@ def edit_registry(root: Path, change: Any) -> None:
     path.write_text(yaml.safe_dump(data, sort_keys=False))
 
 
-PROGRAM = Path(sys.executable).with_name("mibench")  # the installed entry point
 PATIENCE = 600  # seconds to wait for what must happen: how busy the machine is decides no test
 
 
@@ -88,10 +88,11 @@ class Cli:
     def __call__(self, *arguments: str, code: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
         """Run to the end; the exit code must be ``code`` unless that is None."""
         self._share_facts(*arguments[:1])
-        done = subprocess.run(
+        environment = self.environment | more
+        done = warm.call(arguments, self.home.parent, environment, PATIENCE) or subprocess.run(
             [str(PROGRAM), *arguments],
             cwd=self.home.parent,
-            env=self.environment | more,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=PATIENCE,

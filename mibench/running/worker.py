@@ -28,6 +28,7 @@ from mibench.stages.events import Done, Emit, Failed, Note, Progress, Said, Stop
 from mibench.stages.job import Job
 from mibench.store import attempts
 from mibench.store.artifacts import STATE, Manifest, Store
+from mibench.store.atomic import filling
 
 
 def emit_line(event: Said) -> None:
@@ -68,7 +69,8 @@ def _compute(order: Order, store: Store, workdir: Path, device: torch.device, em
         job = Job(stage, store, registry, workdir, device, pulse.passing(emit))
         _ = job.data  # built now if it is not there, so that it cannot come between seeding and computing
         module, function = STAGE_KINDS[stage.kind].compute.split(":")
-        result = getattr(import_module(module), function)(job)
+        with filling(workdir):
+            result = getattr(import_module(module), function)(job)
     manifest = Manifest(
         kind=stage.kind,
         key=stage.key,

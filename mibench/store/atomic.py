@@ -25,6 +25,24 @@ _HERE = -100  # AT_FDCWD
 
 
 @contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """Turn a full disk met inside the block, whatever wrote there, into a sentence naming ``path``.
+
+    Raises:
+        MissingError: no space, or no quota.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _os_code(error) not in FULL:
+            raise
+        raise MissingError(
+            f"Cannot write {path}: the disk is full. Free some space, or set MIBENCH_HOME to a folder on "
+            "another disk, and run the command again; what was stored before is intact."
+        ) from error
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk met inside the block into a sentence naming ``path``.
 
@@ -32,14 +50,10 @@ def writing(path: Path) -> Iterator[None]:
         MissingError: no space, no quota, a read-only file system or no permission.
     """
     try:
-        yield
+        with filling(path):
+            yield
     except Exception as error:
         code = _os_code(error)
-        if code in FULL:
-            raise MissingError(
-                f"Cannot write {path}: the disk is full. Free some space, or set MIBENCH_HOME to a folder on "
-                "another disk, and run the command again; what was stored before is intact."
-            ) from error
         if code in FORBIDDEN:
             raise MissingError(
                 f"Cannot write {path}: {os.strerror(code)}. Make the folder writable, or set MIBENCH_HOME "

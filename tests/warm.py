@@ -4,7 +4,8 @@ the program's own (signals, its command line in ``/proc``) is started as a user 
 
     python tests/warm.py
 
-is such a process; it speaks as ``mibench.running.forkserver`` does, and an order is a file of arguments.
+is such a process; it speaks as ``mibench.running.forkserver`` does, and an order is a file of arguments. With the path
+of a socket it waits there for callers; ``client`` is such a caller, a program that a shell can start.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +83,36 @@ def _environment() -> dict[str, str]:
 
 def _early(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(AT_START)}
+
+
+def client(path: Path) -> str:
+    """The source of a program that has itself carried out by the process that listens at ``path``."""
+    return f"""#!{sys.executable} -S
+import json, os, socket, sys, tempfile
+own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+with tempfile.NamedTemporaryFile("w", suffix=".json") as order:
+    json.dump({{"arguments": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}}, order)
+    order.flush()
+    own.connect({str(path)!r})
+    socket.send_fds(own, [f"1 {{order.name}}".encode()], [0, 1, 2])
+    while len(words := own.recv(100).split()) == 2:
+        pass
+os._exit(int(words[2]) if words else 70)
+"""
+
+
+@contextmanager
+def listening(path: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Such a process, with these variables at its start."""
+    server = subprocess.Popen([sys.executable, __file__, str(path)], env=dict(environment), start_new_session=True)
+    try:
+        while not path.exists():
+            assert server.poll() is None, "it ended"
+            time.sleep(0.05)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 # --- in the process that is forked ---------------------------------------------------------------------------------
@@ -175,8 +208,27 @@ def _imported() -> None:
         import_module(f"mibench.{name}")
 
 
+def _listen(path: Path, run: Callable[[Path], int]) -> None:
+    """Serve each caller in a process of its own."""
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    part = path.with_suffix(".part")
+    own.bind(str(part))
+    own.listen()
+    part.rename(path)  # there when it listens
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        caller, _ = own.accept()
+        if os.fork() == 0:
+            own.close()
+            forkserver.serve(caller, run)
+            os._exit(0)
+        caller.close()
+
+
 if __name__ == "__main__":
-    work = forkserver.warm_up()
+    run = partial(_run, forkserver.warm_up())
     _imported()
-    forkserver.serve(socket.socket(fileno=os.dup(0)), partial(_run, work))
+    if sys.argv[1:]:
+        _listen(Path(sys.argv[1]), run)
+    forkserver.serve(socket.socket(fileno=os.dup(0)), run)
     os._exit(0)

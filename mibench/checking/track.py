@@ -30,7 +30,7 @@ SECTION: dict[str, Any] = {
         "shift": 0.06,
         "flip": True,
     },
-    "evaluator": {"arch": "small_resnet", "epochs": 6, "batch": 8, "lr": 0.003, "weight_decay": 0.0005, "shift": 0.1},
+    "evaluator": {"arch": "small_resnet", "epochs": 2, "batch": 8, "lr": 0.003, "weight_decay": 0.0005, "shift": 0.1},
     "attack": {"identities": "all", "images_per_identity": 2},
     "metrics": [
         "nat1",

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 import yaml
 from once import Once
 from tiny import PATIENCE, SECTION, edit_registry, make_root
@@ -265,8 +267,7 @@ RUN = [page.name for page in PAGES if any(block.runs for block in ALL if block.p
 
 @pytest.fixture(scope="module")
 def small(once: Once) -> Path:
-    """A folder with a root whose track ``synthfaces`` and whose preset ``small`` are cut down, and with the programs
-    that a reader types."""
+    """A folder with a root whose track ``synthfaces`` and whose preset ``small`` are cut down."""
     return once("docs-blocks", make_small)
 
 
@@ -280,11 +281,28 @@ def make_small(folder: Path) -> None:
                 entry["presets"]["small"] = json.loads(json.dumps(entry["presets"]["tiny"]))
 
     edit_registry(root, shrink)
-    (folder / "bin").mkdir()
-    for name, words in (("mibench", "-m mibench "), ("python", "")):
-        program = folder / "bin" / name
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words}"$@"\n')
-        program.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def environment(home: Path) -> Iterator[dict[str, str]]:
+    """What a reader's shell has, with ``mibench`` and ``python`` on its path."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("MIBENCH_")}
+    with tempfile.TemporaryDirectory() as folder:  # whose name is short, as that of a socket must be
+        found |= {
+            "PATH": f"{folder}{os.pathsep}{found['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "MIBENCH_HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "160",
+        }
+        socket = Path(folder, "warm")
+        sources = {"mibench": warm.client(socket), "python": f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'}
+        for name, source in sources.items():
+            program = Path(folder, name)
+            program.write_text(source)
+            program.chmod(0o755)
+        with warm.listening(socket, found):
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -295,20 +313,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
-def test_the_page_runs(page: str, small: Path, home: Path, tmp_path: Path) -> None:
+def test_the_page_runs(page: str, small: Path, environment: dict[str, str], tmp_path: Path) -> None:
     own = [block for block in ALL if block.page == page]
     here, root = tmp_path / "here", tmp_path / "root"
     here.mkdir()
     shutil.copytree(small / "root", root, symlinks=True)  # to which a page may add a track
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MIBENCH_")}
-    environment |= {
-        "PATH": f"{small / 'bin'}{os.pathsep}{environment['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "MIBENCH_ROOT": str(root),
-        "MIBENCH_HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "160",
-    }
     for block in own:
         if block.file is not None:
             assert (here / block.file).exists(), f"{block.id}: nothing wrote {block.file} before"
@@ -320,7 +329,7 @@ def test_the_page_runs(page: str, small: Path, home: Path, tmp_path: Path) -> No
             done = subprocess.run(
                 [*program, block.text],
                 cwd=here,
-                env=environment,
+                env=environment | {"MIBENCH_ROOT": str(root)},
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE,

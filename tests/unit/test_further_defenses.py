@@ -201,7 +201,8 @@ def test_the_confidence_loss_draws_every_image_to_one_confidence() -> None:
     p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64, requires_grad=True)
     logits = torch.stack([p.log(), (1 - p).log()], 1)
     label = torch.zeros(1, dtype=torch.long)
-    values = torch.stack([_module("loft").confidence_loss(row[None], label, 8.0, 0.25) for row in logits])
+    loss = _module("loft").confidence_loss
+    values = torch.stack([loss(row[None], label, 8.0, 0.25) for row in logits])
     (slope,) = torch.autograd.grad(values.sum(), p)
     least = math.exp(-1 / 8)
     assert bool((slope[p < least] <= 0).all()) and bool((slope[p > least] > 0).all())

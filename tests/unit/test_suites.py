@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from once import Once
 
 from mibench.cli import cli
 from mibench.errors import UserError
@@ -28,8 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def registry() -> Registry:
-    return Registry(ROOT)
+def registry(once: Once) -> Registry:
+    """It remembers what methods say of themselves, as the program does."""
+    return Registry(ROOT, home=once("suites", lambda folder: folder.mkdir()))
 
 
 def run(home: Path, *words: str, code: int = 0) -> Any:

@@ -21,6 +21,7 @@ from mibench.protocol.method_files import VARIABLE
 from mibench.resources import cores
 
 MOST_WORKERS = 8
+LONGEST = ("test_slurm", "test_default_track")  # they begin, so that nobody waits for them at the end
 
 # How fast the machine is, and how busy, decides no test.
 hypothesis.settings.register_profile(
@@ -43,11 +44,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked ``nightly`` runs only where ``-m`` names it. The tests that wait most for each other begin."""
+    """What is marked ``nightly`` runs only where ``-m`` names it."""
     if "nightly" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
-    items.sort(key=lambda item: "test_slurm" not in item.nodeid)
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -96,6 +96,7 @@ class MethodFacts(TypedDict, total=False):
     paper as the registry has it."""
 
     title: Text
+    summary: Text
     kind: Text | None
     family: Text | None
     access: Text | None

@@ -52,7 +52,6 @@ def _methods(registry: Registry, kind: Kind) -> dict[str, dict[str, object]]:
 
 def _method_facts(registry: Registry, kind: Kind, name: str, entry: Entry) -> dict[str, object]:
     facts = entry.about | {
-        "summary": entry.summary,
         "defaults": registry.defaults(kind, name),
         "code_version": registry.version(kind, name),
         "deviations": registry.deviations(kind, name),

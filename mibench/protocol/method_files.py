@@ -13,6 +13,7 @@ import ast
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -68,6 +69,7 @@ class Entry(BaseModel):
         """What a page says of the method: the fields that are set (``mibench.records.MethodFacts``)."""
         names = ("title", "kind", "family", "access", "prior", "adaptive", "presets", "costs")
         facts = {name: value for name in names if (value := getattr(self, name))}
+        facts |= {"summary": _short(self.summary)} if self.summary else {}
         return facts | ({"reference": self.paper.model_dump(mode="json", exclude_defaults=True)} if self.paper else {})
 
     @property
@@ -152,11 +154,17 @@ def kind_of(node: ast.ClassDef) -> Kind | None:
 
 
 def entry_of(kind: Kind, tree: ast.Module, node: ast.ClassDef) -> Entry:
-    """An entry for a method without one: its docstring's first sentence, and what its class says."""
+    """An entry for a method without one: the first sentence of the file's docstring, the class's, and its access."""
     text = ast.get_docstring(tree) or ast.get_docstring(node) or node.name
     title = " ".join(text.split()).partition(". ")[0].rstrip(".")[:120]
     access = next((value.attr.lower() for value in assigned(node, "access") if isinstance(value, ast.Attribute)), None)
-    return Entry(title=title, access=access if kind == "attack" else None)
+    summary = _short(ast.get_docstring(node) or "")
+    return Entry(title=title, summary=summary, access=access if kind == "attack" else None)
+
+
+def _short(text: str) -> str:
+    """In one line, as long as a record keeps it."""
+    return textwrap.shorten(text, 300, placeholder=" ...")
 
 
 def assigned(node: ast.ClassDef, name: str) -> Iterator[ast.expr]:

@@ -203,7 +203,8 @@ def test_kind_and_access_are_read_from_the_text() -> None:
     tree = ast.parse("class A(contracts.Attack):\n    'Asks.'\n    access = Access.SCORES\nclass B(Other): pass")
     attack, other = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     assert kind_of(attack) == "attack" and kind_of(other) is None
-    assert entry_of("attack", tree, attack).access == "scores"
+    entry = entry_of("attack", tree, attack)
+    assert (entry.access, entry.summary) == ("scores", "Asks.") and entry.about["summary"] == "Asks."
 
 
 def test_what_a_method_replaces_is_put_back() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mibench.protocol.claims import Features, LeakAt, Lower, Trend
 from mibench.protocol.suites import Suite
-from mibench.publish.claims import FAILS, HOLDS, OPEN, Comparison, Figure, Outcome
+from mibench.publish.claims import FAILS, HOLDS, OPEN, Comparison, Figure, Outcome, Verdict
 from mibench.publish.evidence import Missing
 from mibench.publish.links import run_page
 from mibench.publish.rows import Board
@@ -22,7 +22,7 @@ def claims_view(board: Board, title: str, suite: Suite, found: Sequence[Outcome]
         "title": title,
         "question": suite.title,
         "seeds": suite.seeds,
-        "tally": [(word, sum(outcome.verdict == word for outcome in found)) for word in (HOLDS, FAILS, OPEN)],
+        "tally": [(_said(word, count), count) for word, count in _counts(found)],
         "claims": [_claim(outcome) for outcome in found],
     }
 
@@ -182,13 +182,21 @@ def answer(board: Board, found: Sequence[Outcome]) -> str:
         said = f"{other} from `{one.sides[1]}`, {own} from `{one.sides[0]}` ({_difference(one)}{_scope(first, one)})"
     lead = f"On `{board.track}`, “{first.claim.statement.rstrip('.')}” {_bold(first)}: {said}."
     parts = []
-    for word, several in ((HOLDS, "hold here"), (FAILS, "do not hold here"), (OPEN, OPEN)):
-        if same := [outcome for outcome in others if outcome.verdict == word]:
-            words = word if len(same) == 1 else several
-            parts.append(f"{len(same)} {words} ({'; '.join(_short(outcome) for outcome in same)})")
+    for word, count in _counts(others):
+        if count:
+            same = "; ".join(_short(outcome) for outcome in others if outcome.verdict == word)
+            parts.append(f"{count} {_said(word, count)} ({same})")
     if len(parts) == 1:
         return f"{lead} The other {parts[0]}."
     return f"{lead} Of the other {len(others)}, {', '.join(parts[:-1])} and {parts[-1]}."
+
+
+def _counts(found: Sequence[Outcome]) -> list[tuple[Verdict, int]]:
+    return [(word, sum(outcome.verdict == word for outcome in found)) for word in (HOLDS, FAILS, OPEN)]
+
+
+def _said(word: Verdict, count: int) -> str:
+    return word if count == 1 else {HOLDS: "hold here", FAILS: "do not hold here", OPEN: OPEN}[word]
 
 
 def _bold(outcome: Outcome) -> str:

@@ -31,7 +31,7 @@ def model() -> None:
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Its images: DIR/<class>/*.jpg.")
 @click.option("--val", type=click.Path(path_type=Path), help="Images of the same classes that it was not trained on.")
 @click.option("--public", type=click.Path(path_type=Path), help="Images of others, which an attacker could have.")
-@click.option("--attack", "attacks", multiple=True, help="Repeatable. [miface, gmi, ppa]")
+@click.option("--attack", "attacks", multiple=True, help="Repeatable. [miface, ppa]")
 @click.option("--defense", help="What to compare with. [re]")
 @click.option("--resolution", default=64, show_default=True, type=click.IntRange(16, 512), help="Side of the images.")
 @click.option("--channels", default=3, show_default=True, type=click.IntRange(1, 3), help="3, or 1 for grey.")

@@ -188,7 +188,7 @@ def test_timed_out_job_is_queued_again_and_resumes(cluster: Cli, local: tuple[An
     might be done before it warns: the worker is held until then."""
     process = cluster.start(*ASK, "--slurm", "time=1,signal-delay=56")
     training(cluster)
-    [worker] = [pid for pid in workers_of(cluster.home) if "target" in stage_of(pid)]
+    [worker] = until(lambda: [pid for pid in workers_of(cluster.home) if "target" in stage_of(pid)])
     os.kill(worker, signal.SIGSTOP)
     until(lambda: not is_held(worker))
     output = process.communicate(timeout=PATIENCE)[0]

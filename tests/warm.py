@@ -30,15 +30,8 @@ from typing import Any
 from mibench.running import forkserver
 
 PROGRAM = Path(sys.executable).with_name("mibench")  # the installed entry point
-AT_START = (
-    "PYTHON",
-    "OMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "LD_",
-    "LANG",
-    "LC_",
-)  # variables that are read before any code runs
+# variables that are read before any code runs
+AT_START = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LD_", "LANG", "LC_")
 MESSAGE = 2**17
 
 
@@ -55,13 +48,14 @@ def call(
         with said.open("wb") as log:
             worker = _server().start(order, log.fileno())
         worker.stdin.close()
-        killer = threading.Timer(patience, worker.kill)
+        late = threading.Event()
+        killer = threading.Timer(patience, lambda: (late.set(), worker.kill()))
         killer.start()
         with worker.stdout:
             out = worker.stdout.read()
         code = worker.wait()
         killer.cancel()
-        if killer.finished.is_set() and code == -9:
+        if late.is_set():
             raise subprocess.TimeoutExpired(list(arguments), patience, out)
         return subprocess.CompletedProcess([str(PROGRAM), *arguments], code, out, said.read_text(errors="replace"))
 

@@ -12,6 +12,7 @@ from mibench.publish.links import run_page
 from mibench.publish.metrics import metric_facts
 from mibench.publish.model import Catalogue
 from mibench.publish.names import attack_name, defense_name
+from mibench.publish.ranking import SURE
 from mibench.publish.rows import MAJORITY, UTILITY, Board, Row, of_trainings
 from mibench.publish.standings import Standing, baseline, standings
 from mibench.records import RunRecord
@@ -19,7 +20,6 @@ from mibench.stats.comparisons import holm, paired_means
 from mibench.stats.intervals import seed_interval
 
 TONES = {"leaks less": "good", "leaks more": "bad"}
-LEVEL = 0.05  # of a reading, after the correction
 QUANTILES = 200  # degrees of freedom with a tabulated t quantile; beyond, the last one serves
 
 
@@ -82,7 +82,7 @@ def readings(differences: Sequence[PairedDifference | None]) -> list[str | None]
 def _reading(found: PairedDifference, p: float | None) -> str:
     if found.seeds == 1:
         return "one training"
-    if p is None or p >= LEVEL:
+    if p is None or p >= SURE:
         return "not told apart"
     return "leaks less" if found.mean < 0 else "leaks more"
 
